@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# `make` alone lists the targets.
+SHELL = /bin/sh
+BIN = .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='	' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+
+setup: ## install what the lab and the tests need (Debian packages, .venv)
+	@tools/setup.sh
+
+demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
+	@lab/demo
+
+test: lint unit molecule e2e ## everything that CI runs
+
+lint: setup ## all linters
+	@tools/lint.sh
+
+unit: setup ## unit tests: shim, store, lab, modules
+	@$(BIN)/pytest -q tests/unit
+
+molecule: setup ## molecule scenarios, in a systemd container
+	@tools/molecule.sh
+
+e2e: setup ## end-to-end tests, in a lab of their own
+	@$(BIN)/pytest -q tests/e2e
+
+clean: ## remove all that make made: containers, images, environment
+	@tools/clean.sh
+
+.PHONY: help setup demo test lint unit molecule e2e clean

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Make the root images that labs start from: dom0's and a template's, both Debian 13.
+
+They are built once for a checkout, named after what went into them, and copied by each lab.
+Debian's own signatures are checked by mmdebstrap while it fetches the packages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .containers import run
+from .paths import CACHE, LAB_DIR, LabError
+
+SUITE = "trixie"
+MIRROR = os.environ.get("LAB_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+ROOT_BYTES = 10 * 2**30  # a template's root volume: qubes-core-admin qubes/config.py defaults
+
+COMMON = ["systemd", "systemd-sysv", "dbus", "python3", "sudo", "procps", "tar", "e2fsprogs"]
+DOM0_PACKAGES = [
+    *COMMON,
+    *("rpm", "dnf", "dnf-plugins-core", "createrepo-c", "scrypt"),
+    *("python3-yaml", "python3-lxml", "ansible-core"),
+]
+# What a template may install from the lab's copy of Debian.
+REPOSITORY_PACKAGES = ["restic", "borgbackup", "rclone", "openssh-client", "openssh-server"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image to build.
+
+    Attributes:
+        name: `dom0` or `template`, also the name of its customize script in lab/images/.
+        packages: what mmdebstrap installs.
+        download: what is only downloaded, for the templates' repository.
+    """
+
+    name: str
+    packages: list[str]
+    download: list[str]
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits of everything that the image is made from."""
+        parts = self.command(Path("tree"), Path("repository"))
+        parts += [path.read_text() for path in sorted((LAB_DIR / "images").iterdir())]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    @property
+    def path(self) -> Path:
+        """The ext4 image."""
+        return CACHE / f"{self.name}-{self.key}.img"
+
+    @property
+    def repository(self) -> Path:
+        """The folder of packages that belongs to it."""
+        return CACHE / f"{self.name}-{self.key}-debian"
+
+    def command(self, tree: Path, repository: Path) -> list[str]:
+        """Return mmdebstrap's argv that builds `tree`."""
+        script = LAB_DIR / "images" / f"{self.name}.sh"
+        argv = [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={','.join(self.packages)}",
+        ]
+        if self.download:
+            fetch = " ".join(self.download)
+            argv += [
+                "--skip=cleanup/apt",
+                '--customize-hook=rm -f "$1"/var/cache/apt/archives/*.deb',
+                '--customize-hook=chroot "$1" apt-get install -qq --yes --download-only '
+                f"--no-install-recommends {fetch} >/dev/null",
+            ]
+        argv += [f'--customize-hook=LAB_REPOSITORY="{repository}" "{script}" "$1"']
+        return [*argv, SUITE, str(tree), MIRROR]
+
+
+DOM0_IMAGE = Image("dom0", DOM0_PACKAGES, [])
+TEMPLATE_IMAGE = Image("template", [*COMMON, "python3-apt"], REPOSITORY_PACKAGES)
+
+
+def ensure(images: tuple[Image, ...] = (DOM0_IMAGE, TEMPLATE_IMAGE)) -> None:
+    """Build the images that are missing, all at once, and say so.
+
+    Raises:
+        LabError: one could not be built; with the end of its log.
+    """
+    missing = [image for image in images if not image.path.exists()]
+    if not missing:
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    names = " and ".join(image.name for image in missing)
+    print(
+        f"lab: building the {names} image from Debian {SUITE} (once, about a minute)",
+        file=sys.stderr,
+    )
+    builds = [(image, _start(image)) for image in missing]
+    failed = [image for image, process in builds if process.wait() != 0]
+    if failed:
+        log = _log(failed[0]).read_text(errors="replace").strip().splitlines()[-5:]
+        raise LabError(
+            f"building the {failed[0].name} image failed; is the Debian mirror reachable? "
+            f"The end of {_log(failed[0])}:\n" + "\n".join(log)
+        )
+    for image in missing:
+        _pack(image)
+
+
+def _tree(image: Image) -> Path:
+    return CACHE / f"{image.name}.tree"
+
+
+def _log(image: Image) -> Path:
+    return CACHE / f"{image.name}.log"
+
+
+def _start(image: Image) -> subprocess.Popen[bytes]:
+    scratch = image.repository.with_suffix(".new")
+    for leftover in (_tree(image), scratch):
+        shutil.rmtree(leftover, ignore_errors=True)
+    scratch.mkdir()
+    with _log(image).open("wb") as log:
+        try:
+            return subprocess.Popen(
+                image.command(_tree(image), scratch),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        except FileNotFoundError as error:
+            raise LabError("mmdebstrap is missing on this machine: run `make setup`") from error
+
+
+def _pack(image: Image) -> None:
+    """Turn a finished tree into an ext4 image; the last rename makes it count."""
+    scratch = image.path.with_suffix(".new")
+    scratch.unlink(missing_ok=True)
+    with scratch.open("wb") as handle:
+        handle.truncate(ROOT_BYTES)
+    run(["mkfs.ext4", "-q", "-F", "-m", "0", "-d", str(_tree(image)), str(scratch)])
+    shutil.rmtree(_tree(image))
+    shutil.rmtree(image.repository, ignore_errors=True)
+    image.repository.with_suffix(".new").rename(image.repository)
+    scratch.rename(image.path)
+    for old in CACHE.glob(f"{image.name}-*"):
+        if old not in (image.path, image.repository):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
