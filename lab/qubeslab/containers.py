@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -217,8 +218,15 @@ class Containers:
             self.podman(*trial)
 
     def mounted(self, image: Path, name: str) -> Path:
-        """Mount an image of a halted qube read-write and return where; `unmount` ends it."""
-        return self._mount(image, name, False, format_blank=True)
+        """Mount a halted qube's image read-write and return where; `unmount` ends it.
+
+        A blank image is formatted first; one that was enlarged gets its file system enlarged.
+        """
+        where = self._mount(image, name, False, format_blank=True)
+        if _file_system_bytes(image) < image.stat().st_size:
+            # In Qubes the qube does this too: qubes-core-agent-linux init/setup-rwdev.sh.
+            run(["resize2fs", run(["findmnt", "-nro", "SOURCE", str(where)]).strip()])
+        return where
 
     def unmount(self, name: str) -> None:
         """Unmount what was mounted under `name`."""
@@ -328,6 +336,14 @@ def _is_blank(image: Path) -> bool:
     with image.open("rb") as handle:
         handle.seek(1024 + 56)
         return handle.read(2) != b"\x53\xef"
+
+
+def _file_system_bytes(image: Path) -> int:
+    """Return the size of an ext4 image's file system (superblock: blocks at 4, log2 size at 24)."""
+    with image.open("rb") as handle:
+        superblock = os.pread(handle.fileno(), 28, 1024)
+    blocks, log_size = struct.unpack_from("<I", superblock, 4)[0], superblock[24]
+    return int(blocks) << (10 + log_size)
 
 
 def fill_private(private: Path, root: Path) -> None:

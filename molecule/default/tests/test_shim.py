@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the shim role leaves in dom0, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from testinfra.host import Host
+
+PROJECT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(PROJECT / "lab"))
+
+from qubeslab.paths import DOM0, LabPaths  # noqa: E402 -- the path above comes first
+
+testinfra_hosts = [f"podman://{LabPaths.named(os.environ['LAB_NAME']).container(DOM0)}"]
+
+
+def test_scrypt_is_the_shim(host: Host) -> None:
+    shim = host.file("/usr/bin/scrypt")
+    assert shim.is_file and not shim.is_symlink
+    assert (shim.user, shim.group, shim.mode) == ("root", "root", 0o755)
+    assert shim.content == (PROJECT / "payload/dom0/scrypt").read_bytes()
+
+
+def test_the_real_scrypt_is_kept(host: Host) -> None:
+    real = host.file("/usr/bin/scrypt.bak")
+    assert real.content[:4] == b"\x7fELF"
+    assert real.mode == 0o755
+    assert host.check_output("/usr/bin/scrypt.bak --version").startswith("scrypt 1.")
+
+
+def test_other_calls_reach_the_real_scrypt(host: Host) -> None:
+    shim = host.run("scrypt --version")
+    real = host.run("scrypt.bak --version")
+    assert (shim.rc, shim.stdout, shim.stderr) == (real.rc, real.stdout, real.stderr)
+
+
+def test_status_is_healthy(host: Host) -> None:
+    status = host.run("shimctl status --json")
+    assert status.rc == 0, status.stderr
+    assert json.loads(status.stdout)["changed"] is False
+
+
+def test_any_dom0_user_can_run_it(host: Host) -> None:
+    assert host.check_output("runuser -u user -- scrypt --version").startswith("scrypt 1.")
+
+
+def test_remove_leaves_what_the_package_shipped(host: Host) -> None:
+    assert host.run("shimctl remove").rc == 0
+    verified = host.run("rpm -V scrypt")
+    again = host.run("shimctl install")
+    assert (verified.rc, verified.stdout) == (0, "")
+    assert again.rc == 0, again.stderr

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One lab for all end-to-end tests: provisioned by the playbook, with two small qubes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT / "lab"))
+
+from qubeslab.session import Session, corpus  # noqa: E402 -- the path above comes first
+
+INVENTORY = "lab/demo_inventory/hosts.yml"
+BACKUP_QUBE = "dedup-backup"
+
+
+@pytest.fixture(scope="session")
+def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A lab in which nothing is provisioned yet, with the halted qubes `one` and `two`."""
+    lab = Session("e2e")
+    lab.lab("down", "--destroy")
+    lab.lab("up")
+    try:
+        for name in ("one", "two"):
+            data = tmp_path_factory.mktemp(name)
+            corpus(data / "files", [Path("/usr/lib")], 20_000_000)
+            (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
+            lab.lab("add-qube", name, "--data", str(data / "files"))
+        yield lab
+    finally:
+        lab.lab("down", "--destroy")
+
+
+@pytest.fixture(scope="session")
+def check_from_nothing(fresh_lab: Session) -> str:
+    """What `--check --diff` prints before anything is provisioned."""
+    return fresh_lab.playbook("-i", INVENTORY, "--check", "--diff", "playbooks/site.yml")
+
+
+@pytest.fixture(scope="session")
+def lab(fresh_lab: Session, check_from_nothing: str) -> Session:
+    """The lab after the playbook, with the backup qube running."""
+    assert "PLAY RECAP" in check_from_nothing
+    fresh_lab.playbook("-i", INVENTORY, "playbooks/site.yml")
+    fresh_lab.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
+    return fresh_lab
+
+
+@pytest.fixture
+def passphrases(lab: Session) -> dict[str, bytes]:
+    """The generated passphrase of each profile, with a line end."""
+    show = "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['passphrase_text'])"
+    return {
+        engine: lab.dom0(
+            "sudo", "python3", "-c", show, f"/etc/qubes/backup/dedup-{engine}.conf"
+        ).stdout.encode()
+        for engine in ("restic", "borg")
+    }
+
+
+@pytest.fixture
+def restored(lab: Session) -> Iterator[None]:
+    """Remove the qubes that a test restored under new names."""
+    yield
+    names = [name for name in lab.dom0("qvm-ls", "--raw-list").stdout.split() if name[-2:] == "-1"]
+    if names:
+        lab.dom0("qvm-remove", "--force", *names)
+
+
+def restore(
+    lab: Session, passphrase: bytes, location: str, *args: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the official restore from the backup qube and return how it ended."""
+    return lab.dom0(
+        *("qvm-backup-restore", "--rename-conflicting", "-d", BACKUP_QUBE, "-p", "-"),
+        *(*args, location),
+        stdin=passphrase,
+        check=False,
+    )
