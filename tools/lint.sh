@@ -33,6 +33,7 @@ check 'mypy lab' mypy_part lab:lab/dom0 lab/qubeslab lab/connection/lab.py
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q
 # shellcheck disable=SC2046 # names in this project have no spaces
+check 'settings in README' python3 tools/settings.py --check
 check 'shellcheck' shellcheck $(shell_files)
 if [ -d salt ]; then
     # shellcheck disable=SC2046

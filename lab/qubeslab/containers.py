@@ -171,7 +171,7 @@ class Containers:
         return sorted(name for name in names if self.is_running(name))
 
     def enter(self, name: str, user: str | None) -> list[str]:
-        """Return the argv prefix that runs a command inside a qube, with a clean environment.
+        """Return the argv prefix that runs a command in a qube: clean environment, home folder.
 
         Args:
             name: the qube, or dom0.
@@ -180,14 +180,14 @@ class Containers:
         Raises:
             LabError: the qube isn't running.
         """
-        prefix = ["nsenter", "-t", str(self.pid(name)), "-a", "--wdns=/", "--"]
-        env = ["/usr/bin/env", "-i", f"PATH={PATH}", "LANG=C.UTF-8"]
+        home = "/" if user is None else "/root" if user == "root" else f"/home/{user}"
+        argv = ["nsenter", "-t", str(self.pid(name)), "-a", f"--wdns={home}", "--"]
+        argv += ["/usr/bin/env", "-i", f"PATH={PATH}", "LANG=C.UTF-8"]
         if user is None:
-            return [*prefix, *env]
-        home = "/root" if user == "root" else f"/home/{user}"
-        env += [f"HOME={home}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash"]
+            return argv
+        argv += [f"HOME={home}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash"]
         become = ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
-        return [*prefix, *env, *become]
+        return [*argv, *become]
 
     def podman(self, *args: str) -> str:
         """Run podman with this lab's settings and return its stdout.

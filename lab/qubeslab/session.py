@@ -82,6 +82,11 @@ class Session:
         images = [str(self.private_image(name)) for name in (one, other)]
         return subprocess.run(["cmp", "--silent", *images], check=False).returncode == 0
 
+    def stored_bytes(self, qube: str) -> int:
+        """Return how many bytes of an app qube's private image are stored: 0 when it is blank."""
+        image = self.private_image(qube)
+        return image.stat().st_blocks * 512 if image.exists() else 0
+
     def disk_bytes(self, qube: str, folder: str) -> int:
         """Return the sum of the sizes of the files below a folder in a qube, in bytes."""
         out = self.run(qube, "du", "--summarize", "--bytes", folder).stdout

@@ -23,6 +23,7 @@ DOM0_FILES = {
     "dom0/lib": "usr/libexec/qubes",
     "dom0/qubesadmin": "usr/lib/python3/dist-packages/qubesadmin",
     "dom0/backup": "usr/lib/python3/dist-packages/qubes",
+    "qube/lib": "usr/lib/qubes",
     "dom0/rpc": "etc/qubes-rpc",
     "ansible": "usr/share/ansible/collections",
 }
@@ -30,6 +31,7 @@ QUBE_FILES = {
     "qube/bin": "usr/bin",
     "qube/lib": "usr/lib/qubes",
     "qube/rpc": "etc/qubes-rpc",
+    "qube/rpc-config": "etc/qubes/rpc-config",
 }
 
 

@@ -21,12 +21,12 @@ BACKUP_QUBE = "dedup-backup"
 
 @pytest.fixture(scope="session")
 def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A lab in which nothing is provisioned yet, with the halted qubes `one` and `two`."""
+    """A lab in which nothing is provisioned yet, with the halted qubes `work` and `personal`."""
     lab = Session("e2e")
     lab.lab("down", "--destroy")
     lab.lab("up")
     try:
-        for name in ("one", "two"):
+        for name in ("work", "personal"):
             data = tmp_path_factory.mktemp(name)
             corpus(data / "files", [Path("/usr/lib")], 20_000_000)
             (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
@@ -38,8 +38,15 @@ def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def check_from_nothing(fresh_lab: Session) -> str:
-    """What `--check --diff` prints before anything is provisioned."""
-    return fresh_lab.playbook("-i", INVENTORY, "--check", "--diff", "playbooks/site.yml")
+    """What `--check --diff` prints before anything is provisioned; dom0 must stay as it was."""
+    find = ("sudo", "find", "/etc", "/usr", "/var/lib/qubes-dedup-backup", "-newer", "/tmp/before")
+    fresh_lab.dom0("touch", "/tmp/before")
+    output = fresh_lab.playbook("-i", INVENTORY, "--check", "--diff", "playbooks/site.yml")
+    assert fresh_lab.dom0(*find, check=False).stdout == ""
+    assert fresh_lab.dom0("qvm-ls", "--raw-list").stdout.split() == sorted(
+        ["debian-13-minimal", "dom0", "personal", "work"]
+    )
+    return output
 
 
 @pytest.fixture(scope="session")

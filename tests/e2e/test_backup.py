@@ -12,22 +12,22 @@ from conftest import BACKUP_QUBE, restore
 from qubeslab.session import Session
 
 ENGINES = ("restic", "borg")
-QUBES = ("one", "two")
+QUBES = ("work", "personal")
 
 
 def runs(lab: Session, engine: str) -> list[dict[str, Any]]:
     """Return the store's runs, oldest first."""
     out = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", engine, "--json").stdout
-    return sorted(json.loads(out)["runs"], key=lambda run: str(run["name"]))
+    return sorted(json.loads(out)["runs"], key=lambda run: str(run["run"]))
 
 
 def backup(lab: Session, engine: str) -> str:
     """Back up by profile and return the name of the new run."""
-    before = {run["name"] for run in runs(lab, engine)}
+    before = {run["run"] for run in runs(lab, engine)}
     lab.dom0("qvm-backup", "--yes", "--profile", f"dedup-{engine}")
-    (new,) = [run for run in runs(lab, engine) if run["name"] not in before]
+    (new,) = [run for run in runs(lab, engine) if run["run"] not in before]
     assert new["status"] == "whole"
-    return str(new["name"])
+    return str(new["run"])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -36,7 +36,7 @@ def test_all_qubes_come_back_byte_for_byte(
     lab: Session, passphrases: dict[str, bytes], engine: str
 ) -> None:
     backup(lab, engine)
-    lab.dom0("qvm-features", "one", "lab-test", "kept")
+    lab.dom0("qvm-features", "work", "lab-test", "kept")
     done = restore(lab, passphrases[engine], f"dedup-store get latest --profile {engine}")
     assert done.returncode == 0, done.stderr
     for qube in QUBES:
@@ -54,18 +54,18 @@ def test_unchanged_backup_hardly_grows(lab: Session, engine: str) -> None:
     assert growth < 0.005 * runs(lab, engine)[-1]["stream_bytes"]
 
 
-def test_store_gives_back_the_same_stream(lab: Session) -> None:
-    for engine in ENGINES:
-        name = backup(lab, engine)
-        sums = [
-            lab.run(BACKUP_QUBE, "sh", "-c", command).stdout
-            for command in [f"dedup-store get {name} --profile {engine} | sha256sum"] * 2
-        ]
-        assert sums[0] == sums[1]
-        members = lab.run(
-            BACKUP_QUBE, "sh", "-c", f"dedup-store get {name} --profile {engine} | tar -it"
-        ).stdout.split()
-        assert members[:3] == ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]
+@pytest.mark.parametrize("engine", ENGINES)
+def test_store_gives_back_the_same_stream(lab: Session, engine: str) -> None:
+    lab.dom0(
+        *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-", "-d", BACKUP_QUBE),
+        *(f"sh -c 'tee /home/user/sent | dedup-store put --profile {engine}'", *QUBES),
+        stdin=b"dedup:a passphrase for this test alone\n",
+    )
+    name = runs(lab, engine)[-1]["run"]
+    compare = f"dedup-store get {name} --profile {engine} | cmp - /home/user/sent"
+    lab.run(BACKUP_QUBE, "bash", "-o", "pipefail", "-c", compare)
+    members = lab.run(BACKUP_QUBE, "tar", "-itf", "/home/user/sent").stdout.split()
+    assert members[:3] == ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]
 
 
 @pytest.mark.usefixtures("restored")
@@ -95,8 +95,11 @@ def test_an_altered_byte_is_refused(
     lab.run(BACKUP_QUBE, "tee", "/home/user/flip.py", stdin=FLIP.encode())
     command = f"sh -c 'dedup-store get latest --profile {engine} | python3 /home/user/flip.py'"
     done = restore(lab, passphrases[engine], command, *options)
-    assert done.returncode != 0
-    assert "failed to decrypt" in done.stderr
+    # Its exit status is 0 all the same: qubes-core-admin-client restore.py restore_do.
+    assert "failed to decrypt" in done.stdout + done.stderr
+    for qube in QUBES:
+        copy = f"{qube}-1"
+        assert lab.stored_bytes(copy) == 0 or lab.same_private(qube, copy)
 
 
 @pytest.mark.usefixtures("restored")
@@ -109,15 +112,17 @@ def test_wrong_passphrase_is_refused(lab: Session) -> None:
 
 def test_cancelled_backup_is_no_whole_run(lab: Session) -> None:
     backup(lab, "borg")
-    whole = [run["name"] for run in runs(lab, "borg") if run["status"] == "whole"]
-    script = 'qvm-backup --yes --profile dedup-borg & sleep 0.2; while ! pgrep -f "scrypt enc" \
-        >/dev/null; do sleep 0.02; done; kill -INT $!; wait $!'
-    done = lab.dom0("setsid", "-w", "bash", "-mc", script, check=False)
+    whole = [run["run"] for run in runs(lab, "borg") if run["status"] == "whole"]
+    script = (
+        "qvm-backup --yes --profile dedup-borg & while ! pgrep -f 'scrypt enc - '; "
+        "do kill -0 $! || exit 0; done; kill -INT $!; wait $!"
+    )
+    done = lab.dom0("bash", "-mc", script, check=False)
     assert done.returncode != 0
     deadline = time.monotonic() + 60
     while lab.run(BACKUP_QUBE, "pgrep", "-f", "dedup-store put", check=False).returncode == 0:
         assert time.monotonic() < deadline, "put is still running"
-    assert [run["name"] for run in runs(lab, "borg") if run["status"] == "whole"] == whole
+    assert [run["run"] for run in runs(lab, "borg") if run["status"] == "whole"] == whole
 
 
 def test_engine_failure_reaches_the_user(lab: Session) -> None:
@@ -135,10 +140,10 @@ def test_ordinary_passphrase_is_really_encrypted(lab: Session) -> None:
     lab.dom0("sh", "-c", "rm -rf plain; mkdir plain")
     lab.dom0(
         *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-"),
-        *("/home/user/plain", "one"),
+        *("/home/user/plain", "work"),
         stdin=b"an ordinary passphrase\n",
     )
-    count = r"cat plain/* | grep -acP 'scrypt\x80|this is qube one'"
+    count = r"cat plain/* | grep -acP 'scrypt\x80|this is qube work'"
     assert lab.dom0("sh", "-c", count, check=False).stdout.strip() == "0"
     done = lab.dom0(
         "sh",
@@ -146,4 +151,4 @@ def test_ordinary_passphrase_is_really_encrypted(lab: Session) -> None:
         "exec qvm-backup-restore --rename-conflicting -p - plain/*",
         stdin=b"an ordinary passphrase\n",
     )
-    assert lab.same_private("one", "one-1"), done.stderr
+    assert lab.same_private("work", "work-1"), done.stderr

@@ -15,10 +15,10 @@ from qubeslab.session import Session
 
 @pytest.fixture
 def started(fresh_lab: Session) -> Iterator[Session]:
-    """The lab with qube `two` running."""
-    fresh_lab.dom0("qvm-start", "--skip-if-running", "two")
+    """The lab with qube `personal` running."""
+    fresh_lab.dom0("qvm-start", "--skip-if-running", "personal")
     yield fresh_lab
-    fresh_lab.dom0("qvm-shutdown", "--wait", "two", check=False)
+    fresh_lab.dom0("qvm-shutdown", "--wait", "personal", check=False)
 
 
 def lab_command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -33,70 +33,81 @@ def lab_command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_only_rw_persists_over_a_restart(started: Session) -> None:
-    started.run("two", "touch", "/home/user/kept", "/usr/local/kept", user="root")
-    started.run("two", "touch", "/etc/lost", "/var/lost", user="root")
-    started.dom0("qvm-shutdown", "--wait", "two")
-    started.dom0("qvm-start", "two")
+    started.run("personal", "touch", "/home/user/kept", "/usr/local/kept", user="root")
+    started.run("personal", "touch", "/etc/lost", "/var/lost", user="root")
+    started.dom0("qvm-shutdown", "--wait", "personal")
+    started.dom0("qvm-start", "personal")
     there = started.run(
-        "two", "ls", "/home/user/kept", "/usr/local/kept", "/etc/lost", "/var/lost", check=False
+        "personal",
+        "ls",
+        "/home/user/kept",
+        "/usr/local/kept",
+        "/etc/lost",
+        "/var/lost",
+        check=False,
     )
     assert there.stdout.split() == ["/home/user/kept", "/usr/local/kept"]
 
 
 def test_dom0_runs_commands_with_streams_users_and_exit_codes(started: Session) -> None:
     done = started.dom0(
-        *("qvm-run", "--pass-io", "--no-gui", "two", "id -un; cat; echo err >&2; exit 7"),
+        *("qvm-run", "--pass-io", "--no-gui", "personal", "id -un; cat; echo err >&2; exit 7"),
         stdin=b"through",
         check=False,
     )
     assert (done.returncode, done.stdout) == (7, "user\nthrough")
     assert "err" in done.stderr
-    root = started.dom0("qvm-run", "--pass-io", "--no-gui", "-u", "root", "two", "id -un")
+    root = started.dom0("qvm-run", "--pass-io", "--no-gui", "-u", "root", "personal", "id -un")
     assert root.stdout == "root\n"
 
 
 def test_a_qube_may_call_only_what_policy_allows(started: Session) -> None:
-    started.dom0("qvm-start", "--skip-if-running", "one")
+    started.dom0("qvm-start", "--skip-if-running", "work")
     try:
-        call = ("qrexec-client-vm", "one", "lab.Echo+arg")
+        call = ("qrexec-client-vm", "work", "lab.Echo+arg")
         service = b'#!/bin/sh\necho "$QREXEC_REMOTE_DOMAIN $1"; cat\n'
-        started.run("one", "mkdir", "-p", "/usr/local/etc/qubes-rpc", user="root")
+        started.run("work", "mkdir", "-p", "/usr/local/etc/qubes-rpc", user="root")
         target = "/usr/local/etc/qubes-rpc/lab.Echo"
-        started.run("one", "tee", target, stdin=service, user="root")
-        started.run("one", "chmod", "755", target, user="root")
+        started.run("work", "tee", target, stdin=service, user="root")
+        started.run("work", "chmod", "755", target, user="root")
 
-        refused = started.run("two", *call, stdin=b"x", check=False)
+        refused = started.run("personal", *call, stdin=b"x", check=False)
         assert (refused.returncode, refused.stdout) == (126, "")
 
-        rule = b"lab.Echo +arg two one allow\n"
+        rule = b"lab.Echo +arg personal work allow\n"
         policy = "/etc/qubes/policy.d/30-lab-test.policy"
         started.dom0("sudo", "tee", policy, stdin=rule)
         try:
-            allowed = started.run("two", *call, stdin=b"x")
-            other = started.run("two", "qrexec-client-vm", "one", "lab.Echo+other", check=False)
+            allowed = started.run("personal", *call, stdin=b"x")
+            other = started.run(
+                "personal", "qrexec-client-vm", "work", "lab.Echo+other", check=False
+            )
             started.dom0("sudo", "tee", "-a", policy, stdin=b"a line that is no rule\n")
-            broken = started.run("two", *call, stdin=b"x", check=False)
+            broken = started.run("personal", *call, stdin=b"x", check=False)
         finally:
             started.dom0("sudo", "rm", policy)
-        assert allowed.stdout == "two arg\nx"
+        assert allowed.stdout == "personal arg\nx"
         assert other.returncode == 126
         assert broken.returncode == 126
     finally:
-        started.dom0("qvm-shutdown", "--wait", "one")
+        started.dom0("qvm-shutdown", "--wait", "work")
 
 
 def test_status_tells_of_a_container_that_died(started: Session) -> None:
-    os.kill(started.containers.pid("two"), signal.SIGKILL)
-    while started.containers.is_running("two"):
+    os.kill(started.containers.pid("personal"), signal.SIGKILL)
+    while started.containers.is_running("personal"):
         pass
     status = lab_command("status", LAB_NAME=started.name)
     assert status.returncode == 1
-    assert "died     two" in status.stdout
-    run = lab_command("run", "two", "true", LAB_NAME=started.name)
+    assert "died     personal" in status.stdout
+    run = lab_command("run", "personal", "true", LAB_NAME=started.name)
     assert run.returncode == 1
-    assert "two is not running" in run.stderr
-    assert started.dom0("qvm-ls", "--raw-data", "--fields=state", "two").stdout.strip() == "Halted"
-    started.dom0("qvm-start", "two")
+    assert "personal is not running" in run.stderr
+    assert (
+        started.dom0("qvm-ls", "--raw-data", "--fields=state", "personal").stdout.strip()
+        == "Halted"
+    )
+    started.dom0("qvm-start", "personal")
 
 
 def test_missing_podman_is_a_clear_error() -> None:
