@@ -39,8 +39,16 @@ def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 @pytest.fixture(scope="session")
 def check_from_nothing(fresh_lab: Session) -> str:
     """What `--check --diff` prints before anything is provisioned; dom0 must stay as it was."""
-    find = ("sudo", "find", "/etc", "/usr", "/var/lib/qubes-dedup-backup", "-newer", "/tmp/before")
-    fresh_lab.dom0("touch", "/tmp/before")
+    find = (
+        "sudo",
+        "find",
+        "/etc",
+        "/usr",
+        "/var/lib/qubes-dedup-backup",
+        "-newer",
+        "/home/user/before",
+    )
+    fresh_lab.dom0("touch", "/home/user/before")
     output = fresh_lab.playbook("-i", INVENTORY, "--check", "--diff", "playbooks/site.yml")
     assert fresh_lab.dom0(*find, check=False).stdout == ""
     assert fresh_lab.dom0("qvm-ls", "--raw-list").stdout.split() == sorted(

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What this project's modules share: one error class, and the way to dom0's qubesadmin library."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeAlias
+
+# dom0's library has no type stubs: qubes-core-admin-client qubesadmin/vm/__init__.py QubesVM.
+Qube: TypeAlias = Any
+
+DISPLAY_LIMIT = 500
+
+
+class ProvisionError(Exception):
+    """What is wrong, where, and what to do next; it becomes the module's failure message."""
+
+
+class Qubes:
+    """dom0's qubesadmin library.
+
+    Attributes:
+        app: `qubesadmin.Qubes()`.
+        default: the value that resets a property.
+        errors: what calls into the library raise; OSError when qubesd can't be reached.
+    """
+
+    def __init__(self) -> None:
+        """Load the library; it connects to qubesd at each call.
+
+        Raises:
+            ProvisionError: the library is missing, so this is not dom0.
+        """
+        try:
+            library = importlib.import_module("qubesadmin")
+            exceptions = importlib.import_module("qubesadmin.exc")
+        except ImportError as error:
+            raise ProvisionError(
+                f"Python can't import qubesadmin ({error}): this module works in dom0 only, "
+                "on a host with ansible_connection=local"
+            ) from error
+        self.app = library.Qubes()
+        self.default = library.DEFAULT
+        self.errors: tuple[type[Exception], ...] = (exceptions.QubesException, OSError)
+
+    def names(self) -> set[str]:
+        """Return the names of all qubes, dom0's among them."""
+        return {str(qube) for qube in self.app.domains}
+
+    def find(self, name: str) -> Qube | None:
+        """Return the qube called `name`, or None."""
+        return self.app.domains.get(name)
+
+
+def tell(error: BaseException | str) -> str:
+    """Return an error's text in one bounded line: qubesd's errors may quote what a qube said."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:DISPLAY_LIMIT]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backup profiles of dom0: /etc/qubes/backup/NAME.conf.
+
+Who reads them: qubes-core-admin qubes/api/admin.py _load_backup_profile. Rights of the folder:
+qubes-core-admin rpm_spec/core-dom0.spec.in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import secrets
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from module_utils.dedup_common import ProvisionError
+else:
+    from ansible.module_utils.dedup_common import ProvisionError
+
+# The name becomes the argument of admin.backup.Execute, a qrexec argument.
+PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}\Z")
+# qubes-core-admin qubes/utils.py match_vm_name_with_special: no other keyword matches anything.
+CLASSES = ("AppVM", "TemplateVM", "StandaloneVM", "DispVM", "AdminVM")
+MODE = 0o660
+# What makes the scrypt shim keep the data deduplicable, and how much must follow it: see the shim.
+PREFIX = "dedup:"
+LEAST_BYTES = 20
+RANDOM_BYTES = 32
+HEADER = (
+    "# Managed by Ansible: qubes-dedup-backup. The passphrase is kept when this is run again.\n"
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile says, but for the passphrase.
+
+    Attributes:
+        destination_vm: the qube that gets the backup.
+        destination_path: a folder in it, or a command that reads the backup on its stdin.
+        include: names, @tag:NAME or @type:CLASS; None means all with include_in_backups.
+        exclude: the same, taken out again.
+    """
+
+    destination_vm: str
+    destination_path: str
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+
+    def content(self) -> dict[str, object]:
+        """Return the file's keys and values; `exclude` may be missing, but must not be null."""
+        content: dict[str, object] = {
+            "destination_vm": self.destination_vm,
+            "destination_path": self.destination_path,
+            "include": None if self.include is None else list(self.include),
+        }
+        if self.exclude:
+            content["exclude"] = list(self.exclude)
+        content["compression"] = False
+        return content
+
+
+def new_passphrase() -> str:
+    """Return a passphrase with 256 bits of entropy that asks for deduplication."""
+    return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+
+
+def check_profile(name: str, profile: Profile) -> None:
+    """Check what can be checked without asking qubesd.
+
+    Raises:
+        ProvisionError: a name or an entry that qubesd couldn't use, or would ignore silently.
+    """
+    if not PROFILE_NAME.match(name):
+        raise ProvisionError(
+            f"{name!r} can't be a profile's name: use letters, digits, '_', '+', '.' and '-'"
+        )
+    if not profile.destination_path.strip() or not profile.destination_path.isprintable():
+        raise ProvisionError(f"destination_path of {name} must be one line that isn't empty")
+    for entry in (*(profile.include or ()), *profile.exclude):
+        kind, _, value = entry.partition(":")
+        if not entry.startswith("@"):
+            continue
+        if kind not in ("@tag", "@type") or not value:
+            raise ProvisionError(
+                f"{entry!r} in {name} matches nothing: use a qube's name, @tag:NAME or @type:CLASS"
+            )
+        if kind == "@type" and value not in CLASSES:
+            raise ProvisionError(
+                f"{entry!r} in {name} matches nothing: use one of {', '.join(CLASSES)}"
+            )
+    if profile.destination_vm in (profile.include or ()):
+        raise ProvisionError(
+            f"{profile.destination_vm} can't be backed up into itself: take it out of include"
+        )
+
+
+def missing_qubes(profile: Profile, names: set[str]) -> list[str]:
+    """Return the entries that name qubes which don't exist; qubesd ignores them silently."""
+    entries = (*(profile.include or ()), *profile.exclude)
+    return [entry for entry in entries if not entry.startswith("@") and entry not in names]
+
+
+class ProfileFile:
+    """One profile's file."""
+
+    def __init__(self, folder: Path, name: str, owner: str, group: str) -> None:
+        """Take its place and rights.
+
+        Raises:
+            ProvisionError: there is no such user or group here.
+        """
+        self.path = folder / f"{name}.conf"
+        try:
+            self.uid = pwd.getpwnam(owner).pw_uid
+            self.gid = grp.getgrnam(group).gr_gid
+        except KeyError as error:
+            raise ProvisionError(f"no such user or group in dom0: {error}") from error
+
+    def read(self) -> dict[str, object] | None:
+        """Return the file's content, or None when there is none.
+
+        Raises:
+            ProvisionError: it is there, but can't be read; it may hold a passphrase that is needed.
+        """
+        try:
+            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            # A YAML error quotes the text around it, so its message isn't passed on.
+            raise ProvisionError(
+                f"can't read {self.path} ({type(error).__name__}); it may hold a passphrase, so it "
+                "is left as it is: repair it, or move it away"
+            ) from None
+        if not isinstance(content, dict):
+            raise ProvisionError(f"{self.path} is no backup profile: move it away")
+        return content
+
+    def passphrase(self, content: dict[str, object] | None) -> str | None:
+        """Return the passphrase that the file has, or None when a new one is needed.
+
+        Raises:
+            ProvisionError: it has one that asks for ordinary encryption: not ours to replace.
+        """
+        if content is None:
+            return None
+        text = content.get("passphrase_text")
+        if isinstance(text, str) and text.startswith(PREFIX):
+            if len(text.encode()) - len(PREFIX) >= LEAST_BYTES:
+                return text
+        elif text is None and "passphrase_vm" not in content:
+            return None
+        raise ProvisionError(
+            f"{self.path} exists with a passphrase that does not ask for deduplication: choose "
+            "another name for the profile, or move the file away"
+        )
+
+    def rights_are_right(self) -> bool:
+        """Tell whether owner, group and mode of the existing file are as they must be."""
+        found = self.path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        return stat.S_ISREG(found.st_mode) and (found.st_uid, found.st_gid, mode) == (
+            self.uid,
+            self.gid,
+            MODE,
+        )
+
+    def write(self, content: dict[str, object]) -> None:
+        """Replace the file in one step; at no moment can others read it.
+
+        Raises:
+            ProvisionError: it can't be written.
+        """
+        text = HEADER + yaml.safe_dump(content, sort_keys=False)
+        try:
+            # mkstemp makes it 0600; the name doesn't end in .conf, so it is no profile.
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fchown(file.fileno(), self.uid, self.gid)
+                    os.fchmod(file.fileno(), MODE)
+                    os.fsync(file.fileno())
+                Path(temporary).replace(self.path)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    Path(temporary).unlink()
+                raise
+        except OSError as error:
+            raise ProvisionError(f"can't write {self.path}: {error.strerror}") from error

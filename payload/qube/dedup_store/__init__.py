@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""dedup-store: keeps official Qubes OS backup streams in a deduplicating repository.
+
+What lies in the repository, per run (one stored backup):
+
+- **payload objects**, numbered from 0: what the archive's chunks carry, without the wrapping,
+  contiguous per volume. A volume of 16 MiB or more has an object of its own, smaller ones share.
+- one **manifest object**, written last, which makes the run: one line of JSON (see manifest.py)
+  and then the **recipe** (recipe.py): every byte that isn't in a payload object. Both are small
+  and always read together, so they share an object and one start of the engine.
+
+How objects map to engines, and why (figures: 2 cores, restic 0.14, borg 1.2):
+
+- restic: one snapshot per object. restic can store only one stream per process, and can read a
+  file only from its beginning; so one object for the whole run would mean that one qube can't be
+  restored without reading all that come before it. The price is a start of restic per object,
+  0.7 s (most of it restic's key derivation). In a real backup it is hidden: before each volume
+  dom0 first scans the whole device (qubes-core-admin qubes/tarwriter.py get_sparse_map), and it
+  queues ten chunks ahead. Objects carry a constant time and file name, so an unchanged object
+  has a known tree and costs one snapshot file of about 300 bytes.
+- borg: one archive for all payload objects of a run, each a file in it, and one for the manifest.
+  borg rewrites its list of archives at each commit, so an archive per volume would cost more with
+  every run. Constant names and times again: an unchanged payload archive costs about 1.4 kB.
+
+A reader takes the mapping of volumes to objects from the manifest; so the writer's rule above may
+change without a new format. Nothing is tagged, renamed or rewritten after it was stored. Objects
+of a run without a manifest (a killed `put`) are leftovers: they carry the run's name and time.
+"""
+
+VERSION = "0.1.0"

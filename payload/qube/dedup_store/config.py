@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Configuration of a profile, and its repository's password file."""
+
+import os
+import re
+import secrets
+import stat
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dedup_store.errors import UsageError, clean
+
+CONFIG_DIR = "/rw/config/dedup-store"
+REPOSITORY = "/rw/dedup-store/{profile}/repo"
+ENGINES = ("restic", "borg")
+LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
+
+_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_KEYS = {"engine": str, "repository": str, "password_file": str, "lock_wait": int}
+_REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:.+|[^/:@\s]+@[^/:\s]+:.+")
+_MAX_CONFIG = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one profile.
+
+    Attributes:
+        profile: its name.
+        engine: `restic` or `borg`.
+        repository: absolute path, or a location that the engine understands (`rclone:...`).
+        password_file: file with the repository's password in its first line.
+        lock_wait: seconds to wait for a repository that another process has locked (borg).
+    """
+
+    profile: str
+    engine: str
+    repository: str
+    password_file: Path
+    lock_wait: int = LOCK_WAIT
+
+    @property
+    def local_repository(self) -> Path | None:
+        """The repository's folder, or None when it isn't on this machine."""
+        return Path(self.repository) if self.repository.startswith("/") else None
+
+
+def load(profile: str) -> Config:
+    """Read the configuration of a profile.
+
+    Args:
+        profile: name of the file in the configuration folder, without `.toml`.
+
+    Raises:
+        UsageError: with what is wrong and where.
+    """
+    if not _PROFILE.fullmatch(profile):
+        raise UsageError(
+            f"'{clean(profile, 80)}' is no profile name: letters, digits, '-' and '_', at most 64"
+        )
+    folder = Path(os.environ.get("DEDUP_STORE_CONFIG_DIR") or CONFIG_DIR)
+    path = folder / f"{profile}.toml"
+    values = _read(path)
+    for key, value in values.items():
+        wanted = _KEYS.get(key)
+        if wanted is None:
+            known = ", ".join(_KEYS)
+            raise UsageError(f"{path}: unknown key '{clean(key, 80)}' (known: {known})")
+        if type(value) is not wanted:
+            raise UsageError(f"{path}: '{key}' must be {_type_name(wanted)}")
+    if values.get("engine") not in ENGINES:
+        raise UsageError(f"{path}: 'engine' must be one of: {', '.join(ENGINES)}")
+    config = Config(
+        profile=profile,
+        engine=values["engine"],
+        repository=values.get("repository", REPOSITORY.format(profile=profile)),
+        password_file=Path(values.get("password_file", folder / f"{profile}.password")),
+        lock_wait=values.get("lock_wait", LOCK_WAIT),
+    )
+    _check(config, path)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_CONFIG + 1)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} does not exist: write it, with at least the key 'engine'"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from None
+    if len(text) > _MAX_CONFIG:
+        raise UsageError(f"{path} is larger than {_MAX_CONFIG} bytes")
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {clean(str(error), 120)}") from None
+
+
+def _type_name(kind: type) -> str:
+    return "a whole number" if kind is int else "a string"
+
+
+def _check(config: Config, path: Path) -> None:
+    repository = config.repository
+    if not repository.isprintable() or "::" in repository:
+        raise UsageError(f"{path}: 'repository' has a control character or '::' in it")
+    if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
+        raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
+    if not config.password_file.is_absolute():
+        raise UsageError(f"{path}: 'password_file' must be an absolute path")
+    if not 0 <= config.lock_wait <= 7 * 24 * 3600:
+        raise UsageError(f"{path}: 'lock_wait' must be between 0 and 604800 seconds")
+
+
+def check_password_file(path: Path) -> None:
+    """Refuse a password file that others could have read or written.
+
+    Raises:
+        UsageError: when it is absent, no regular file, not the caller's, open to others, or empty.
+    """
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        raise UsageError(
+            f"password file {path} does not exist: `dedup-store init` makes it for a new"
+            " repository, for an old one bring it back from where you kept a copy"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"password file {path} can't be read: {error.strerror}") from None
+    if not stat.S_ISREG(info.st_mode):
+        raise UsageError(f"password file {path} is not a regular file")
+    if info.st_uid != os.geteuid():
+        raise UsageError(f"password file {path} belongs to uid {info.st_uid}, not to the caller")
+    if stat.S_IMODE(info.st_mode) & 0o177:
+        mode = stat.S_IMODE(info.st_mode)
+        raise UsageError(f"password file {path} has mode {mode:04o}: run `chmod 600 {path}`")
+    if info.st_size == 0:
+        raise UsageError(f"password file {path} is empty: remove it and run `dedup-store init`")
+
+
+def create_password_file(path: Path) -> None:
+    """Make a password file with 256 random bits, durable before it is used.
+
+    Raises:
+        UsageError: when it exists or can't be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(fd)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise UsageError(f"password file {path} can't be made: {error.strerror}") from None

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an engine is to dedup-store, and how its processes are run."""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from dedup_store import pipes
+from dedup_store.config import Config
+from dedup_store.errors import StoreError, UsageError, clean
+
+_STDERR_BYTES = 8192
+_STOP_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run in the repository: its name, and its summary as pack_summary wrote it."""
+
+    run: str
+    summary: str
+
+
+class Stream(Protocol):
+    """Bytes that come back from the repository."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes; 0 at the end, and only when the engine succeeded.
+
+        Raises:
+            StoreError: when the engine failed.
+        """
+
+    def close(self) -> None:
+        """Stop the engine, wherever it is."""
+
+
+class Writer(Protocol):
+    """Stores the objects of one run. As a context manager it stops the engine on errors."""
+
+    def __enter__(self) -> "Writer":
+        """Begin."""
+
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        """Stop what still runs."""
+
+    def open_object(self) -> None:
+        """Begin the next payload object."""
+
+    def write(self, data: memoryview) -> None:
+        """Add to the open object."""
+
+    def close_object(self) -> None:
+        """End the open object."""
+
+    def finish(self) -> None:
+        """Wait until all payload objects are in the repository."""
+
+    def put_manifest(self, file: IO[bytes], summary: str) -> None:
+        """Store the manifest object; from then on the run exists.
+
+        The engine reads the file itself, so that it has all of it even if we are killed: from a
+        pipe it would store half of it as if it were complete.
+        """
+
+
+class Engine(Protocol):
+    """A repository of one kind. All methods raise StoreError."""
+
+    def exists(self) -> bool:
+        """Tell whether there is a repository that the password opens.
+
+        A repository of another kind, or a wrong password, is an error.
+        """
+
+    def create(self) -> None:
+        """Make the repository."""
+
+    def runs(self) -> list[StoredRun]:
+        """List the runs (those that have a manifest)."""
+
+    def writer(self, run: str) -> Writer:
+        """Begin a new run."""
+
+    def manifest(self, run: str) -> Stream:
+        """Read the manifest object of a run."""
+
+    def payload(self, run: str, objects: range) -> Stream:
+        """Read payload objects of a run, one after the other."""
+
+
+def environment() -> dict[str, str]:
+    """The environment for engines: nothing of the caller's but where things are."""
+    home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home, "PATH": os.defpath}
+    for name in ("PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        if value := os.environ.get(name):
+            variables[name] = value
+    return variables
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start an engine.
+
+    Attributes:
+        argv: program and arguments, never a secret.
+        variables: its whole environment.
+        how: the signal that ends it early; it gets it too when we are killed. Without that, it
+            would take the end of its input for the end of the data, or wait for ever.
+        cwd: its folder.
+        keep: file descriptors that it inherits.
+    """
+
+    argv: list[str]
+    variables: dict[str, str]
+    how: signal.Signals
+    cwd: Path | None = None
+    keep: tuple[int, ...] = ()
+
+
+class Child:
+    """An engine's process, whose stderr is kept in part for its error message."""
+
+    def __init__(self, command: Command, feed: bool | IO[bytes]) -> None:
+        """Start it.
+
+        Args:
+            command: what to start.
+            feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
+                can be read only when it isn't fed.
+        """
+        self._name = command.argv[0]
+        self._how = command.how
+        if not shutil.which(self._name, path=command.variables["PATH"]):
+            raise StoreError(f"{self._name} is not installed here (not found in PATH)")
+        death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG"), "--"]
+        source: int | IO[bytes] = subprocess.PIPE if feed is True else feed or subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                [*death, *command.argv],
+                stdin=source,
+                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=command.variables,
+                cwd=command.cwd,
+                pass_fds=command.keep,
+                start_new_session=True,  # a terminal's ^C reaches us, and we stop it in order
+            )
+        except OSError as error:
+            raise StoreError(f"{self._name} can't be started: {error.strerror}") from None
+        pipe = self._process.stdin if feed else self._process.stdout
+        self.fd = pipe.fileno() if pipe else -1
+        if pipe:
+            pipes.widen(self.fd)
+        self._errors = b""
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+
+    def _read_errors(self) -> None:
+        stream = self._process.stderr
+        while stream and (data := os.read(stream.fileno(), _STDERR_BYTES)):
+            self._errors = (self._errors + data)[-_STDERR_BYTES:]
+
+    def is_running(self) -> bool:
+        """Tell whether it still runs."""
+        return self._process.poll() is None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write to its stdin, all of it.
+
+        Raises:
+            StoreError: its error, when it has gone.
+        """
+        try:
+            pipes.write_all(self.fd, data)
+        except BrokenPipeError:
+            raise self.failure() from None
+
+    def close_stdin(self) -> None:
+        """Let it see the end of its input."""
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def finish(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            StoreError: when it failed.
+        """
+        self.close_stdin()
+        if self._process.wait() != 0:
+            raise self.failure()
+
+    def failure(self) -> StoreError:
+        """Describe why it ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        self._reader.join(_STOP_SECONDS)
+        code = self._process.returncode
+        if code is None:
+            ending = "stopped reading"
+        elif code < 0:
+            ending = f"was ended by signal {-code}"
+        else:
+            ending = f"failed with exit code {code}"
+        return StoreError(f"{self._name} {ending}: {_message(self._errors) or 'no message'}")
+
+    def stop(self) -> None:
+        """End it, if it still runs, and forget it."""
+        if self.is_running():
+            self._process.send_signal(self._how)
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.close_stdin()
+        self._reader.join(_STOP_SECONDS)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
+
+
+def _message(errors: bytes) -> str:
+    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked)."""
+    text = errors.decode(errors="replace")
+    with contextlib.suppress(ValueError):
+        last = json.loads(text.strip().rpartition("\n")[2])
+        if isinstance(last, dict) and isinstance(last.get("message"), str):
+            text = last["message"]
+    return clean(text)
+
+
+class ChildStream:
+    """The output of processes, one after the other; each is started while the one before runs."""
+
+    def __init__(self, starters: Iterator[Callable[[], Child]]) -> None:
+        """Start the first two of the processes."""
+        self._starters = starters
+        self._children: list[Child] = []
+        self._start_next()
+        self._start_next()
+
+    def _start_next(self) -> None:
+        for starter in self._starters:
+            self._children.append(starter())
+            return
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes; see Stream."""
+        while self._children:
+            if got := os.readv(self._children[0].fd, [buffer]):
+                return got
+            self._children[0].finish()
+            self._children.pop(0).stop()
+            self._start_next()
+        return 0
+
+    def close(self) -> None:
+        """End the processes."""
+        for child in self._children:
+            child.stop()
+        self._children.clear()
+
+
+def read_all(stream: Stream, limit: int) -> bytes:
+    """Read a stream of bounded size to its end.
+
+    Raises:
+        StoreError: when it is longer, or the engine failed.
+    """
+    data = bytearray()
+    buffer = memoryview(bytearray(pipes.BUFFER))
+    try:
+        while got := stream.readinto(buffer):
+            data += buffer[:got]
+            if len(data) > limit:
+                raise StoreError("the repository gave back more than can be")
+    finally:
+        stream.close()
+    return bytes(data)
+
+
+def open_engine(config: Config) -> Engine:
+    """Give the engine that a profile is configured for."""
+    from dedup_store.engine_borg import Borg  # noqa: PLC0415  (they import this module)
+    from dedup_store.engine_restic import Restic  # noqa: PLC0415
+
+    return Restic(config) if config.engine == "restic" else Borg(config)
+
+
+def kind_of_folder(path: Path) -> str | None:
+    """Tell what a folder holds: `restic`, `borg`, None when it is absent or empty.
+
+    Raises:
+        UsageError: when it holds something else.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
+    if not names:
+        return None
+    if {"config", "keys", "snapshots"} <= names:
+        return "restic"
+    if {"config", "data"} <= names:
+        with contextlib.suppress(OSError), (path / "config").open("rb") as file:
+            if file.read(12) == b"[repository]":
+                return "borg"
+    raise UsageError(f"repository {path} is not empty, and holds neither restic's nor borg's data")
+
+
+def check_folder(config: Config) -> bool:
+    """Tell whether a local repository of the profile's engine exists; True for a remote one.
+
+    Raises:
+        UsageError: when another engine's data are there.
+    """
+    path = config.local_repository
+    if path is None:
+        return True
+    kind, wanted = kind_of_folder(path), config.engine
+    if kind not in (None, wanted):
+        raise UsageError(f"repository {path} is {kind}'s, but the profile says engine = '{wanted}'")
+    return kind is not None
+
+
+def require_folder(config: Config) -> None:
+    """Refuse to go on without a repository of the profile's engine.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    if not check_folder(config):
+        raise UsageError(
+            f"there is no repository at {config.repository}:"
+            f" run `dedup-store init --profile {config.profile}`"
+        )

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""borg (1.2 and later, not 2): an archive RUN.payload and an archive RUN.manifest.
+
+borg can read several files in one process only from paths, so each payload object is a named pipe
+in a temporary folder: `borg create --read-special --paths-from-stdin` stores what comes through
+it as a file. The manifest's archive carries the summary as its comment.
+A second put waits for the repository's lock (`lock_wait`), and so do `get` and `list`; the waiting
+is ours, because borg would look only once a minute (locking.py TimeoutTimer: a tenth of the time
+it may wait), also for the lock of a process that was killed.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeVar
+
+from dedup_store import engine, pipes
+from dedup_store.config import Config
+from dedup_store.errors import StoreError
+from dedup_store.manifest import is_run_name
+
+_PAYLOAD, _MANIFEST = ".payload", ".manifest"
+_STOP = signal.SIGTERM  # borg then rolls back and removes its lock
+_MAX_LIST = 512 << 20
+# borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
+# iter_separated), and take slashes out (os.path.normpath): so a path is written that long
+_PATH_RECORD = 4096
+_SETTLE = 0.01  # seconds
+_LOCK_TRY = 5  # seconds that borg itself waits for a lock; it looks every half second then
+_LOCKED = "acquire the lock"
+
+T = TypeVar("T")
+_CREATE = ["create", "--compression", "zstd,3", "--files-cache", "disabled"]
+# an object's metadata must not change from run to run
+_CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags", "--numeric-ids"]
+
+
+class Borg:
+    """A borg repository (see engine.Engine)."""
+
+    def __init__(self, config: Config) -> None:
+        """Use the repository of a profile."""
+        self._config = config
+
+    def when_unlocked(self, attempt: Callable[[], T]) -> T:
+        """Do something as often as needed to get the repository's lock, within `lock_wait`.
+
+        Args:
+            attempt: runs borg, and can be repeated when it raises.
+        """
+        end = time.monotonic() + self._config.lock_wait
+        while True:
+            try:
+                return attempt()
+            except StoreError as error:
+                if _LOCKED not in str(error) or time.monotonic() >= end:
+                    raise
+
+    def start(
+        self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
+    ) -> engine.Child:
+        """Start borg on the repository; it reads the password from a file descriptor."""
+        try:
+            password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise StoreError(f"the password file can't be read: {error.strerror}") from None
+        variables = engine.environment() | {
+            "BORG_REPO": self._config.repository,
+            "BORG_PASSPHRASE_FD": str(password),
+            "BORG_HOST_ID": _host_id(),
+        }
+        command, *options = arguments
+        wait = self._config.lock_wait
+        if command != "extract":  # a stream can't be begun again; the list before it could
+            wait = min(wait, _LOCK_TRY)
+        argv = ["borg", command, "--lock-wait", str(wait), *options]
+        try:
+            return engine.Child(engine.Command(argv, variables, _STOP, cwd, (password,)), feed)
+        finally:
+            os.close(password)
+
+    def exists(self) -> bool:
+        """Tell whether the password opens the repository."""
+        if not engine.check_folder(self._config):
+            return False
+        try:
+            self._run("list", "--last", "1")
+        except StoreError:
+            if self._config.local_repository:
+                raise
+            return False  # remote: create() says what is wrong, if it isn't just new
+        return True
+
+    def create(self) -> None:
+        """Make the repository."""
+        self._run("init", "--encryption", "repokey-blake2", "--make-parent-dirs")
+
+    def runs(self) -> list[engine.StoredRun]:
+        """List the runs."""
+        output = self._run("list", "--json", "--format", "{comment}", "-a", f"*{_MANIFEST}")
+        try:
+            archives = json.loads(output)["archives"]
+            found = [(item["name"].removesuffix(_MANIFEST), item["comment"]) for item in archives]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError("borg's list of archives can't be understood") from None
+        return [engine.StoredRun(run, comment) for run, comment in found if is_run_name(run)]
+
+    def writer(self, run: str) -> "BorgWriter":
+        """Begin a new run."""
+        return BorgWriter(self, run)
+
+    def manifest(self, run: str) -> engine.Stream:
+        """Read the manifest object of a run."""
+        return self._extract(f"::{run}{_MANIFEST}", ["manifest"])
+
+    def payload(self, run: str, objects: range) -> engine.Stream:
+        """Read payload objects of a run."""
+        if not objects:
+            return engine.ChildStream(iter(()))
+        return self._extract(f"::{run}{_PAYLOAD}", [_object_name(number) for number in objects])
+
+    def _extract(self, archive: str, names: list[str]) -> engine.Stream:
+        starter = partial(self.start, "extract", "--stdout", archive, *names)
+        return engine.ChildStream(iter([starter]))
+
+    def _run(self, *arguments: str) -> bytes:
+        def attempt() -> bytes:
+            starters = iter([partial(self.start, *arguments)])
+            return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
+
+        return self.when_unlocked(attempt)
+
+
+class BorgWriter:
+    """Stores a run: one borg process for the payload, one for the manifest (see engine.Writer)."""
+
+    def __init__(self, borg: Borg, run: str) -> None:
+        """Begin a run."""
+        self._borg = borg
+        self._run = run
+        self._count = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="dedup-store-")
+        self._child: engine.Child | None = None
+        self._object = -1
+
+    def __enter__(self) -> "BorgWriter":
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop what still runs; before its pipe closes, or borg would take it for complete."""
+        if self._child:
+            self._child.stop()
+        self.close_object()
+        self._folder.cleanup()
+
+    def open_object(self) -> None:
+        """Begin the next object: a named pipe that borg reads."""
+        path = Path(self._folder.name) / _object_name(self._count)
+        self._count += 1
+        os.mkfifo(path, 0o600)
+        os.utime(path, (0, 0))
+        if self._child:
+            self._object = self._offer(self._child, path)
+        else:
+            self._object = self._borg.when_unlocked(partial(self._start_payload, path))
+        pipes.widen(self._object)
+
+    def _start_payload(self, path: Path) -> int:
+        options = ["--read-special", "--paths-from-stdin", f"::{self._run}{_PAYLOAD}"]
+        child = self._borg.start(*_CREATE, *options, feed=True, cwd=path.parent)
+        self._child = child
+        try:
+            return self._offer(child, path)
+        except StoreError:
+            child.stop()
+            self._child = None
+            raise
+
+    @staticmethod
+    def _offer(child: engine.Child, path: Path) -> int:
+        """Tell borg of a named pipe, and open it for writing as soon as borg reads it."""
+        child.write(f".{path.name:/>{_PATH_RECORD - 2}}\n".encode())
+        while True:
+            with contextlib.suppress(OSError):  # ENXIO: nobody reads yet
+                fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                os.set_blocking(fd, True)
+                # Our first write changes the pipe's time, which borg reads right after opening
+                # it; a lost race costs some kB of metadata, nothing else.
+                time.sleep(_SETTLE)
+                return fd
+            if not child.is_running():
+                raise child.failure()
+            time.sleep(_SETTLE)
+
+    def write(self, data: memoryview) -> None:
+        """Add to the open object."""
+        try:
+            pipes.write_all(self._object, data)
+        except BrokenPipeError:
+            if self._child is None:
+                raise
+            raise self._child.failure() from None
+
+    def close_object(self) -> None:
+        """End the open object."""
+        if self._object >= 0:
+            os.close(self._object)
+            self._object = -1
+
+    def finish(self) -> None:
+        """Wait until the payload archive is complete."""
+        if self._child:
+            child, self._child = self._child, None
+            try:
+                child.finish()
+            finally:
+                child.stop()
+
+    def put_manifest(self, file: IO[bytes], summary: str) -> None:
+        """Store the manifest's archive."""
+        archive = f"::{self._run}{_MANIFEST}"
+        options = ["--stdin-name", "manifest", "--comment", summary]
+
+        def attempt() -> None:
+            file.seek(0)
+            self._child = self._borg.start(*_CREATE, *options, archive, "-", feed=file)
+            self.finish()
+
+        self._borg.when_unlocked(attempt)
+
+
+def _host_id() -> str:
+    """Name this qube in locks, the same after each boot.
+
+    borg itself takes a network card's address, and in a qube without one a random number for each
+    process: it could then never tell that a lock's owner is dead.
+    """
+    path = Path(engine.environment()["HOME"]) / ".config" / "dedup-store" / "host-id"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_text(secrets.token_hex(8), encoding="ascii")
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(new)  # of two processes, one wins
+            new.unlink()
+        return f"dedup-store@{path.read_text(encoding='ascii')}"
+    except OSError as error:
+        raise StoreError(f"{path} can't be made or read: {error.strerror}") from None
+
+
+def _object_name(number: int) -> str:
+    return f"{number:06}"

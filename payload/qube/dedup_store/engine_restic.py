@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""restic (0.14 and later): one snapshot per object.
+
+An object's snapshot has the tags `run=NAME` and `object=N`, or `summary=...` for the manifest.
+Its id isn't noted anywhere, so that `restic copy` to another repository keeps runs usable.
+Payload objects have a constant time and file name, so that an unchanged one has a known tree.
+Two puts at once work: restic needs no exclusive lock to add data.
+"""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import IO, Any
+
+from dedup_store import engine
+from dedup_store.config import Config
+from dedup_store.errors import StoreError
+from dedup_store.manifest import is_run_name
+
+_HOST = "dedup-store"
+_CONSTANT_TIME = "2000-01-01 00:00:00"
+_STOP = signal.SIGINT  # restic then removes its lock
+_MAX_LIST = 512 << 20
+
+
+@dataclass
+class _Objects:
+    """Snapshot ids of a run."""
+
+    manifest: str = ""
+    summary: str = ""
+    payload: dict[int, str] = field(default_factory=dict)
+
+
+class Restic:
+    """A restic repository (see engine.Engine)."""
+
+    def __init__(self, config: Config) -> None:
+        """Use the repository of a profile."""
+        self._config = config
+        self._known: dict[str, _Objects] | None = None
+
+    def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
+        """Start restic on the repository."""
+        variables = engine.environment() | {
+            "RESTIC_REPOSITORY": self._config.repository,
+            "RESTIC_PASSWORD_FILE": str(self._config.password_file),
+        }
+        command = engine.Command(["restic", "--quiet", *arguments], variables, _STOP)
+        return engine.Child(command, feed)
+
+    def exists(self) -> bool:
+        """Tell whether the password opens the repository."""
+        if not engine.check_folder(self._config):
+            return False
+        try:
+            self._run("cat", "config")
+        except StoreError:
+            if self._config.local_repository:
+                raise
+            return False  # remote: create() says what is wrong, if it isn't just new
+        return True
+
+    def create(self) -> None:
+        """Make the repository."""
+        self._run("init")
+
+    def runs(self) -> list[engine.StoredRun]:
+        """List the runs."""
+        found = self._objects()
+        return [engine.StoredRun(run, item.summary) for run, item in found.items() if item.manifest]
+
+    def writer(self, run: str) -> "ResticWriter":
+        """Begin a new run."""
+        return ResticWriter(self, run)
+
+    def manifest(self, run: str) -> engine.Stream:
+        """Read the manifest object of a run."""
+        return self._dump([self._objects()[run].manifest], "/manifest")
+
+    def payload(self, run: str, objects: range) -> engine.Stream:
+        """Read payload objects of a run."""
+        known = self._objects()[run].payload
+        missing = [number for number in objects if number not in known]
+        if missing:
+            raise StoreError(f"payload object {missing[0]} of {run} is not in the repository")
+        return self._dump([known[number] for number in objects], "/payload")
+
+    def _dump(self, snapshots: list[str], path: str) -> engine.Stream:
+        starters: Iterator[Callable[[], engine.Child]] = (
+            partial(self.start, "dump", snapshot, path) for snapshot in snapshots
+        )
+        return engine.ChildStream(starters)
+
+    def _run(self, *arguments: str) -> bytes:
+        starters = iter([partial(self.start, *arguments)])
+        return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
+
+    def _objects(self) -> dict[str, _Objects]:
+        """Find all objects by their tags, with one start of restic."""
+        if self._known is None:
+            try:
+                snapshots = json.loads(self._run("snapshots", "--json", "--host", _HOST)) or []
+            except ValueError:
+                raise StoreError("restic's list of snapshots can't be understood") from None
+            self._known = {}
+            for snapshot in snapshots:
+                self._sort_in(snapshot, self._known)
+        return self._known
+
+    @staticmethod
+    def _sort_in(snapshot: dict[str, Any], known: dict[str, _Objects]) -> None:
+        tags = dict(tag.partition("=")[::2] for tag in snapshot.get("tags") or [])
+        run = tags.get("run", "")
+        if not is_run_name(run):
+            return
+        objects = known.setdefault(run, _Objects())
+        if "summary" in tags:
+            objects.manifest, objects.summary = snapshot["id"], tags["summary"]
+        elif tags.get("object", "").isdecimal():
+            objects.payload[int(tags["object"])] = snapshot["id"]
+
+
+class ResticWriter:
+    """Stores a run, one restic process per object (see engine.Writer)."""
+
+    def __init__(self, restic: Restic, run: str) -> None:
+        """Begin a run."""
+        self._restic = restic
+        self._run = run
+        self._count = 0
+        self._child: engine.Child | None = None
+
+    def __enter__(self) -> "ResticWriter":
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop what still runs."""
+        if self._child:
+            self._child.stop()
+
+    def open_object(self) -> None:
+        """Begin the next object, after the one before is complete: it must know its data."""
+        self.finish()
+        tag = f"object={self._count}"
+        self._count += 1
+        self._child = self._backup("payload", tag, "--time", _CONSTANT_TIME)
+
+    def write(self, data: memoryview) -> None:
+        """Add to the open object."""
+        if self._child:
+            self._child.write(data)
+
+    def close_object(self) -> None:
+        """End the open object; restic completes it while we go on."""
+        if self._child:
+            self._child.close_stdin()
+
+    def finish(self) -> None:
+        """Wait for the object that was closed."""
+        if self._child:
+            child, self._child = self._child, None
+            try:
+                child.finish()
+            finally:
+                child.stop()
+
+    def put_manifest(self, file: IO[bytes], summary: str) -> None:
+        """Store the manifest object."""
+        self._child = self._backup("manifest", f"summary={summary}", feed=file)
+        self.finish()
+
+    def _backup(
+        self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True
+    ) -> engine.Child:
+        arguments = ["backup", "--stdin", "--stdin-filename", filename, "--host", _HOST]
+        return self._restic.start(*arguments, "--tag", f"run={self._run},{tag}", *more, feed=feed)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors that end a command, each with its exit code, and the cleaning of foreign text."""
+
+EXIT_PARTIAL = 3
+EXIT_READER_GONE = 141  # as a shell reports a program that SIGPIPE ended
+
+
+class StoreError(Exception):
+    """The engine or the repository failed, or a file could not be read or written."""
+
+    exit_code = 1
+
+
+class UsageError(StoreError):
+    """The command line or the configuration is wrong."""
+
+    exit_code = 2
+
+
+class NoRunError(StoreError):
+    """The run asked for isn't in the repository."""
+
+    exit_code = 4
+
+
+class DamagedError(StoreError):
+    """What the repository gave back isn't what was stored."""
+
+    exit_code = 5
+
+
+def clean(text: str, limit: int = 400) -> str:
+    """Make foreign text fit for a terminal and a log.
+
+    Args:
+        text: anything, for example an engine's stderr.
+        limit: longest result, in characters; the end is kept, that is where the cause stands.
+
+    Returns:
+        One line without control characters.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else "..." + line[-(limit - 3) :]

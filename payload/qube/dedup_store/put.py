@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""put: keeps a stream as a run."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from dedup_store import engine
+from dedup_store.manifest import Manifest, new_run_name, pack_summary
+from dedup_store.pipes import Source
+from dedup_store.recipe import RecipeWriter
+from dedup_store.splitter import PayloadSink, Splitter
+from dedup_store.tarformat import RECORD
+
+COMPRESSED = (
+    "the backup is compressed, so it will hardly deduplicate:"
+    " set `compression: false` in the profile, or untick it in the window"
+)
+
+
+def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """Store the stream that comes from a file descriptor.
+
+    The manifest is written after all else is in the repository; without it there is no run.
+
+    Args:
+        repository: where to.
+        fd: the stream, read to its end (by the caller, when this fails).
+        warn: takes a line for the user.
+
+    Returns:
+        The run's summary; None when nothing came, and nothing was stored.
+
+    Raises:
+        StoreError: when the engine failed.
+    """
+    source = Source(fd)
+    beginning = source.peek(RECORD)
+    if not beginning:
+        return None
+    run = new_run_name(beginning)
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    recipe = RecipeWriter()
+    with repository.writer(run) as writer:
+        sink = PayloadSink(writer)
+        splitter = Splitter(source, recipe, sink)
+        splitter.run()
+        writer.finish()
+        verdict = splitter.structure.judge()
+        file, sha256 = recipe.finish()
+        manifest = Manifest(
+            run=run,
+            created=created,
+            **asdict(verdict),
+            stream_length=source.position,
+            header=splitter.structure.header,
+            objects=sink.objects,
+            recipe_length=recipe.length,
+            recipe_sha256=sha256,
+            members=splitter.members,
+        )
+        if splitter.structure.is_compressed:
+            warn(COMPRESSED)
+        summary = manifest.summary()
+        with file, tempfile.TemporaryFile() as whole:
+            whole.write(manifest.to_json())
+            shutil.copyfileobj(file, whole)
+            whole.seek(0)
+            writer.put_manifest(whole, pack_summary(summary))
+    return summary

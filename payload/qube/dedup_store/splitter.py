@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Splits an official backup stream into payload and recipe, in one pass.
+
+The outer stream (qubes-core-admin qubes/backup.py SendWorker.run) is a concatenation of archives
+with one member each. Bytes that don't fit that pattern are kept as they come, unsplit, from there
+to the end: whatever comes in, the join gives the same bytes back.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+from dedup_store import tarformat
+from dedup_store.manifest import Member
+from dedup_store.pipes import Source
+from dedup_store.recipe import RecipeWriter
+from dedup_store.structure import CHUNK_BYTES, Structure, chunk_name
+
+OBJECT_BYTES = 16 << 20  # a volume at least this large gets a payload object of its own
+INLINE_BYTES = 64 * 1024  # a member up to this size stays in the recipe
+MAX_MEMBERS = 500_000  # 50 TB of full chunks; a stream with more is stored unsplit from there
+_HEAD = 96  # container: header before, trailer behind the payload (DESIGN.md, container format)
+_TRAILER = 32
+_PEEK = 16 * 1024
+_NOTHING = hashlib.sha256().hexdigest()
+
+
+class Writer(Protocol):
+    """Where payload goes: see engine.Writer."""
+
+    def open_object(self) -> None:
+        """Begin the next payload object."""
+
+    def write(self, data: memoryview) -> None:
+        """Add to it."""
+
+    def close_object(self) -> None:
+        """End it."""
+
+
+class _CutError(Exception):
+    """The stream ended where it should not."""
+
+
+class PayloadSink:
+    """Lays payload out in objects.
+
+    Attributes:
+        objects: length of each object so far.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        """Start without an object."""
+        self._writer = writer
+        self._is_open = False
+        self.objects: list[int] = []
+
+    def begin(self, size: int) -> None:
+        """Something new begins (a volume), with size bytes in its first member."""
+        if self._is_open and max(size, self.objects[-1]) >= OBJECT_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        """Nothing more of what is in the open object will come."""
+        if self._is_open:
+            self._writer.close_object()
+            self._is_open = False
+
+    def end_if_large(self) -> None:
+        """End the open object when it is large enough, so that the engine can finish it early."""
+        if self._is_open and self.objects[-1] >= OBJECT_BYTES:
+            self.end()
+
+    def position(self) -> tuple[int, int]:
+        """Tell the object and the offset in it that the next byte goes to."""
+        return (
+            (len(self.objects) - 1, self.objects[-1]) if self._is_open else (len(self.objects), 0)
+        )
+
+    def write(self, data: memoryview) -> None:
+        """Add payload."""
+        if not self._is_open:
+            self._writer.open_object()
+            self.objects.append(0)
+            self._is_open = True
+        self._writer.write(data)
+        self.objects[-1] += len(data)
+
+
+@dataclass
+class _Part:
+    """The member at hand."""
+
+    member: Member
+    hash: "hashlib._Hash"
+    seen: int = 0  # payload bytes, fewer than announced when the stream is cut
+
+    def add(self, data: bytes | memoryview) -> None:
+        self.hash.update(data)
+        self.seen += len(data)
+
+
+class Splitter:
+    """Reads a stream to its end.
+
+    Attributes:
+        members: what was found, in the order of the stream.
+        structure: what is needed to judge it.
+    """
+
+    def __init__(self, source: Source, recipe: RecipeWriter, sink: PayloadSink) -> None:
+        """Read from source, write to recipe and sink."""
+        self.members: list[Member] = []
+        self.structure = Structure()
+        self._source = source
+        self._recipe = recipe
+        self._sink = sink
+        self._archive_start: int | None = None
+
+    def run(self) -> None:
+        """Read all of the stream.
+
+        Raises:
+            StoreError: when the engine fails.
+        """
+        try:
+            while head := self._source.peek(tarformat.BLOCK):
+                if self._archive_start is not None and tarformat.is_zero(head):
+                    self._end_of_archive()
+                else:
+                    self._member()
+            if self._archive_start is not None:
+                raise _CutError
+        except _CutError:
+            self.structure.problem(f"the stream is cut after {self._source.position} bytes")
+        except tarformat.TarError as error:
+            self.structure.problem(
+                f"no backup archive from byte {self._source.position} on: {error}"
+            )
+            self._rest()
+        self._finish_member()
+        self._sink.end()
+
+    def _end_of_archive(self) -> None:
+        """Two zero blocks, and padding to a full record."""
+        if not tarformat.is_zero(self._literal(2 * tarformat.BLOCK)[tarformat.BLOCK :]):
+            raise tarformat.TarError("half an end marker")
+        start = self._archive_start or 0
+        if self._literal(-(self._source.position - start) % tarformat.RECORD).strip(b"\0"):
+            raise tarformat.TarError("data behind the end marker")
+        self._archive_start = None
+
+    def _member(self) -> None:
+        """One member: extension headers, header, data, padding."""
+        if len(self.members) >= MAX_MEMBERS:
+            raise tarformat.TarError("too many members")
+        head = self._source.peek(tarformat.BLOCK)
+        if len(head) == tarformat.BLOCK:
+            tarformat.parse_header(head)  # or all from here on is no member
+        if self._archive_start is None:
+            self._archive_start = self._source.position
+        part = self._start_member()
+        header = self._header()
+        part.member.name = header.name
+        self._data(part, header)
+        self._literal(-header.size % tarformat.BLOCK)
+        self.structure.finish(header.name)
+        chunk = chunk_name(header.name)
+        if chunk and part.member.payload_length < CHUNK_BYTES:
+            self._sink.end_if_large()
+
+    def _start_member(self) -> _Part:
+        self._finish_member()
+        member = Member(None, self._source.position, payload_sha256=_NOTHING)
+        self.members.append(member)
+        self._recipe.member()
+        return _Part(member, hashlib.sha256())
+
+    def _finish_member(self) -> None:
+        """Give the last member its length: all up to here."""
+        if self.members:
+            self.members[-1].length = self._source.position - self.members[-1].offset
+
+    def _header(self) -> tarformat.Header:
+        overrides: dict[str, str] = {}
+        while True:
+            # looked at before it is consumed: what isn't a header belongs to the unsplit rest
+            header = tarformat.parse_header(self._peek_block())
+            if header.is_extension and header.size > tarformat.MAX_EXTENSION:
+                raise tarformat.TarError("an extension header is too long")
+            self._literal(tarformat.BLOCK)
+            if not header.is_extension:
+                tarformat.apply_overrides(header, overrides)
+                return header
+            data = self._literal(tarformat.padded(header.size))
+            tarformat.apply_extension(header.kind, data[: header.size], overrides)
+
+    def _peek_block(self) -> bytes:
+        block = self._source.peek(tarformat.BLOCK)
+        if len(block) < tarformat.BLOCK:
+            self._literal(tarformat.BLOCK)
+        return block
+
+    def _data(self, part: _Part, header: tarformat.Header) -> None:
+        """A member's data: a container that we know, or anything."""
+        member, size = part.member, header.size
+        member.container = _container(self._source.peek(min(size, _HEAD)), size)
+        known = member.container == "authenticated"
+        payload = size - _HEAD - _TRAILER if known else size
+        self.structure.begin(header.name, member.container, payload)
+        if known:
+            self._literal(_HEAD)
+        try:
+            self._payload(part, payload)
+        finally:
+            member.payload_length = part.seen
+            member.payload_sha256 = part.hash.hexdigest()
+        if known:
+            self._literal(_TRAILER)
+
+    def _payload(self, part: _Part, left: int) -> None:
+        chunk = chunk_name(part.member.name or "")
+        if chunk is None or chunk[1] == 0:
+            head = left
+            if left > INLINE_BYTES:
+                self._sink.begin(left)
+                head = tarformat.head_length(self._source.peek(min(left, _PEEK)))
+            self._payload_literal(part, head)
+            left -= head
+        self._copy(part, left)
+
+    def _copy(self, part: _Part, left: int | None) -> None:
+        """Send payload to the engine; all that comes when left is None."""
+        member = part.member
+        member.object, member.object_offset = self._sink.position()
+        limit = 1 << 62 if left is None else left
+        while limit:
+            data = self._source.some(limit)
+            if not data:
+                break
+            limit -= len(data)
+            self._sink.write(data)
+            part.add(data)
+            self.structure.feed(data)
+            self._recipe.copied(len(data))
+            member.object_length += len(data)
+        if not member.object_length:
+            member.object = None
+        if left is not None and limit:
+            raise _CutError
+
+    def _rest(self) -> None:
+        """Keep what is no archive, unsplit."""
+        part = self._start_member()
+        self._sink.end()
+        self._copy(part, None)
+        part.member.payload_length = part.seen
+        part.member.payload_sha256 = part.hash.hexdigest()
+
+    def _payload_literal(self, part: _Part, count: int) -> None:
+        data = self._source.exactly(count)
+        self._recipe.literal(data, payload=True)
+        part.add(data)
+        self.structure.feed(memoryview(data))
+        if len(data) < count:
+            raise _CutError
+
+    def _literal(self, count: int) -> bytes:
+        data = self._source.exactly(count)
+        self._recipe.literal(data)
+        if len(data) < count:
+            raise _CutError
+        return data
+
+
+def _container(head: bytes, size: int) -> str:
+    """Name the container by its first bytes (DESIGN.md, container format)."""
+    if not head.startswith(b"scrypt"):
+        return "none"
+    if size < _HEAD + _TRAILER or len(head) < _HEAD:
+        return "damaged"
+    if head[48:64] != hashlib.sha256(head[:48]).digest()[:16]:
+        return "damaged"
+    return {0: "scrypt", 0x80: "authenticated"}.get(head[6], "unknown")

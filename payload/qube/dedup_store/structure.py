@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Watches the members of an archive go by, and judges whether it is whole.
+
+What a complete archive has: qubes-core-admin qubes/backup.py (Backup.backup_do for the order,
+Backup._split_and_send for the chunks). A stream that was cut between two members is a plain end
+of file here, so completeness must be judged by what qubes.xml promises. A backup without its last
+small files (firewall rules, notes) can't be told from a whole one; dom0's ledger can.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from dedup_store import qubesxml, tarformat
+from dedup_store.manifest import OPAQUE, PARTIAL, WHOLE
+
+HEADER, HMAC, XML = "backup-header", "backup-header.hmac", "qubes.xml"
+CHUNK_BYTES = 100 << 20  # a full chunk's payload; only the last one of a volume is shorter
+_CHUNK = re.compile(r"(?s)(.+)\.([0-9]{3,6})\.enc")
+_MAX_HEADER = 4096
+_MAX_PROBLEMS = 5
+_VISIBLE = ("authenticated", "none")  # containers whose payload can be seen; none: mode `plain`
+
+
+def chunk_name(name: str) -> tuple[str, int] | None:
+    """Split `vm7/private.img.003.enc` into volume and number; None when it is no chunk."""
+    match = _CHUNK.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+@dataclass
+class Volume:
+    """What was seen of one volume, or of another chunked file of the archive."""
+
+    name: str
+    chunks: int = 0
+    payload: int = 0
+    last_chunk: int = 0
+    hidden: bool = False
+    inner: tarformat.Follower = field(default_factory=tarformat.Follower)
+
+    @property
+    def end(self) -> str:
+        """Whether the inner archive's end was seen, is missing, or hidden by the container."""
+        if self.last_chunk >= CHUNK_BYTES:
+            return "missing"
+        if self.hidden:
+            return "unseen"
+        return "seen" if self.inner.ended else "missing"
+
+
+@dataclass
+class Verdict:
+    """The judgement of an archive; the fields are the manifest's."""
+
+    status: str
+    reason: str
+    qubes: list[dict[str, Any]]
+
+
+class Structure:
+    """Takes members and payloads in the order of the stream.
+
+    Attributes:
+        header: the backup-header's keys and values, empty when there was none.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self.header: dict[str, str] = {}
+        self._problems: list[str] = []
+        self._containers: dict[str, str] = {}
+        self._volumes: dict[str, Volume] = {}
+        self._current: Volume | None = None
+        self._texts: dict[str, bytearray] = {}
+        self._text: bytearray | None = None
+        self._text_limit = 0
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the header says that the inner archives are compressed."""
+        return self.header.get("compressed") == "True"
+
+    def problem(self, text: str) -> None:
+        """Note why the archive isn't whole."""
+        if len(self._problems) < _MAX_PROBLEMS and text not in self._problems:
+            self._problems.append(text)
+
+    def begin(self, name: str, container: str, payload_length: int) -> None:
+        """A member begins.
+
+        Args:
+            name: its name in the archive.
+            container: as in manifest.Member.
+            payload_length: bytes that feed will bring, unless the stream is cut.
+        """
+        if container == "damaged":
+            self.problem(f"{name}: its container is damaged")
+        if name in self._containers:
+            self.problem(f"{name} is there twice")
+        self._containers[name] = container
+        chunk = chunk_name(name)
+        self._current = None
+        if not chunk and name not in (HEADER, HMAC):
+            self.problem(f"{name} is not what a backup contains")
+        elif chunk:
+            self._begin_chunk(*chunk, container, payload_length)
+        limit = {HEADER: _MAX_HEADER, HMAC: _MAX_HEADER, f"{XML}.000.enc": qubesxml.MAX_XML}
+        self._text_limit = limit.get(name, 0)
+        self._text = self._texts.setdefault(name, bytearray()) if self._text_limit else None
+
+    def _begin_chunk(self, name: str, number: int, container: str, length: int) -> None:
+        volume = self._volumes.setdefault(name, Volume(name))
+        if number != volume.chunks:
+            self.problem(f"{name}: chunk {volume.chunks:03} is missing")
+        elif number and volume.last_chunk < CHUNK_BYTES:
+            self.problem(f"{name}: chunk {number - 1:03} is short")
+        if number and next(reversed(self._volumes)) != name:
+            self.problem(f"{name}: its chunks are not together")
+        volume.chunks = number + 1
+        # scrypt's own container is 128 bytes longer than what is in it (its FORMAT file)
+        volume.last_chunk = length if container in _VISIBLE else length - 128
+        if container not in _VISIBLE or self.is_compressed:
+            volume.hidden = True
+        self._current = volume
+
+    def feed(self, data: memoryview) -> None:
+        """The member's next payload bytes."""
+        if self._current:
+            self._current.payload += len(data)
+            if not self._current.hidden:
+                self._current.inner.feed(data)
+        if self._text is not None:
+            self._text += data[: self._text_limit + 1 - len(self._text)]
+
+    def finish(self, name: str) -> None:
+        """A member ended, complete."""
+        if name == HEADER:
+            self._read_header()
+
+    def _read_header(self) -> None:
+        """Parse `key=value` lines (qubes-core-admin-client restore.py BackupHeader.load)."""
+        text = bytes(self._texts[HEADER])
+        if len(text) > _MAX_HEADER or not text.isascii():
+            self.problem("the backup-header can't be understood")
+            return
+        for line in text.decode().splitlines():
+            key, equals, value = line.partition("=")
+            if equals:
+                self.header[key] = value
+
+    def judge(self) -> Verdict:
+        """Decide about the archive, after its end.
+
+        Returns:
+            `whole`, `partial` with the reasons, or `opaque` for an archive that is complete by its
+            names, but keeps from us which qubes it must have (a really encrypted one).
+        """
+        for name in (HEADER, HMAC, f"{XML}.000.enc"):
+            if name not in self._containers:
+                self.problem(f"{name} is missing")
+        if self.header and self.header.get("version") != "4":
+            self.problem("the backup is not of format version 4")
+        self._compare_header()
+        for volume in self._volumes.values():
+            if volume.end == "missing":
+                self.problem(f"{volume.name} does not reach its end")
+        qubes = self._promised()
+        for qube in qubes or []:
+            self._find(qube)
+        reason, status = "; ".join(self._problems), WHOLE
+        if self._problems:
+            status = PARTIAL
+        elif qubes is None:
+            status, reason = (
+                OPAQUE,
+                "its qubes.xml can't be read, so nobody can tell here which qubes must be in it",
+            )
+        return Verdict(status, reason, self._describe(qubes))
+
+    def _compare_header(self) -> None:
+        """Compare the clear header with its copy, as the restore does."""
+        if self._containers.get(HMAC) in _VISIBLE and self._texts.get(HEADER) != self._texts[HMAC]:
+            self.problem(f"{HEADER} and {HMAC} differ")
+
+    def _promised(self) -> list[qubesxml.Qube] | None:
+        """List the qubes that must be there; None when that can't be seen."""
+        name = f"{XML}.000.enc"
+        if self._containers.get(name) not in _VISIBLE:
+            return None
+        try:
+            return qubesxml.included(qubesxml.unpack(bytes(self._texts[name])))
+        except qubesxml.UnknownCompressionError:
+            if self.is_compressed:
+                return None
+            self.problem("qubes.xml can't be read: it is no archive")
+        except qubesxml.XmlError as error:
+            self.problem(f"qubes.xml can't be read: {error}")
+        return None
+
+    def _find(self, qube: qubesxml.Qube) -> None:
+        label = qube.name or qube.path
+        files = self._files(qube.path)
+        if not files:
+            self.problem(f"{label} is missing")
+            return
+        for wanted in qube.volumes:
+            if qube.path.endswith("/") and qube.path + wanted not in self._volumes:
+                self.problem(f"{label}: {wanted} is missing")
+
+    def _files(self, path: str) -> list[Volume]:
+        if path.endswith("/"):
+            return [v for name, v in self._volumes.items() if name.startswith(path)]
+        return [self._volumes[path]] if path in self._volumes else []
+
+    def _describe(self, qubes: list[qubesxml.Qube] | None) -> list[dict[str, Any]]:
+        """Describe the qubes in it; by the members' folders alone when qubes.xml can't be read."""
+        if qubes is None:
+            paths = {self._folder(name): None for name in self._volumes if name != XML}
+            qubes = [qubesxml.Qube(path=path) for path in paths]
+        return [
+            {
+                "name": qube.name,
+                "class": qube.klass,
+                "path": qube.path,
+                "volumes": [
+                    {
+                        "name": volume.name.rpartition("/")[2],
+                        "bytes": volume.payload,
+                        "chunks": volume.chunks,
+                        "end": volume.end,
+                    }
+                    for volume in self._files(qube.path)
+                ],
+            }
+            for qube in qubes
+        ]
+
+    @staticmethod
+    def _folder(name: str) -> str:
+        folder, slash, _ = name.rpartition("/")
+        return name if folder == "dom0-home" or not slash else folder + slash

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the shim's tests."""
+
+from collections.abc import Iterator
+
+import pytest
+from shim_driver import Root, temporary_root
+
+
+@pytest.fixture
+def root() -> Iterator[Root]:
+    """A root folder with the shim installed in it."""
+    with temporary_root() as made:
+        yield made

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""DESIGN.md's routing table, row by row, and the three modes."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from shim_driver import (
+    BACKUP,
+    ENTER,
+    HEADER,
+    MEMBER,
+    PAYLOAD,
+    SECRET,
+    Call,
+    Root,
+    line,
+    real_scrypt,
+    wait_for,
+)
+
+PLAIN, ORDINARY = "mode = plain\n", b"an ordinary one"
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"payload" * 300_000], ids=["empty", "byte", "2 MB"])
+def test_opted_in_chunk_becomes_a_container_and_comes_back(root: Root, data: bytes) -> None:
+    result = root.enc(data, line())
+    assert (result.status, result.stderr) == (0, b"")
+    stored = (root.work / MEMBER).read_bytes()
+    assert stored.startswith(b"scrypt\x80")
+    assert stored[96:-32] == data
+    result = root.dec(line())
+    assert (result.status, result.stderr) == (0, b"")
+    assert (root.work / "out").read_bytes() == data
+
+
+def test_opted_in_header_becomes_a_container_and_comes_back(root: Root) -> None:
+    assert root.enc_header().status == 0
+    stored = (root.work / "backup-header.hmac").read_bytes()
+    assert stored.startswith(b"scrypt\x80")
+    assert len(stored) < 4096  # restore.py HMAC_MAX_SIZE
+    result = root.dec(b"backup-header!" + SECRET, "backup-header.hmac", "backup-header.dec")
+    assert result.status == 0
+    assert (root.work / "backup-header.dec").read_text() == HEADER
+
+
+@pytest.mark.parametrize(
+    "passphrase",
+    [
+        line(ORDINARY),
+        line(b"x!" + SECRET),
+        line(b"Dedup:" + b"x" * 32),
+        line(b"dedup:" + b"x" * 19),
+        line(member="vm8/private.img.000"),
+        line(member="private.img.000!vm7"),
+        line(backup="2024_01"),
+        line(backup=""),
+        b"backup-header!" + SECRET,
+        SECRET,
+        b"",
+    ],
+)
+def test_any_other_passphrase_goes_to_the_real_scrypt(root: Root, passphrase: bytes) -> None:
+    call = root.start_enc(passphrase)
+    enc, option, method, source, target = root.becomes_real(call)
+    assert (enc, option, source, target) == ("enc", "--passphrase", "-", str(root.work / MEMBER))
+    assert method.startswith("file:/dev/fd/")
+
+
+def test_header_line_of_another_form_goes_to_the_real_scrypt(root: Root) -> None:
+    source = root.work / "backup-header"
+    source.write_text(HEADER)
+    root.becomes_real(root.start_enc(line(), "backup-header.hmac", source))
+    root.becomes_real(root.start_enc(b"backup-headers!" + SECRET, "backup-header.hmac", source))
+
+
+def test_twenty_bytes_after_the_prefix_are_enough(root: Root) -> None:
+    assert root.enc(b"data", line(b"dedup:" + b"x" * 20)).status == 0
+    assert (root.work / MEMBER).read_bytes().startswith(b"scrypt\x80")
+
+
+def test_too_short_secret_is_warned_about(root: Root) -> None:
+    with root.journal() as logged:
+        root.becomes_real(root.start_enc(line(b"dedup:short")))
+        [text] = logged()
+    assert text.startswith("<12>qubes-dedup-backup[")
+    assert "really encrypted" in text
+    assert "short" not in text
+
+
+def test_ordinary_backup_is_really_encrypted_and_restored(root: Root) -> None:
+    # The real scrypt at its default cost: some seconds. It takes 2047 bytes of a terminal's line.
+    passphrase = b"p!a s\xff\xc3\xa4\x01s" + b"x" * 2100
+    assert root.enc(b"some data", line(passphrase)).status == 0
+    stored = (root.work / MEMBER).read_bytes()
+    assert stored.startswith(b"scrypt\x00")
+    assert b"some data" not in stored
+    result = root.dec(line(passphrase))
+    assert (result.status, result.stderr) == (0, b"")
+    assert (root.work / "out").read_bytes() == b"some data"
+
+
+def test_real_file_is_decrypted_by_the_real_scrypt(root: Root) -> None:
+    root.real_enc(b"old backup", line())
+    result = root.dec(line())
+    assert (result.status, result.stderr) == (0, b"")
+    assert (root.work / "out").read_bytes() == b"old backup"
+    result = root.dec(line(b"wrong"), target="other")
+    assert (result.status, result.stderr) == (1, b"scrypt: Passphrase is incorrect\n")
+
+
+def test_real_scrypt_is_called_untouched_for_its_files(root: Root) -> None:
+    root.real_enc(b"old backup", line())
+    call = Call([root.scrypt, "dec", "-f", root.work / MEMBER, root.work / "out"])
+    call.expect(ENTER)
+    assert root.becomes_real(call) == ["dec", "-f", str(root.work / MEMBER), str(root.work / "out")]
+
+
+@pytest.mark.parametrize("data", [b"", b"scrypt", b"scrypt\x81" + b"x" * 200, b"plain" * 99])
+def test_input_that_is_no_container_is_refused(root: Root, data: bytes) -> None:
+    (root.work / MEMBER).write_bytes(data)
+    result = root.dec(line())
+    version = data.startswith(b"scrypt\x81")
+    reason = "Unrecognized scrypt format version" if version else NOT_VALID
+    assert (result.status, result.stderr) == (1, f"scrypt: {reason}\n".encode())
+    assert root.files() == {MEMBER}
+
+
+NOT_VALID = "Input is not valid scrypt-encrypted block"
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["real file", "container"])
+def test_input_from_stdin_is_routed_too(root: Root, real: bool) -> None:
+    if real:
+        root.real_enc(b"payload", line())
+    else:
+        root.enc(b"payload", line())
+    call = Call([root.scrypt, "dec", "-f", "-", root.work / "out"], stdin=subprocess.PIPE)
+    call.expect(ENTER)
+    call.answer(line())
+    assert call.process.stdin
+    call.process.stdin.write((root.work / MEMBER).read_bytes())
+    assert call.finish().stderr == b""
+    assert (root.work / "out").read_bytes() == b"payload"
+
+
+LIGHT = ["--logN", "10", "-r", "8", "-p", "1"]
+OTHER_CALLS: dict[str, list[str]] = {
+    "nothing": [],
+    "version": ["--version"],
+    "action only": ["enc"],
+    "unknown action": ["encrypt", "clear", "out"],
+    "unknown option": ["enc", "-x", "clear", "out"],
+    "missing input": ["dec", "-f", "missing.000.enc", "out"],
+    "missing input, enc": ["enc", "missing", "x.000.enc"],
+    "info": ["info", "real"],
+    "info on no such file": ["info", "clear"],
+    "dec from stdin passphrase": ["dec", "-P", "real"],
+    "dec without -f": ["dec", "--passphrase", "file:pass", "real", "-v"],
+    "wrong passphrase": ["dec", "--passphrase", "file:clear", "real", "out"],
+    "half of the parameters": ["enc", "--logN", "10", "clear", "out"],
+    "two passphrases": ["enc", "-P", "-P", "clear", "out"],
+    "unreadable folder": ["enc", *LIGHT, "-P", "clear", "no/such/out"],
+    "passphrase and input on stdin": ["enc", "-P", "-", "out"],
+    "three operands": ["dec", "-f", "real", "out", "more"],
+    "empty operand": ["dec", "-f", "", "out"],
+    "option for operand": ["enc", "-", "-v.000.enc"],
+    "container": ["dec", "-P", "container"],
+}
+
+
+@pytest.mark.parametrize("arguments", OTHER_CALLS.values(), ids=OTHER_CALLS.keys())
+def test_any_other_call_is_the_real_scrypt(root: Root, arguments: list[str]) -> None:
+    root.real_enc(b"old backup", b"pass", "real")
+    for name, data in (
+        ("clear", b"text"),
+        ("pass", b"pass"),
+        ("container", b"scrypt\x80" + b"x" * 99),
+    ):
+        (root.work / name).write_bytes(data)
+
+    def outcome(program: Path) -> tuple[int, bytes, bytes, set[str]]:
+        done = subprocess.run(
+            [root.scrypt, *arguments],
+            executable=program,
+            input=b"pass\n",
+            capture_output=True,
+            cwd=root.work,
+            start_new_session=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr, root.files()
+
+    expected = outcome(root.real)
+    assert expected[0] == 0 or expected[2]
+    assert outcome(root.scrypt) == expected
+
+
+def test_enc_without_a_terminal_is_the_real_scrypt(root: Root) -> None:
+    (root.work / "clear").write_bytes(b"text")
+    paths = [root.work / "clear", root.work / MEMBER]
+    process = subprocess.Popen(
+        [root.scrypt, "enc", *paths], stdin=subprocess.PIPE, start_new_session=True
+    )
+    exe = Path(f"/proc/{process.pid}/exe")
+    wait_for(lambda: exe.readlink() == root.real, "the real scrypt")
+    process.kill()
+    process.communicate()
+
+
+def test_container_is_decoded_without_a_terminal_with_a_passphrase_on_stdin(root: Root) -> None:
+    root.enc(b"payload", line())
+    paths = [root.work / MEMBER, root.work / "out"]
+    passphrase = line() + b"\n"
+    done = subprocess.run(
+        [root.scrypt, "dec", "-f", *paths],
+        input=passphrase,
+        capture_output=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, b"", b"")
+    assert (root.work / "out").read_bytes() == b"payload"
+
+
+def test_shim_runs_as_it_lies_in_the_payload() -> None:
+    def version(program: Path) -> bytes:
+        return subprocess.run([program, "--version"], capture_output=True, check=True).stdout
+
+    assert version(PAYLOAD / "scrypt") == version(real_scrypt())
+
+
+# The modes
+
+
+def test_plain_mode_copies_ordinary_passphrases_through(root: Root) -> None:
+    root.mode(PLAIN)
+    assert root.enc(b"some data", line(ORDINARY)).status == 0
+    assert (root.work / MEMBER).read_bytes() == b"some data"
+    assert root.ledger() == []
+    result = root.dec(line(ORDINARY))
+    assert (result.status, result.stderr) == (0, b"")
+    assert (root.work / "out").read_bytes() == b"some data"
+
+
+def test_plain_mode_still_protects_who_opts_in(root: Root) -> None:
+    root.mode(PLAIN)
+    root.enc(b"some data", line())
+    assert (root.work / MEMBER).read_bytes().startswith(b"scrypt\x80")
+    root.becomes_real(root.start_enc(line(b"dedup:short")))
+    (root.work / MEMBER).write_bytes(b"put there by the backup qube")
+    for passphrase in (line(), line(b"dedup:short"), line(ORDINARY, "other"), ORDINARY):
+        result = root.dec(passphrase)
+        assert (result.status, result.stderr) == (1, f"scrypt: {NOT_VALID}\n".encode())
+    assert root.files() == {MEMBER}
+
+
+def test_plain_mode_sends_a_line_that_does_not_fit_to_the_real_scrypt(root: Root) -> None:
+    root.mode(PLAIN)
+    root.becomes_real(root.start_enc(line(ORDINARY, member="vm8/other.000")))
+
+
+def test_off_mode_makes_no_container_but_reads_them(root: Root) -> None:
+    root.enc(b"some data", line())
+    root.mode("mode = off\n")
+    call = Call([root.scrypt, "enc", "-", root.work / "x.000.enc"], stdin=subprocess.PIPE)
+    call.expect(ENTER)
+    assert root.becomes_real(call) == ["enc", "-", str(root.work / "x.000.enc")]
+    assert root.dec(line()).status == 0
+    assert (root.work / "out").read_bytes() == b"some data"
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["mode = plian\n", "plain\n", "mode = plain\nmode = off\n", "mode\n", "x = y\n", "\xff"],
+)
+def test_broken_config_is_safe_and_warned_about(root: Root, config: str) -> None:
+    root.config.write_text(config, encoding="latin-1")
+    with root.journal() as logged:
+        call = Call([root.scrypt, "enc", "-", root.work / MEMBER], stdin=subprocess.PIPE)
+        call.expect(ENTER)
+        root.becomes_real(call)
+        [text] = logged()
+        assert str(root.config) in text
+        (root.work / MEMBER).write_bytes(b"in clear")
+        assert root.dec(line(ORDINARY)).status == 1
+        assert len(logged()) == 1
+
+
+@pytest.mark.parametrize("config", ["", "# only this\n", "\n mode=authenticated # x\n", None])
+def test_default_mode_is_authenticated(root: Root, config: str | None) -> None:
+    if config is not None:
+        root.mode(config)
+    with root.journal() as logged:
+        assert root.enc(b"some data", line()).status == 0
+        assert logged() == []
+    assert (root.work / MEMBER).read_bytes().startswith(b"scrypt\x80")
+    assert [record["member"] for record in root.ledger(BACKUP)] == [MEMBER]

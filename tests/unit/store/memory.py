@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Splits and joins without an engine: payload objects are byte strings in memory."""
+
+import os
+from dataclasses import dataclass
+
+from dedup_store.get import Joiner
+from dedup_store.manifest import Manifest
+from dedup_store.pipes import Source
+from dedup_store.recipe import RecipeWriter
+from dedup_store.splitter import PayloadSink, Splitter
+from dedup_store.structure import Verdict
+
+
+class Objects:
+    """Takes payload objects, and gives them back as one stream."""
+
+    def __init__(self) -> None:
+        self.objects: list[bytearray] = []
+        self._data = b""
+
+    def open_object(self) -> None:
+        self.objects.append(bytearray())
+
+    def write(self, data: memoryview) -> None:
+        self.objects[-1] += data
+
+    def close_object(self) -> None:
+        assert self.objects[-1], "an empty object"
+
+    def rewind(self) -> None:
+        self._data = b"".join(self.objects)
+
+    def readinto(self, buffer: memoryview) -> int:
+        piece, self._data = self._data[: len(buffer)], self._data[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Split:
+    """A stream that was split."""
+
+    manifest: Manifest
+    recipe: bytes
+    payload: Objects
+    verdict: Verdict
+
+    def join(self) -> bytes:
+        fd = os.memfd_create("joined")
+        try:
+            self.payload.rewind()
+            joiner = Joiner(self.manifest, self.payload, fd)
+            joiner.run(self.recipe)
+            return os.pread(fd, joiner.written + 1, 0)
+        finally:
+            os.close(fd)
+
+
+def split(stream: bytes) -> Split:
+    fd = os.memfd_create("stream")
+    try:
+        os.write(fd, stream)
+        os.lseek(fd, 0, os.SEEK_SET)
+        recipe, payload = RecipeWriter(), Objects()
+        sink = PayloadSink(payload)
+        source = Source(fd)
+        splitter = Splitter(source, recipe, sink)
+        splitter.run()
+        verdict = splitter.structure.judge()
+        file, sha256 = recipe.finish()
+        packed = file.read()
+        file.close()
+        assert source.position == len(stream)
+        assert [len(item) for item in payload.objects] == sink.objects
+        manifest = Manifest(
+            run="20261123T231500Z-x",
+            created="",
+            status=verdict.status,
+            reason=verdict.reason,
+            qubes=verdict.qubes,
+            stream_length=len(stream),
+            header=splitter.structure.header,
+            objects=sink.objects,
+            recipe_length=len(packed),
+            recipe_sha256=sha256,
+            members=splitter.members,
+        )
+        return Split(manifest, packed, payload, verdict)
+    finally:
+        os.close(fd)
