@@ -21,7 +21,7 @@ mypy_part() {
 }
 
 shell_files() {
-    git ls-files -z --cached --others --exclude-standard | xargs -0 grep -lE '^#!.*[/ ](ba)?sh( |$)' --
+    git grep -lE '^#!.*[/ ](ba)?sh( |$)' -- .
 }
 
 check 'ruff format' ruff format --quiet --check .
@@ -29,11 +29,20 @@ check 'ruff check' ruff check --quiet .
 check 'mypy shim' mypy_part payload/dom0 payload/dom0/scrypt
 check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store
-check 'mypy lab' mypy_part lab:lab/dom0 lab/qubeslab lab/connection/lab.py
+check 'mypy modules' mypy_part . library module_utils
+check 'mypy lab' mypy_part lab lab/qubeslab
+check 'mypy lab connection' mypy_part lab/connection lab/connection/lab.py
+check 'mypy lab ansible' mypy_part lab/ansible lab/ansible
+check 'mypy lab dom0' mypy_part lab/dom0 lab/dom0/qubesadmin lab/dom0/bin/qvm-tool lab/dom0/backup
+for program in lab/dom0/bin/qrexec-client lab/qube/bin/qrexec-client-vm; do
+    check "mypy $program" mypy_part lab/qube/lib "$program"
+done
+check 'mypy tools' mypy_part tools tools/settings.py
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q
 # shellcheck disable=SC2046 # names in this project have no spaces
 check 'settings in README' python3 tools/settings.py --check
+# shellcheck disable=SC2046 # names in this project have no spaces
 check 'shellcheck' shellcheck $(shell_files)
 if [ -d salt ]; then
     # shellcheck disable=SC2046

@@ -229,10 +229,22 @@ class Containers:
         return where
 
     def unmount(self, name: str) -> None:
-        """Unmount what was mounted under `name`."""
+        """Unmount what was mounted under `name`, and wait until its loop device is free.
+
+        The kernel detaches it a little later; a mount in between would get it as it was, read-only
+        perhaps.
+        """
         where = self.paths.mounts / name
-        if os.path.ismount(where):
-            run(["umount", str(where)])
+        if not os.path.ismount(where):
+            return
+        device = run(["findmnt", "-nro", "SOURCE", str(where)]).strip()
+        run(["umount", str(where)])
+        attached = Path("/sys/block", Path(device).name, "loop/backing_file")
+        deadline = time.monotonic() + STOP_SECONDS
+        while attached.exists() and f"{device} " not in Path("/proc/mounts").read_text():
+            if time.monotonic() > deadline:
+                raise LabError(f"{device} stays attached after {where} was unmounted")
+            time.sleep(0.01)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:

@@ -11,9 +11,8 @@ from qubeslab.session import Session
 
 
 def changed(output: str) -> list[int]:
-    """Return the `changed` counts of a play recap."""
-    recap = output.rpartition("PLAY RECAP")[2]
-    counts = [int(count) for count in re.findall(r"changed=(\d+)", recap)]
+    """Return all `changed` counts; plays on qubes have a recap of their own before the last."""
+    counts = [int(count) for count in re.findall(r"changed=(\d+)", output)]
     assert counts, output
     return counts
 

@@ -50,7 +50,7 @@ class System:
         (self.dom0 / "usr/libexec/qubes").symlink_to(LAB / "dom0/lib")
         self._write_programs(packages)
         self.profiles = self.dom0 / "etc/qubes/backup"
-        self.add_qube("backup").start()
+        self.app.add_new_vm("AppVM", "backup", "red", TEMPLATE).start()
         self.home = self._prepare("backup")
 
     def _write_programs(self, packages: Path) -> None:
@@ -104,7 +104,7 @@ class System:
         """Return a qube's private data."""
         return (self.state / "qubes/appvms" / name / "private.img").read_bytes()
 
-    def profile(self, name: str = "test", **keys: object) -> None:
+    def profile(self, name: str = "test", /, **keys: object) -> None:
         """Write a backup profile; a key with value ... is left out."""
         profile: dict[str, object] = {
             "include": None,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """DESIGN.md's routing table, row by row, and the three modes."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -194,6 +195,15 @@ def test_any_other_call_is_the_real_scrypt(root: Root, arguments: list[str]) -> 
     expected = outcome(root.real)
     assert expected[0] == 0 or expected[2]
     assert outcome(root.scrypt) == expected
+
+
+def test_option_in_the_place_of_an_operand_is_an_option(root: Root) -> None:
+    root.enc(b"payload", line())
+    (root.work / MEMBER).rename(root.work / "-x")
+    call = Call([root.scrypt, "dec", "-f", "-x", "out"], setup=lambda: os.chdir(root.work))
+    wait_for(lambda: not call.silent(), "a word")
+    assert os.read(call.stderr, 99).startswith(b"scrypt: illegal option -- -x\n")
+    assert call.finish().status == 1
 
 
 def test_enc_without_a_terminal_is_the_real_scrypt(root: Root) -> None:

@@ -35,12 +35,13 @@ class Qube:
 
     @property
     def path(self) -> str:
+        """Where its members are."""
         return "dom0-home/user" if self.qid == 0 else f"vm{self.qid}/"
 
 
 def noise(size: int, seed: int = 1) -> bytes:
     """Bytes that don't compress, the same for the same seed."""
-    return random.Random(seed).randbytes(size)
+    return random.Random(seed).randbytes(size)  # noqa: S311 (no secret)
 
 
 def image(size: int, seed: int = 1) -> bytes:
@@ -61,7 +62,7 @@ def container(payload: bytes, version: int = 0x80) -> bytes:
     return head + payload + os.urandom(32)
 
 
-def sparse_archive(name: str, data: bytes, pid: int = 0) -> bytes:
+def sparse_archive(name: str, data: bytes) -> bytes:
     """The inner archive of a volume."""
     zero, runs = bytes(512), []
     for offset in range(0, len(data), 512):
@@ -78,7 +79,7 @@ def sparse_archive(name: str, data: bytes, pid: int = 0) -> bytes:
     sparse_map = f"{len(runs)}\n{numbers}".encode()
     sparse_map += bytes(-len(sparse_map) % 512)
     folder, _, base = name.rpartition("/")
-    info = tarfile.TarInfo(f"{folder}/GNUSparseFile.{pid or random.randrange(10**6)}/{base}")
+    info = tarfile.TarInfo(f"{folder}/GNUSparseFile.{os.urandom(3).hex()}/{base}")
     info.size = len(sparse_map) + sum(size for _, size in runs)
     info.pax_headers = {
         "GNU.sparse.major": "1",

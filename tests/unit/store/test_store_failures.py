@@ -15,7 +15,14 @@ from typing import IO
 import archives
 import pytest
 from archives import Qube
-from conftest import PAYLOAD, Store
+from store_profile import PAYLOAD, Store
+
+
+@functools.cache
+def small_backup() -> bytes:
+    """One payload object."""
+    qubes = [Qube("one", 1, volumes={"private": archives.noise(1_000_000, 3)})]
+    return archives.join(archives.members(qubes))
 
 
 @functools.cache
@@ -49,11 +56,11 @@ def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}/exe").exists() and not Path(f"/proc/{pid}/fd/0").exists()
 
 
-def start_put(store: Store, count: int) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    """Start a put and feed it part of the backup."""
+def start_put(store: Store, data: bytes) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """Start a put and feed it."""
     putter = store.start("put", stdin=subprocess.PIPE)
     assert putter.stdin is not None
-    putter.stdin.write(backup()[:count])
+    putter.stdin.write(data)
     putter.stdin.flush()
     return putter, putter.stdin
 
@@ -65,7 +72,7 @@ def end(putter: subprocess.Popen[bytes]) -> tuple[int, bytes]:
 
 
 def test_engine_that_is_killed(store: Store) -> None:
-    putter, stdin = start_put(store, 15_000_000)
+    putter, stdin = start_put(store, backup()[:15_000_000])
     (engine,) = children(putter.pid)
     os.kill(engine, signal.SIGKILL)
     stdin.write(backup()[15_000_000:])  # all of it is taken, or this raises BrokenPipeError
@@ -75,8 +82,7 @@ def test_engine_that_is_killed(store: Store) -> None:
     assert code == 1
     assert message == f"dedup-store: {store.engine} was ended by signal 9: no message\n".encode()
     assert store.runs() == []
-    store.put(backup())
-    assert store.get() == backup()
+    store.put(small_backup())  # no lock is in the way
 
 
 def test_engine_that_fails_at_once(store: Store) -> None:
@@ -89,12 +95,10 @@ def test_engine_that_fails_at_once(store: Store) -> None:
     assert re.search(rb"pass(word|phrase)", result.stderr)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_put_that_is_ended(store: Store, how: signal.Signals) -> None:
     """The engine sees a plain end of its input then; what it stores must not count."""
-    if how != signal.SIGKILL and store.engine == "restic":
-        store.configure()
-    putter, stdin = start_put(store, 15_000_000)
+    putter, stdin = start_put(store, backup()[:15_000_000])
     engines = children(putter.pid)
     assert len(engines) == 1
     putter.send_signal(how)
@@ -106,13 +110,12 @@ def test_put_that_is_ended(store: Store, how: signal.Signals) -> None:
     putter.stdin = None
     end(putter)
     assert store.runs() == []
-    assert store.run("get", "latest").returncode == 4
 
 
-@pytest.mark.parametrize("tenths", [0, 3, 7, 12])
+@pytest.mark.parametrize("tenths", [0, 4, 8])
 def test_put_that_is_killed_after_its_input(store: Store, tenths: int) -> None:
     """At any moment while it finishes: a run is listed only when it can be restored."""
-    putter, stdin = start_put(store, len(backup()))
+    putter, stdin = start_put(store, small_backup())
     stdin.close()
     time.sleep(tenths / 10)  # the moment is what is tested: any is as good
     engines = children(putter.pid)
@@ -122,16 +125,14 @@ def test_put_that_is_killed_after_its_input(store: Store, tenths: int) -> None:
     until(lambda: all(is_gone(pid) for pid in engines), "the engine's end")
     for run in store.runs():
         assert run["status"] == "whole"
-        assert store.get(run["run"]) == backup()
-    store.put(backup())
-    assert store.get() == backup()
+        assert store.get(run["run"]) == small_backup()
 
 
 def test_two_puts_at_once(store: Store) -> None:
-    """restic works on both, borg lets the second wait; both are whole."""
+    """Restic works on both, borg lets the second wait; both are whole."""
     results: list[dict[str, object]] = []
     threads = [
-        threading.Thread(target=lambda: results.append(store.put(backup()))) for _ in range(2)
+        threading.Thread(target=lambda: results.append(store.put(small_backup()))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -142,12 +143,12 @@ def test_two_puts_at_once(store: Store) -> None:
     assert {run["status"] for run in runs} == {"whole"}
     assert sorted(run["run"] for run in runs) == sorted(str(r["run"]) for r in results)
     for run in runs:
-        assert store.get(run["run"]) == backup()
+        assert store.get(run["run"]) == small_backup()
 
 
 def test_lock_that_is_not_given_up(borg_store: Store) -> None:
     """lock_wait ends the waiting; the message says why."""
-    putter, stdin = start_put(borg_store, 15_000_000)
+    putter, stdin = start_put(borg_store, backup()[:15_000_000])
     borg_store.configure(lock_wait=0)
     result = borg_store.run("put", data=backup())
     assert result.returncode == 1
@@ -168,7 +169,8 @@ def test_full_disk(store: Store) -> None:
     shutil.copytree(store.repository, kept)
     script = (
         f"mount -t tmpfs -o size=25m tmpfs {store.repository} && cp -a {kept}/. {store.repository}"
-        f" && $PUT <$SMALL >/dev/null && $PUT <$LARGE; echo $?; $LIST; $GET | cmp - $SMALL && echo ok"
+        " && $PUT <$SMALL >/dev/null && $PUT <$LARGE; echo $?; $LIST;"
+        " $GET | cmp - $SMALL && echo ok"
     )
     program = str(PAYLOAD / "dedup-store")
     for name, data in (("small", small), ("large", backup())):

@@ -10,14 +10,14 @@ import tarfile
 
 import archives
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from memory import split
-
 from dedup_store import splitter
 from dedup_store.errors import DamagedError
 from dedup_store.manifest import from_json
+from dedup_store.pipes import Source
 from dedup_store.recipe import COPY, LITERAL, operations
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from memory_engine import split
 
 relaxed = settings(
     max_examples=150,
@@ -92,35 +92,40 @@ any_piece = st.one_of(st.deferred(lambda: st.sampled_from(pieces())), strange)
 
 
 @pytest.mark.usefixtures("small_limits")
-class TestAnyStreamComesBack:
-    @relaxed
-    @given(st.binary(max_size=4000))
-    def test_random_bytes(self, stream: bytes) -> None:
-        assert split(stream).join() == stream
+@relaxed
+@given(st.binary(max_size=4000))
+def test_random_bytes_come_back(stream: bytes) -> None:
+    assert split(stream).join() == stream
 
-    @relaxed
-    @given(st.lists(any_piece, max_size=8), st.floats(0, 1))
-    def test_archives_real_strange_and_cut(self, parts: list[bytes], cut: float) -> None:
-        stream = b"".join(parts)
-        assert split(stream).join() == stream
-        stream = stream[: int(len(stream) * cut)]
-        assert split(stream).join() == stream
 
-    @relaxed
-    @given(st.lists(st.tuples(st.integers(0), st.integers(1, 255)), min_size=1, max_size=6))
-    def test_a_backup_with_flipped_bytes(self, flips: list[tuple[int, int]]) -> None:
-        stream = bytearray(backup())
-        for position, bits in flips:
-            stream[position % len(stream)] ^= bits
-        assert split(bytes(stream)).join() == stream
+@pytest.mark.usefixtures("small_limits")
+@relaxed
+@given(st.lists(any_piece, max_size=8), st.floats(0, 1))
+def test_archives_real_strange_and_cut_come_back(parts: list[bytes], cut: float) -> None:
+    stream = b"".join(parts)
+    assert split(stream).join() == stream
+    stream = stream[: int(len(stream) * cut)]
+    assert split(stream).join() == stream
 
-    @relaxed
-    @given(st.integers(0))
-    def test_a_backup_cut_anywhere(self, position: int) -> None:
-        stream = backup()[: position % len(backup())]
-        result = split(stream)
-        assert result.join() == stream
-        assert result.verdict.status == "partial"
+
+@pytest.mark.usefixtures("small_limits")
+@relaxed
+@given(st.lists(st.tuples(st.integers(0), st.integers(1, 255)), min_size=1, max_size=6))
+def test_a_backup_with_flipped_bytes_comes_back(flips: list[tuple[int, int]]) -> None:
+    stream = bytearray(backup())
+    for position, bits in flips:
+        stream[position % len(stream)] ^= bits
+    assert split(bytes(stream)).join() == stream
+
+
+@pytest.mark.usefixtures("small_limits")
+@relaxed
+@given(st.integers(0))
+def test_a_backup_cut_anywhere_comes_back_partial(position: int) -> None:
+    stream = backup()[: position % len(backup())]
+    result = split(stream)
+    assert result.join() == stream
+    assert result.verdict.status == "partial"
 
 
 @functools.cache
@@ -270,8 +275,6 @@ def big_backup() -> bytes:
 
 def test_stream_through_a_slow_pipe(tmp_path: archives.Path) -> None:
     """Reads of every size give the same result as one large read."""
-    from dedup_store.pipes import Source  # noqa: PLC0415
-
     stream = os.urandom(200_000)
     read, write = os.pipe()
     with (tmp_path / "stream").open("wb") as file:

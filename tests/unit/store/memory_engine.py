@@ -16,28 +16,34 @@ class Objects:
     """Takes payload objects, and gives them back as one stream."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self.objects: list[bytearray] = []
         self._data = b""
 
     def open_object(self) -> None:
+        """See splitter.Writer."""
         self.objects.append(bytearray())
 
     def write(self, data: memoryview) -> None:
+        """See splitter.Writer."""
         self.objects[-1] += data
 
     def close_object(self) -> None:
+        """See splitter.Writer."""
         assert self.objects[-1], "an empty object"
 
     def rewind(self) -> None:
+        """Begin to give everything back."""
         self._data = b"".join(self.objects)
 
     def readinto(self, buffer: memoryview) -> int:
+        """See engine.Stream."""
         piece, self._data = self._data[: len(buffer)], self._data[len(buffer) :]
         buffer[: len(piece)] = piece
         return len(piece)
 
     def close(self) -> None:
-        pass
+        """See engine.Stream."""
 
 
 @dataclass
@@ -50,6 +56,7 @@ class Split:
     verdict: Verdict
 
     def join(self) -> bytes:
+        """Give the stream back."""
         fd = os.memfd_create("joined")
         try:
             self.payload.rewind()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A profile with a real repository, and dedup-store run as a program."""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
+
+
+@dataclass
+class Store:
+    """A profile `default` in a folder of its own."""
+
+    folder: Path
+    engine: str
+
+    @property
+    def repository(self) -> Path:
+        """The repository."""
+        return self.folder / "repo"
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.folder / "config" / "default.toml"
+
+    @property
+    def password(self) -> Path:
+        """The password file."""
+        return self.folder / "config" / "default.password"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that dedup-store gets of an environment."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder / "home"),
+            "DEDUP_STORE_CONFIG_DIR": str(self.folder / "config"),
+        }
+
+    def configure(self, **settings: object) -> None:
+        """Write the configuration."""
+        values = {"engine": self.engine, "repository": str(self.repository)} | settings
+        self.config.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / "home").mkdir(exist_ok=True)
+        self.config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
+
+    def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
+        """Start dedup-store."""
+        return subprocess.Popen(
+            [PAYLOAD / "dedup-store", *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+        )
+
+    def run(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run dedup-store to its end."""
+        command = [PAYLOAD / "dedup-store", *arguments]
+        return subprocess.run(
+            command, input=data, capture_output=True, env=self.environment, check=False
+        )
+
+    def put(self, data: bytes, *, code: int = 0) -> dict[str, Any]:
+        """Store a stream, and give the report."""
+        result = self.run("put", "--json", data=data)
+        assert result.returncode == code, result.stderr
+        return json.loads(result.stdout)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """List the runs."""
+        result = self.run("list", "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)["runs"]
+
+    def get(self, run: str = "latest") -> bytes:
+        """Get a stream back."""
+        result = self.run("get", run)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def native(self, *arguments: str, data: bytes = b"") -> bytes:
+        """Run the engine itself on the repository."""
+        password = self.password.read_text().strip()
+        variables = {
+            "restic": {"RESTIC_REPOSITORY": str(self.repository), "RESTIC_PASSWORD": password},
+            "borg": {"BORG_REPO": str(self.repository), "BORG_PASSPHRASE": password},
+        }[self.engine]
+        return subprocess.run(
+            [self.engine, *arguments],
+            input=data,
+            stdout=subprocess.PIPE,
+            check=True,
+            env=self.environment | variables,
+        ).stdout
