@@ -101,7 +101,7 @@ class Demo:
             staging = LABS / "demo-data"
             shutil.rmtree(staging, ignore_errors=True)
             for qube in QUBES:
-                size = corpus(staging / qube, sources[qube], 150 * MEGABYTE)
+                size = corpus(staging / qube, sources[qube], 110 * MEGABYTE)
                 (staging / qube / "marker.txt").write_text(MARKER + "\n")
                 self.lab.lab("add-qube", qube, "--data", str(staging / qube))
                 self.say(f"  {qube}: {size / MEGABYTE:.0f} MB")
@@ -192,14 +192,14 @@ class Demo:
         with self.step(f"{engine}: one byte changed on its way back must be refused"):
             flipped = f"sh -c '{location} | python3 /home/user/flip.py'"
             self.lab.run(BACKUP_QUBE, "tee", "/home/user/flip.py", stdin=FLIP.encode())
-            done = self._restore(engine, flipped, QUBES, check=False)
+            done = self._restore(engine, flipped, QUBES[:1], check=False)
             printed = done.stdout + done.stderr
             # Its exit status is 0 all the same: qubes-core-admin-client restore.py restore_do.
             if "failed to decrypt" not in printed or self.lab.stored_bytes(f"{QUBES[0]}-1") > 0:
                 raise LabError(f"the altered stream was not refused:\n{printed}")
             reason = next(line for line in printed.splitlines() if "failed to decrypt" in line)
             self.say(f"  refused: {reason.strip()[:150]}")
-            self._remove_restored(QUBES)
+            self._remove_restored(QUBES[:1])
 
     def ordinary(self) -> None:
         """What has no `dedup:` passphrase: old backups restore, new ones are really encrypted."""

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from dedup_store.errors import StoreError, UsageError, clean
 
 _STDERR_BYTES = 8192
 _STOP_SECONDS = 10
+_LAST_WORDS = 1  # seconds that a failing engine gets to end by itself
+_POLL = 0.02
 
 
 @dataclass(frozen=True)
@@ -203,18 +206,26 @@ class Child:
             raise self.failure()
 
     def failure(self) -> StoreError:
-        """Describe why it ended."""
+        """Describe why it ended, or why it doesn't take its input any more; then it is ended.
+
+        borg on a full disk skips the file at hand, says why, and waits for the next one.
+        """
+        end = time.monotonic() + _STOP_SECONDS
+        while self.is_running() and not self._errors and time.monotonic() < end:
+            time.sleep(_POLL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
-        self._reader.join(_STOP_SECONDS)
-        code = self._process.returncode
+            self._process.wait(_LAST_WORDS)
+        if not self.is_running():
+            self._reader.join(_STOP_SECONDS)
+        errors, code = self._errors, self._process.returncode
+        self.stop()
         if code is None:
-            ending = "stopped reading"
+            ending = "gave up"
         elif code < 0:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return StoreError(f"{self._name} {ending}: {_message(self._errors) or 'no message'}")
+        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}")
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""

@@ -5,10 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 from shim_driver import Root, temporary_root
+from shimctl_system import System, temporary_system
 
 
 @pytest.fixture
 def root() -> Iterator[Root]:
     """A root folder with the shim installed in it."""
     with temporary_root() as made:
+        yield made
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    """A root folder as the scrypt package left it."""
+    with temporary_system() as made:
         yield made

@@ -107,7 +107,7 @@ def test_any_altered_byte_is_refused(position: int, change: int) -> None:
         assert refused(root, bytes(altered), line()) != b""
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cut=st.integers(0, len(STORED) - 1), more=st.binary(max_size=40))
 def test_any_other_length_is_refused(cut: int, more: bytes) -> None:
     with temporary_root() as root:

@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""shimctl: at every instant /usr/bin/scrypt works, and what a package shipped comes back."""
+"""shimctl: what it puts where, what it says of it, and what it leaves alone."""
 
-import fcntl
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
-from shim_driver import PAYLOAD, limit_file_size, real_scrypt
+from shim_driver import PAYLOAD, real_scrypt
+from shimctl_system import System
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()
@@ -25,103 +20,6 @@ then
 fi
 cat "$2" > "$3"
 """
-# Runs a program and kills it just before its Nth change of the filesystem. Python tells audit hooks
-# of every such call.
-KILLER = """
-import os, runpy, signal, sys
-left = int(sys.argv.pop(1))
-CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.chown"}
-def hook(event, arguments):
-    global left
-    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
-    if event in CHANGES or writes:
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-sys.addaudithook(hook)
-sys.argv.pop(0)
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-Done = subprocess.CompletedProcess[str]
-
-
-@dataclass(frozen=True)
-class System:
-    """A root folder as a package left it."""
-
-    root: Path
-
-    @property
-    def scrypt(self) -> Path:
-        """What everybody calls."""
-        return self.root / "usr/bin/scrypt"
-
-    @property
-    def real(self) -> Path:
-        """The real scrypt behind the shim."""
-        return self.root / "usr/bin/scrypt.bak"
-
-    @property
-    def config(self) -> Path:
-        """The shim's config."""
-        return self.root / "etc/qubes-dedup-backup/scrypt.conf"
-
-    def package(self, *, changed: bool = False) -> None:
-        """Install or upgrade the scrypt package as rpm does: a new file is renamed into place."""
-        new = self.root / "usr/bin/scrypt;new"
-        shutil.copy2(real_scrypt(), new)
-        if changed:
-            with new.open("ab") as file:
-                file.write(b"a later version")
-        os.utime(new, (1_700_000_000, 1_700_000_000))
-        new.rename(self.scrypt)
-
-    def run(self, *arguments: str, prefix: tuple[str, ...] = ()) -> Done:
-        """Run shimctl."""
-        argv = [*prefix, str(PAYLOAD / "shimctl"), *arguments, "--root", str(self.root)]
-        return subprocess.run(argv, capture_output=True, text=True, check=False)
-
-    def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
-        """Run shimctl --json, expect an exit status, return the result."""
-        done = self.run(*arguments, "--json")
-        assert (done.returncode, done.stderr) == (status, "")
-        result = json.loads(done.stdout)
-        assert isinstance(result, dict)
-        return result
-
-    def works(self) -> bool:
-        """Tell whether /usr/bin/scrypt works: the real one, or the shim with one behind it."""
-        done = subprocess.run([self.scrypt, "--version"], capture_output=True, check=False)
-        return done.returncode == 0 and done.stdout.startswith(b"scrypt ")
-
-    def listing(self) -> dict[str, tuple[object, ...]]:
-        """Return all that there is, in a form to compare; without run, which a boot empties."""
-        found: dict[str, tuple[object, ...]] = {}
-        for path in self.root.rglob("*"):
-            name = str(path.relative_to(self.root))
-            if path.is_file() and not name.startswith("run/"):
-                status = path.stat()
-                found[name] = (path.read_bytes(), status.st_mode, status.st_mtime_ns, status.st_uid)
-        return found
-
-    def contents(self) -> dict[str, object]:
-        """Return names and contents of all files."""
-        return {name: what[0] for name, what in self.listing().items()}
-
-
-@pytest.fixture
-def system() -> Iterator[System]:
-    """A root with the scrypt package installed."""
-    root = Path(tempfile.mkdtemp(prefix="shimctl-"))
-    try:
-        (root / "usr/bin").mkdir(parents=True)
-        made = System(root)
-        made.package()
-        yield made
-    finally:
-        shutil.rmtree(root)
 
 
 def test_install_puts_the_shim_before_the_real_scrypt(system: System) -> None:
@@ -328,77 +226,6 @@ def test_broken_config_is_told_and_not_overwritten(system: System) -> None:
     assert system.json("reconcile")["changed"]
     assert system.config.read_text() == "mode = best\n"
     assert system.json("install", "--mode", "plain")["changed"]
-    assert system.json("status")["healthy"]
-
-
-def installed(system: System) -> None:
-    system.json("install")
-
-
-def upgraded(system: System) -> None:
-    system.json("install")
-    system.package(changed=True)
-
-
-SITUATIONS: dict[str, tuple[str, Callable[[System], None]]] = {
-    "install": ("install", System.package),
-    "reconcile": ("reconcile", upgraded),
-    "remove": ("remove", installed),
-}
-
-
-@pytest.mark.parametrize("name", SITUATIONS)
-def test_killed_at_any_change_scrypt_works_and_the_next_run_completes(
-    system: System, tmp_path: Path, name: str
-) -> None:
-    command, prepare = SITUATIONS[name]
-    prepare(system)
-    shutil.copytree(system.root, tmp_path / "start")
-    system.json(command)
-    expected, seen = system.contents(), []
-    for instant in range(1000):
-        shutil.rmtree(system.root)
-        shutil.copytree(tmp_path / "start", system.root)
-        done = system.run(command, prefix=("/usr/bin/python3", "-I", "-c", KILLER, str(instant)))
-        if done.returncode == 0:
-            break
-        assert done.returncode == -9
-        if (contents := system.contents()) not in seen:
-            seen.append(contents)
-            assert system.works()
-            system.json(command)
-            assert system.works()
-            assert system.contents() == expected
-    assert system.contents() == expected
-    assert len(seen) >= 4  # it was killed in between
-
-
-def test_full_disk_leaves_a_working_scrypt(system: System) -> None:
-    before = system.contents()
-    argv = [str(PAYLOAD / "shimctl"), "install", "--json", "--root", str(system.root)]
-    done = subprocess.run(
-        argv, capture_output=True, text=True, preexec_fn=limit_file_size(4096), check=False
-    )
-    assert done.returncode == 1
-    assert "File too large" in json.loads(done.stdout)["error"]
-    assert system.works()
-    assert system.scrypt.read_bytes() == before["usr/bin/scrypt"]
-    system.json("install")
-    assert system.json("status")["healthy"]
-
-
-def test_lock_is_not_waited_for_forever(system: System) -> None:
-    (system.root / "run").mkdir()
-    with (system.root / "run/qubes-dedup-backup.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "another shimctl" in system.json("install", status=1)["error"]
-
-
-def test_many_at_once_agree(system: System) -> None:
-    argv = [str(PAYLOAD / "shimctl"), "install", "--json", "--root", str(system.root)]
-    processes = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(4)]
-    changed = [json.loads(process.communicate()[0])["changed"] for process in processes]
-    assert sorted(changed) == [False, False, False, True]
     assert system.json("status")["healthy"]
 
 

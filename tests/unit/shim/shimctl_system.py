@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A root folder with the scrypt package in it, and shimctl to run there."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shim_driver import PAYLOAD, real_scrypt
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass(frozen=True)
+class System:
+    """A root folder as a package left it."""
+
+    root: Path
+
+    @property
+    def scrypt(self) -> Path:
+        """What everybody calls."""
+        return self.root / "usr/bin/scrypt"
+
+    @property
+    def real(self) -> Path:
+        """The real scrypt behind the shim."""
+        return self.root / "usr/bin/scrypt.bak"
+
+    @property
+    def config(self) -> Path:
+        """The shim's config."""
+        return self.root / "etc/qubes-dedup-backup/scrypt.conf"
+
+    def package(self, *, changed: bool = False) -> None:
+        """Install or upgrade the scrypt package as rpm does: a new file is renamed into place."""
+        new = self.root / "usr/bin/scrypt;new"
+        shutil.copy2(real_scrypt(), new)
+        if changed:
+            with new.open("ab") as file:
+                file.write(b"a later version")
+        os.utime(new, (1_700_000_000, 1_700_000_000))
+        new.rename(self.scrypt)
+
+    def run(self, *arguments: str, prefix: tuple[str, ...] = ()) -> Done:
+        """Run shimctl."""
+        argv = [*prefix, str(PAYLOAD / "shimctl"), *arguments, "--root", str(self.root)]
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """Run shimctl --json, expect an exit status, return the result."""
+        done = self.run(*arguments, "--json")
+        assert (done.returncode, done.stderr) == (status, "")
+        result = json.loads(done.stdout)
+        assert isinstance(result, dict)
+        return result
+
+    def works(self) -> bool:
+        """Tell whether /usr/bin/scrypt works: the real one, or the shim with one behind it."""
+        done = subprocess.run([self.scrypt, "--version"], capture_output=True, check=False)
+        return done.returncode == 0 and done.stdout.startswith(b"scrypt ")
+
+    def listing(self) -> dict[str, tuple[object, ...]]:
+        """Return all that there is, in a form to compare; without run, which a boot empties."""
+        found: dict[str, tuple[object, ...]] = {}
+        for path in self.root.rglob("*"):
+            name = str(path.relative_to(self.root))
+            if path.is_file() and not name.startswith("run/"):
+                status = path.stat()
+                found[name] = (path.read_bytes(), status.st_mode, status.st_mtime_ns, status.st_uid)
+        return found
+
+    def contents(self) -> dict[str, object]:
+        """Return names and contents of all files."""
+        return {name: what[0] for name, what in self.listing().items()}
+
+
+@contextmanager
+def temporary_system() -> Iterator[System]:
+    """Give a root with the scrypt package installed that goes away."""
+    root = Path(tempfile.mkdtemp(prefix="shimctl-"))
+    try:
+        (root / "usr/bin").mkdir(parents=True)
+        made = System(root)
+        made.package()
+        yield made
+    finally:
+        shutil.rmtree(root)
