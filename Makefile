@@ -2,6 +2,8 @@
 # `make` alone lists the targets.
 SHELL = /bin/sh
 BIN = .venv/bin
+# The lab and the tests of dom0's programs need root.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## list the targets
@@ -20,13 +22,13 @@ lint: setup ## all linters
 	@tools/lint.sh
 
 unit: setup ## unit tests: shim, store, lab, modules
-	@$(BIN)/pytest -q tests/unit
+	@$(SUDO) $(BIN)/pytest -q tests/unit
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/molecule.sh
 
 e2e: setup ## end-to-end tests, in a lab of their own
-	@$(BIN)/pytest -q tests/e2e
+	@$(SUDO) $(BIN)/pytest -q tests/e2e
 
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh

@@ -195,24 +195,27 @@ def test_each_volume_is_an_object_of_its_own(store: Store) -> None:
     assert (named["vm1/private.img.000.enc"], named["vm2/private.img.000.enc"]) == (0, 1)
 
 
-def test_growth_of_an_unchanged_backup(store: Store) -> None:
-    """Below 0.1 % of the stream, with new salts, times and process ids in all the wrapping."""
+@functools.cache
+def same_backup_twice() -> tuple[bytes, bytes]:
+    """One volume of two chunks, one of many holes; salts, times, process ids are new each time."""
     qubes = [
         Qube("one", 7, volumes={"private": archives.noise(105 << 20, 1)}),
-        Qube(
-            "two", 8, volumes={"private": archives.image(30 << 20, 2)}, files={"firewall.xml": b"x"}
-        ),
+        Qube("two", 8, volumes={"private": archives.image(30 << 20, 2)}, files={"notes.txt": b"x"}),
     ]
+    first, second = (archives.join(archives.members(qubes)) for _ in range(2))
+    return first, second
+
+
+def test_growth_of_an_unchanged_backup(store: Store) -> None:
+    """Below 0.1 % of the stream, and below 0.02 % of the repository."""
     sizes = [folder_size(store.repository)]
-    for _ in range(2):
-        stream = archives.join(archives.members(qubes))
+    for stream in same_backup_twice():
         store.put(stream)
         sizes.append(folder_size(store.repository))
     first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
     assert first > 105 << 20
     assert second < len(stream) / 1000
-    assert second < first / 5000  # issue 7's restic target, as a share of the repository
-    assert store.get() == stream
+    assert second < first / 5000
 
 
 def folder_size(path: Path) -> int:
@@ -258,18 +261,14 @@ def test_objects_of_others_in_the_repository(restic_store: Store) -> None:
     assert b"Traceback" not in result.stderr
 
 
-def test_payload_that_was_exchanged(restic_store: Store) -> None:
+def test_payload_that_was_exchanged(borg_store: Store) -> None:
     """Somebody with the password puts other payload under an old run's manifest."""
-    restic_store.put(backup())
-    snapshots = json.loads(restic_store.native("snapshots", "--json"))
-    stored = {tuple(s["paths"]): s for s in snapshots}
-    payload = bytearray(restic_store.native("dump", stored["/payload",]["id"], "/payload"))
+    archive = f"::{borg_store.put(backup())['run']}.payload"
+    payload = bytearray(borg_store.native("extract", "--stdout", archive))
     payload[len(payload) // 2] ^= 1
-    tags = ",".join(stored["/payload",]["tags"])
-    restic_store.native("forget", "-q", stored["/payload",]["id"])
-    command = ["backup", "-q", "--stdin", "--stdin-filename", "payload", "--host", "dedup-store"]
-    restic_store.native(*command, "--tag", tags, data=bytes(payload))
-    result = restic_store.run("get", "latest")
+    borg_store.native("delete", archive)
+    borg_store.native("create", "--stdin-name", "000000", archive, "-", data=bytes(payload))
+    result = borg_store.run("get", "latest")
     assert result.returncode == 5
     assert b"vm7/private.img.000.enc is damaged" in result.stderr
 
