@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from typing import Any
 
 import pytest
 from conftest import BACKUP_QUBE, restore
+from qubeslab.paths import DOM0
 from qubeslab.session import Session
 
 ENGINES = ("restic", "borg")
@@ -113,12 +115,12 @@ def test_wrong_passphrase_is_refused(lab: Session) -> None:
 def test_cancelled_backup_is_no_whole_run(lab: Session) -> None:
     backup(lab, "borg")
     whole = [run["run"] for run in runs(lab, "borg") if run["status"] == "whole"]
-    script = (
-        "qvm-backup --yes --profile dedup-borg & while ! pgrep -f 'scrypt enc - '; "
-        "do kill -0 $! || exit 0; done; kill -INT $!; wait $!"
-    )
-    done = lab.dom0("bash", "-mc", script, check=False)
-    assert done.returncode != 0
+    argv = ["qvm-backup", "--yes", "--profile", "dedup-borg"]
+    process = subprocess.Popen([*lab.containers.enter(DOM0, "user"), *argv])
+    while lab.dom0("pgrep", "-f", "scrypt enc - ", check=False).returncode != 0:
+        assert process.poll() is None, "the backup ended before it could be cancelled"
+    lab.dom0("pkill", "-INT", "-f", "qvm-backup --yes")
+    assert process.wait() != 0
     deadline = time.monotonic() + 60
     while lab.run(BACKUP_QUBE, "pgrep", "-f", "dedup-store put", check=False).returncode == 0:
         assert time.monotonic() < deadline, "put is still running"

@@ -21,7 +21,7 @@ from dedup_store.errors import StoreError, UsageError, clean
 
 _STDERR_BYTES = 8192
 _STOP_SECONDS = 10
-_LAST_WORDS = 1  # seconds that a failing engine gets to end by itself
+_LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
 
 
@@ -229,18 +229,22 @@ class Child:
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
+        process = self._process
         if self.is_running():
-            self._process.send_signal(self._how)
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self.close_stdin()
+            process.send_signal(self._how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_WORDS)
+        self.close_stdin()  # restic 0.18 heeds the signal only when a read or write returns
+        if process.stdout:
+            process.stdout.close()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         self._reader.join(_STOP_SECONDS)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe:
-                pipe.close()
+        if process.stderr:
+            process.stderr.close()
 
 
 def _message(errors: bytes) -> str:
