@@ -199,7 +199,8 @@ def test_memory_does_not_grow_with_the_payload(root: Root) -> None:
     call.process.returncode = status
     call.finish()
     assert status == 0
-    assert usage.ru_maxrss < 64 << 10  # KiB
+    # KiB; the figure starts with what this process had when it forked
+    assert usage.ru_maxrss < max(64 << 10, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + 1)
 
 
 # Where the output goes
@@ -235,7 +236,7 @@ def test_output_goes_through_a_link(root: Root) -> None:
 
 @pytest.mark.parametrize("good", [True, False])
 def test_stdout_gets_verified_output_only(root: Root, good: bool) -> None:
-    (root.work / MEMBER).write_bytes(STORED if good else STORED[:-1] + b"x")
+    (root.work / MEMBER).write_bytes(STORED if good else STORED[:-1] + bytes([STORED[-1] ^ 1]))
     result = root.dec(line(), target="-", stdout=subprocess.PIPE)
     assert (result.status, result.stdout) == ((0, DATA) if good else (1, b""))
 
