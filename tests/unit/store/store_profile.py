@@ -39,6 +39,7 @@ class Store:
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "home"),  # a killed put leaves its named pipes there
             "DEDUP_STORE_CONFIG_DIR": str(self.folder / "config"),
         }
 
