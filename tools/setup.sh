@@ -34,6 +34,6 @@ if ! cmp -s requirements.txt .venv/requirements.txt; then
     echo "setup: installing a virtual environment in .venv: $names"
     rm -rf .venv
     /usr/bin/python3 -m venv .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+    .venv/bin/pip install -qq --disable-pip-version-check -r requirements.txt
     cp requirements.txt .venv/requirements.txt
 fi

@@ -89,7 +89,7 @@ def add_qube(paths: LabPaths, args: argparse.Namespace) -> int:
     source = Path(args.data).resolve()
     if not source.is_dir():
         raise LabError(f"--data {args.data}: no such folder")
-    setup.add_qube(paths, containers, args.name, args.template, source)
+    setup.add_qube(containers, args.name, args.template, source, args.size)
     return 0
 
 
@@ -120,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", metavar="NAME")
     command.add_argument("--data", metavar="DIR", required=True, help="what its home shall hold")
     command.add_argument("--template", default=BASE_TEMPLATE)
+    command.add_argument("--size", default="", help="of its private volume, as 500M; default: 2G")
     return top
 
 

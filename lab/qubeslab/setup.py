@@ -76,18 +76,28 @@ def stop(paths: LabPaths, containers: Containers) -> None:
         containers.unmount(mount.name)
 
 
-def add_qube(
-    paths: LabPaths, containers: Containers, name: str, template: str, source: Path
-) -> None:
+def add_qube(containers: Containers, name: str, template: str, source: Path, size: str) -> None:
     """Create an app qube and copy a folder's files into its home, as user `user`.
+
+    Args:
+        containers: the lab's containers; dom0 must run.
+        name: the new qube's name.
+        template: its template.
+        source: the folder.
+        size: of its private volume, as truncate(1) takes it; Qubes' default when empty.
 
     Raises:
         LabError: the qube can't be created, or the files can't be copied.
     """
     enter = containers.enter(DOM0, "user")
     run([*enter, "qvm-create", "--class=AppVM", "--label=blue", f"--template={template}", name])
-    image = paths.qubes / "appvms" / name / "private.img"
-    template_root = paths.qubes / "vm-templates" / template / "root.img"
+    if size:
+        blank = f"/tmp/{name}.blank"  # noqa: S108 -- in the lab's dom0
+        run([*enter, "truncate", f"--size={size}", blank])
+        run([*enter, "qvm-volume", "import", f"{name}:private", blank])
+        run([*enter, "rm", blank])
+    image = containers.paths.qubes / "appvms" / name / "private.img"
+    template_root = containers.paths.qubes / "vm-templates" / template / "root.img"
     try:
         private = containers.mounted(image, f"{name}.private")
         fill_private(private, containers.mounted(template_root, f"{name}.root"))

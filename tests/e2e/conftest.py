@@ -26,11 +26,11 @@ def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     lab.lab("down", "--destroy")
     lab.lab("up")
     try:
-        for name in ("work", "personal"):
+        for name, size in (("work", ""), ("personal", "300M")):
             data = tmp_path_factory.mktemp(name)
             corpus(data / "files", [Path("/usr/lib")], 20_000_000)
             (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
-            lab.lab("add-qube", name, "--data", str(data / "files"))
+            lab.lab("add-qube", name, "--data", str(data / "files"), f"--size={size}")
         yield lab
     finally:
         lab.lab("down", "--destroy")
