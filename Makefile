@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='	' read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+	    while IFS='	' read -r target text; do printf '  make %-13s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the lab and the tests need (Debian packages, .venv)
 	@tools/setup.sh
@@ -16,7 +16,7 @@ setup: ## install what the lab and the tests need (Debian packages, .venv)
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-test: lint unit molecule e2e ## everything that CI runs
+test: lint unit molecule e2e test-upstream ## everything that CI runs
 
 lint: setup ## all linters
 	@tools/lint.sh
@@ -30,7 +30,10 @@ molecule: setup ## molecule scenarios, in a systemd container
 e2e: setup ## end-to-end tests, in a lab of their own
 	@$(SUDO) $(BIN)/pytest -q tests/e2e
 
+test-upstream: setup ## against the real Qubes: QUBES_SRC=DIR with checkouts, see CONTRIBUTING.md
+	@QUBES_SRC="$(QUBES_SRC)" tools/upstream.sh
+
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup demo test lint unit molecule e2e clean
+.PHONY: help setup demo test lint unit molecule e2e test-upstream clean

@@ -1,0 +1,53 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# init.sh DISK REPOSITORY SOURCES...: make this mount namespace a stand-in dom0, then wait for the
+# end of stdin. Its root is this machine's, under a layer in memory that takes all that is written;
+# /var/lib/qubes, /home and /rw are on DISK. It ends, and all in it, when stdin is closed.
+set -eu
+disk=$1
+repository=$2
+
+mount -t tmpfs -o mode=0755,size=4g tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+cd /mnt/root
+mount -t proc proc proc
+mount --rbind /dev dev
+mount --rbind /sys sys
+mount --rbind /tmp tmp
+mount -t tmpfs -o mode=0755 tmpfs run
+shift
+for folder in "$disk" "$@"; do # they may be on other filesystems
+    mkdir -p "./$folder"
+    mount --bind "$folder" "./$folder"
+done
+for folder in "$@"; do
+    mount -o remount,bind,ro "./$folder"
+done
+for folder in var/lib/qubes home rw; do
+    mkdir -p "$folder" "$disk/$folder"
+    mount --bind "$disk/$folder" "$folder"
+done
+mkdir -p old
+pivot_root . old
+umount -l old
+
+sed -i '/^user:/d; 1i user:x:1000:1000::/home/user:/bin/bash' /etc/passwd
+sed -i '/^user:/d; /^qubes:/d; 1i user:x:1000:\nqubes:x:98:user' /etc/group
+echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
+echo 'Qubes release 4.3 (R4.3)' >/etc/qubes-release
+mkdir -p /run/lock /run/qubes /var/log/qubes /etc/qubes/backup /etc/qubes-rpc /home/user \
+    /usr/local/etc/qubes-rpc /usr/lib/qubes /usr/libexec/qubes
+chown 1000:1000 /home/user /rw
+chmod 0770 /etc/qubes/backup
+touch /run/qubes/empty
+
+# What a dom0 and a qube get from the packages of Qubes. The C programs have stand-ins in the lab.
+here=$repository/tests/upstream/inside
+ln -s "$here/qrexec_client.py" /usr/bin/qrexec-client
+ln -s /usr/bin/qrexec-client /usr/lib/qubes/qrexec-client
+ln -s "$repository/lab/dom0/lib/qfile-dom0-unpacker" /usr/libexec/qubes/
+ln -s "$repository/lab/qube/lib/tar2qfile" /usr/lib/qubes/
+ln -s "$repository/payload/qube/dedup-store" /usr/local/bin/dedup-store
+echo ready
+exec cat >/dev/null
