@@ -6,11 +6,12 @@ All is skipped, saying so, unless QUBES_SRC names a folder with the checkouts.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import sources as sources_module
+from corpus import corpus
 from dom0 import Dom0, new_dom0
 from sources import Sources
 
@@ -33,15 +34,47 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return sources_module.prepare(tmp_path_factory.mktemp("upstream"))
 
 
+@contextmanager
+def maker(sources: Sources, factory: pytest.TempPathFactory) -> Iterator[Callable[[], Dom0]]:
+    """Give a function that makes dom0s; they end together."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(new_dom0(factory.mktemp("dom0"), sources))
+
+
 @pytest.fixture(scope="module")
 def make_dom0(
     sources: Sources, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[], Dom0]]:
     """Make as many dom0s as a module wants; each is a machine without qubes."""
-    with ExitStack() as stack:
-
-        def make() -> Dom0:
-            folder = tmp_path_factory.mktemp("dom0")
-            return stack.enter_context(new_dom0(folder, sources))
-
+    with maker(sources, tmp_path_factory) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def session_old(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dom0]:
+    """The machine of `old`."""
+    with maker(sources, tmp_path_factory) as make:
+        dom0 = make()
+        dom0.make(corpus(tmp_path_factory.mktemp("images")))
+        dom0.start()
+        for engine in ("restic", "borg"):
+            dom0.make_store(engine, engine)
+        yield dom0
+
+
+@pytest.fixture
+def old(session_old: Dom0) -> Iterator[Dom0]:
+    """The machine that backups are made on: the qubes of corpus.py, and a store of each engine."""
+    yield session_old
+    session_old.install_shim("authenticated")
+    session_old.chunk_size()
+
+
+@pytest.fixture
+def new(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dom0]:
+    """A new machine, with nothing but a template and a backup qube."""
+    with maker(sources, tmp_path_factory) as make:
+        dom0 = make()
+        dom0.make([])
+        dom0.start()
+        yield dom0

@@ -14,7 +14,9 @@ A test's way: `dom0.make(qubes=[Qube(...)])`, `dom0.start()`, then the tools.
 import contextlib
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +33,7 @@ INSIDE = REPOSITORY / "tests/upstream/inside"
 PASSPHRASE = "dedup:0123456789abcdefghij0123456789abcdefghij"  # noqa: S105
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET = "/run/qubesd.sock"
+CHUNK_SIZE = 100 << 20  # bytes: Qubes' own
 QUBE = "backups"  # the backup qube's name
 
 
@@ -128,9 +131,19 @@ class Dom0:
         else:
             (folder / name).unlink(missing_ok=True)
 
-    def backup_settings(self, **attributes: Any) -> None:
-        """Set attributes of upstream's Backup object for later backups, such as chunk_size."""
-        self.machine.path("/run/qubes/backup-settings.json").write_text(json.dumps(attributes))
+    def chunk_size(self, size: int = CHUNK_SIZE) -> None:
+        """Set the size of a chunk, in bytes, for upstream's later backups and for the store's check."""
+        settings = {"chunk_size": size}
+        self.machine.path("/run/qubes/backup-settings.json").write_text(json.dumps(settings))
+        path = self.machine.path("/usr/local/lib/dedup-store/dedup_store/structure.py")
+        lines = re.subn(r"(?m)^CHUNK_BYTES = .*", f"CHUNK_BYTES = {size}", path.read_text())
+        assert lines[1] == 1, "the store's CHUNK_BYTES isn't where it was"
+        path.write_text(lines[0])
+
+    def export(self, name: str, path: str) -> None:
+        """Let the private volume of a qube be read from path: a block device, or another name."""
+        file = self.machine.path("/run/qubes/exports.json")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {self.inside(name): path}))
 
     # Tools
 
@@ -193,7 +206,6 @@ class Dom0:
         passphrase: str = PASSPHRASE,
         verify_only: bool = False,
         check: bool = True,
-        user: str = "root",
     ) -> subprocess.CompletedProcess[str]:
         """Run upstream's qvm-backup-restore.
 
@@ -206,7 +218,6 @@ class Dom0:
             passphrase: the first line of -p's file.
             verify_only: only verify; else restore under other names where a name is taken.
             check: raise unless the status is 0.
-            user: dom0's account to run it as.
         """
         how = ["--verify-only"] if verify_only else ["--rename-conflicting"]
         where = ["-d", qube] if qube else []
@@ -214,17 +225,24 @@ class Dom0:
         options = [word for word in arguments if word.startswith("-")]
         names = [word for word in arguments if not word.startswith("-")]
         argv = ["qvm-backup-restore", "-p", secret, *how, *options, *where, source, *names]
-        as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
-        return self.machine.run(*as_user, *argv, check=check)
+        return self.machine.run(*argv, check=check)
 
     # What is there
 
-    def volume(self, name: str, volume: str = "private") -> Path:
-        """Return the path, from outside, of a volume's image."""
+    def vid(self, name: str, volume: str = "private") -> str:
+        """Return a volume's name in its pool."""
         answer = self.api(name, "admin.vm.volume.Info", volume)
         assert answer.startswith(b"0\0"), answer
         values = dict(line.split("=", 1) for line in answer[2:].decode().splitlines())
-        return self.machine.path(f"/var/lib/qubes/{values['vid']}.img")
+        return values["vid"]
+
+    def inside(self, name: str, volume: str = "private") -> str:
+        """Return the path, in the machine, of a volume's image."""
+        return f"/var/lib/qubes/{self.vid(name, volume)}.img"
+
+    def volume(self, name: str, volume: str = "private") -> Path:
+        """Return the path, from outside, of a volume's image."""
+        return self.machine.path(self.inside(name, volume))
 
     def features(self, name: str) -> dict[str, str]:
         """Return a qube's features, as qvm-features has them."""
@@ -311,7 +329,7 @@ def link_services(at: Machine, sources: Sources) -> None:
     rpc = sources.agent / "qubes-rpc"
     for name in ("qubes.Backup", "qubes.Restore"):
         assert (rpc / name).exists(), f"{rpc / name} is missing"
-        at.path(f"/usr/local/etc/qubes-rpc/{name}").symlink_to(rpc / name)
+        shutil.copy(rpc / name, at.path(f"/usr/local/etc/qubes-rpc/{name}"))
     for name in ("admin.vm.volume.Import", "admin.vm.volume.ImportWithSize"):
         path = at.path(f"/etc/qubes-rpc/{name}")
         path.symlink_to(sources.admin / "qubes-rpc/admin.vm.volume.Import")

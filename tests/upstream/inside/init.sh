@@ -17,16 +17,16 @@ mount --rbind /sys sys
 mount --rbind /tmp tmp
 mount -t tmpfs -o mode=0755 tmpfs run
 shift
+for folder in var/lib/qubes home rw; do
+    mkdir -p "$folder" "$disk/$folder"
+    mount --bind "$disk/$folder" "$folder"
+done
 for folder in "$disk" "$@"; do # they may be on other filesystems
     mkdir -p "./$folder"
     mount --bind "$folder" "./$folder"
 done
 for folder in "$@"; do
     mount -o remount,bind,ro "./$folder"
-done
-for folder in var/lib/qubes home rw; do
-    mkdir -p "$folder" "$disk/$folder"
-    mount --bind "$disk/$folder" "$folder"
 done
 mkdir -p old
 pivot_root . old
@@ -46,8 +46,9 @@ touch /run/qubes/empty
 here=$repository/tests/upstream/inside
 ln -s "$here/qrexec_client.py" /usr/bin/qrexec-client
 ln -s /usr/bin/qrexec-client /usr/lib/qubes/qrexec-client
-ln -s "$repository/lab/dom0/lib/qfile-dom0-unpacker" /usr/libexec/qubes/
-ln -s "$repository/lab/qube/lib/tar2qfile" /usr/lib/qubes/
-ln -s "$repository/payload/qube/dedup-store" /usr/local/bin/dedup-store
+cp "$repository/lab/dom0/lib/qfile-dom0-unpacker" /usr/libexec/qubes/
+cp "$repository/lab/qube/lib/tar2qfile" /usr/lib/qubes/
+cp -r "$repository/payload/qube" /usr/local/lib/dedup-store # a copy: tests set its CHUNK_BYTES
+ln -s ../lib/dedup-store/dedup-store /usr/local/bin/dedup-store
 echo ready
 exec cat >/dev/null

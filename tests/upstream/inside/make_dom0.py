@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import qubes
+import qubes.app
 import qubes.config
 import qubes.firewall
 import qubes.vm.appvm
@@ -67,6 +68,7 @@ async def make_qube(app: Any, spec: dict[str, Any]) -> None:
 async def main() -> None:
     """Read the wish, make it so."""
     wish = json.load(sys.stdin)
+    qubes.app.VMMConnection.is_xen = False
     qubes.config.defaults["private_img_size"] = SIZE
     qubes.config.defaults["root_img_size"] = SIZE
     make_kernel()

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Upstream's qvm-backup and qvm-backup-restore over our shim and store, in all combinations."""
+
+import pytest
+from corpus import CHUNK, assert_same
+from dom0 import CHUNK_SIZE, PASSPHRASE, QUBE, Dom0, complaints
+
+ODD = "dedup:a!b \"c\" 'd' $(e) `f` \\g %s {} #h: é ß 漢字 🗝 0123456789"
+ALL = ("work", "alone", "exact", "edge", "hollow", "sparse")
+
+
+def give_store(old: Dom0, new: Dom0) -> None:
+    """Bring the backup qube's files to the new machine."""
+    new.machine.run("cp", "-a", f"{old.folder}/rw/.", "/rw/")
+
+
+STORED = [
+    # engine, mode, passphrase, compression, chunk size
+    pytest.param("restic", "authenticated", PASSPHRASE, False, CHUNK, id="restic"),
+    pytest.param("borg", "authenticated", PASSPHRASE, False, CHUNK, id="borg"),
+    pytest.param("borg", "authenticated", ODD, True, CHUNK, id="borg-odd-gzip"),
+    pytest.param("restic", "authenticated", PASSPHRASE, "zstd", CHUNK_SIZE, id="restic-zstd-one"),
+    pytest.param("restic", "plain", "guide's way", False, CHUNK, id="restic-plain"),
+    pytest.param("borg", "plain", PASSPHRASE, False, CHUNK_SIZE, id="borg-plain-one"),
+]
+
+
+@pytest.mark.parametrize(("engine", "mode", "passphrase", "compress", "chunk"), STORED)
+def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913, PLR0917
+    old: Dom0,
+    new: Dom0,
+    engine: str,
+    mode: str,
+    passphrase: str,
+    compress: bool | str,
+    chunk: int,
+) -> None:
+    old.install_shim(mode)
+    old.chunk_size(chunk)
+    how = {"qube": QUBE, "passphrase": passphrase}
+    old.backup(*ALL, to=f"dedup-store put --profile {engine}", compress=compress, **how)
+    run = old.runs(engine)[-1]
+    assert run["status"] == "whole"
+    assert {qube["name"] for qube in run["qubes"]} == set(ALL)
+    give_store(old, new)
+    new.install_shim(mode)
+    source = f"dedup-store get --profile {engine} {run['run']}"
+    verified = new.restore("--ignore-size-limit", source=source, verify_only=True, **how)
+    assert complaints(verified) == []
+    restored = new.restore("--ignore-size-limit", source=source, **how)
+    assert complaints(restored) == []
+    assert_same(old, new, *ALL)
