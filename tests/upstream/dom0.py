@@ -111,6 +111,11 @@ class Dom0:
         self.daemon.wait()
         self.daemon = None
 
+    def collect_garbage(self) -> None:
+        """Let qubesd collect its garbage now, as it does sooner or later."""
+        assert self.daemon is not None
+        os.kill(child_of(self.daemon), signal.SIGUSR1)
+
     def log(self) -> str:
         """Return what qubesd logged."""
         return (self.folder / "qubesd.log").read_text(errors="replace")

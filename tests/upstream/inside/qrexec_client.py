@@ -9,6 +9,7 @@ lib/qubes-rpc-multiplexer): all qubes share one filesystem here, and the service
 
 import getopt
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SERVICES = Path("/usr/local/etc/qubes-rpc")
 
 
 def main() -> int:
-    """Become the service, as the qube's user."""
+    """Run the service as the qube's user, and return its status."""
     options, words = getopt.gnu_getopt(sys.argv[1:], "d:tTw:W")
     if "-d" not in dict(options) or len(words) != 1:
         print(f"qrexec-client: unexpected call: {sys.argv}", file=sys.stderr)
@@ -40,9 +41,13 @@ def main() -> int:
     }
     account = "user" if user == "DEFAULT" else user
     arguments = [str(found)] + ([argument] if argument else [])
-    runuser = ["runuser", "-u", account, "--", *arguments]
-    os.execve("/sbin/runuser", runuser, environment)
+    runuser = ["/sbin/runuser", "-u", account, "--", *arguments]
+    service_process = subprocess.Popen(runuser, env=environment, start_new_session=True)
+    for descriptor in range(3):  # only the service has them, and it outlives us, as in a qube
+        os.close(descriptor)
+    status = service_process.wait()
+    return status if status >= 0 else 128 - status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())

@@ -5,10 +5,13 @@ What the hypervisor would say of power states comes from files: a qube runs whil
 /run/qubes/running/NAME exists. /run/qubes/backup-settings.json, read at the start of each backup,
 can set attributes of upstream's Backup object, such as `chunk_size`. /run/qubes/exports.json names
 other paths to export volumes from, by the volume's: a block device, as with LVM, or another name.
+SIGUSR1 has Python collect garbage at once.
 """
 
 import asyncio
+import gc
 import json
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +85,7 @@ def main() -> None:
         qubes_pure_code_point_safe_for_display=shown_as_is
     )
     qubes.backup.Backup = Backup
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: gc.collect())
     qubes.tools.qubesd.main()
 
 
