@@ -39,6 +39,7 @@ def image(path: Path, size: int, parts: dict[int, bytes]) -> str:
 def corpus(folder: Path) -> list[Qube]:
     """Make the images and return the qubes to make of them."""
     islands = {0: b"start", 31 << 20: os.urandom(70000), (64 << 20) - 3: b"end"}
+    big = os.urandom(101 << 20)  # more than a chunk of Qubes' own size
     return [
         Qube(
             "work",
@@ -67,6 +68,7 @@ def corpus(folder: Path) -> list[Qube]:
             volumes={"private": image(folder / "g.img", AT_THE_EDGE, {0: os.urandom(AT_THE_EDGE)})},
         ),
         Qube("hollow", volumes={"private": image(folder / "h.img", 8 << 20, {})}),
+        Qube("big", volumes={"private": image(folder / "b.img", 128 << 20, {4096: big})}),
         Qube("sparse", volumes={"private": image(folder / "s.img", 64 << 20, islands)}),
     ]
 
