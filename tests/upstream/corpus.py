@@ -18,10 +18,10 @@ AT_THE_EDGE = 2 * CHUNK - 512 - 1024  # its stream, with a header and two zero b
 def ext4(path: Path, size: str, contents: int) -> str:
     """Make an image with an ext4 filesystem that has a file of random bytes and some texts."""
     files = path.with_suffix(".files")
-    (files / "home/user/Dokumente – æøå").mkdir(parents=True)
+    (files / "home/user/Dokumente æøå").mkdir(parents=True)
     (files / "home/user/random").write_bytes(os.urandom(contents))
     for number in range(20):
-        (files / f"home/user/Dokumente – æøå/{number}.txt").write_text("text\n" * 100 * number)
+        (files / f"home/user/Dokumente æøå/{number}.txt").write_text("text\n" * 100 * number)
     subprocess.run(["mkfs.ext4", "-q", "-d", files, path, size], check=True, capture_output=True)
     return str(path)
 

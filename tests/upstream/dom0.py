@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A dom0 that runs upstream's own code, with our shim in it, and a backup qube beside it.
 
-In a machine of its own (machine.py) there are, from the checkouts: the `qubesd` of qubes-core-admin,
+In a machine of its own (machine.py) there are, from the checkouts: `qubesd` of qubes-core-admin,
 without a hypervisor; all `qvm-*` tools of qubes-core-admin-client; the services `qubes.Backup` and
 `qubes.Restore` of qubes-core-agent-linux. From us: the shim, put in place by shimctl, `dedup-store`
 in the qube, and stand-ins for the C programs tar2qfile and qfile-dom0-unpacker (those of the lab)
@@ -79,8 +79,11 @@ class Dom0:
 
     # Making it
 
-    def make(self, qubes: list[Qube], properties: dict[str, Any] | None = None) -> None:
-        """Make qubes.xml, a template `tmpl`, the backup qube and the given qubes."""
+    def make(self, qubes: list[Qube], properties: dict[str, str] | None = None) -> None:
+        """Make qubes.xml, a template `tmpl`, the backup qube and the given qubes.
+
+        `properties` names qubes for dom0-wide properties, such as `default_netvm`.
+        """
         usual = [
             Qube("tmpl", "TemplateVM", label="black"),
             Qube(QUBE, label="gray"),
@@ -137,7 +140,7 @@ class Dom0:
             (folder / name).unlink(missing_ok=True)
 
     def chunk_size(self, size: int = CHUNK_SIZE) -> None:
-        """Set the size of a chunk, in bytes, for upstream's later backups and for the store's check."""
+        """Set a chunk's size, in bytes, for upstream's later backups and the store's check."""
         settings = {"chunk_size": size}
         self.machine.path("/run/qubes/backup-settings.json").write_text(json.dumps(settings))
         path = self.machine.path("/usr/local/lib/dedup-store/dedup_store/structure.py")
@@ -203,7 +206,7 @@ class Dom0:
         """
         return self.machine.run(*self.backup_argv(*qubes, to=to, **options), check=check)
 
-    def restore(  # noqa: PLR0913
+    def restore(
         self,
         *arguments: str,
         source: str | Path,
@@ -218,7 +221,7 @@ class Dom0:
 
         Args:
             *arguments: more options, and names of qubes after the location.
-            source: a file, or with `qube` what to tell its qubes.Restore (`dedup-store get latest`).
+            source: a file, or with `qube` what to tell its qubes.Restore, `dedup-store get RUN`.
             qube: where it comes from.
             passphrase: the first line of -p's file.
             verify_only: only verify; else restore under other names where a name is taken.
@@ -343,8 +346,8 @@ def link_services(at: Machine, sources: Sources) -> None:
         for path in (sources.copies / "qubes-core-admin-client/qubesadmin/tools").glob("q*.py")
     }
     tools["/usr/bin/qubesd-query"] = "qubes.tools.qubesd_query"
-    for path, module in tools.items():
-        program = at.path(path)
+    for place, module in tools.items():
+        program = at.path(place)
         program.write_text(f"#!{PYTHON}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
         program.chmod(0o755)
 
@@ -352,12 +355,13 @@ def link_services(at: Machine, sources: Sources) -> None:
 @contextlib.contextmanager
 def new_dom0(folder: Path, sources: Sources) -> Iterator[Dom0]:
     """Start a dom0 without qubes, with the shim installed; qubesd doesn't run yet."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tmp").mkdir(parents=True)
     environment = {
         "PATH": f"{PYTHON.parent}:{SYSTEM_PATH}",
         "PYTHONPATH": sources.python_path,
         "HOME": "/home/user",
         "LANG": "C.UTF-8",
+        "TMPDIR": str(folder / "tmp"),
     }
     shown = [REPOSITORY, sources.checkouts, sources.copies]
     with machine(folder, shown, environment) as at:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A machine of its own for upstream's programs: mount, process and network namespaces.
 
-They need /etc/qubes-release, /var/lib/qubes, a group `qubes` and so on; the developer's machine must
-not get those. So the root there is this one's under a writable layer in memory (inside/init.sh).
-/tmp is shared, and `Machine.path` opens the rest from outside.
+They need /etc/qubes-release, /var/lib/qubes, a group `qubes` and so on, and a developer's machine
+must not get those. So the root there is this one's under a writable layer in memory
+(inside/init.sh). /tmp is shared, and `Machine.path` opens the rest from outside.
 """
 
 import contextlib
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -91,4 +91,5 @@ def prepare(folder: Path) -> Sources:
             cwd=folder / name,
             check=True,
         )
+    subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)  # read-only later
     return Sources(checkouts, folder)

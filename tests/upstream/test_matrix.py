@@ -26,7 +26,7 @@ STORED = [
 
 
 @pytest.mark.parametrize(("engine", "mode", "passphrase", "compress", "chunk"), STORED)
-def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913, PLR0917
+def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913
     old: Dom0,
     new: Dom0,
     engine: str,
@@ -37,16 +37,24 @@ def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913, PLR0917
 ) -> None:
     old.install_shim(mode)
     old.chunk_size(chunk)
-    how = {"qube": QUBE, "passphrase": passphrase}
-    old.backup(*ALL, to=f"dedup-store put --profile {engine}", compress=compress, **how)
+    to = f"dedup-store put --profile {engine}"
+    old.backup(*ALL, to=to, qube=QUBE, passphrase=passphrase, compress=compress)
     run = old.runs(engine)[-1]
-    assert run["status"] == "whole"
-    assert {qube["name"] for qube in run["qubes"]} == set(ALL)
+    if compress == "zstd":  # the store has no zstd, and says that it can't tell
+        assert run["status"] == "opaque"
+    else:
+        assert run["status"] == "whole"
+        assert {qube["name"] for qube in run["qubes"]} == set(ALL)
     give_store(old, new)
     new.install_shim(mode)
     source = f"dedup-store get --profile {engine} {run['run']}"
-    verified = new.restore("--ignore-size-limit", source=source, verify_only=True, **how)
-    assert complaints(verified) == []
-    restored = new.restore("--ignore-size-limit", source=source, **how)
-    assert complaints(restored) == []
+    for verify_only in (True, False):
+        done = new.restore(
+            "--ignore-size-limit",
+            source=source,
+            qube=QUBE,
+            passphrase=passphrase,
+            verify_only=verify_only,
+        )
+        assert complaints(done) == []
     assert_same(old, new, *ALL)

@@ -55,8 +55,8 @@ def test_chunks_of_true_size(old: Dom0, new: Dom0) -> None:
     give_store(old, new)
     source = "dedup-store get --profile borg latest"
     for verify_only in (True, False):
-        how = {"qube": QUBE, "verify_only": verify_only}
-        assert complaints(new.restore("--ignore-size-limit", source=source, **how)) == []
+        done = new.restore("--ignore-size-limit", source=source, qube=QUBE, verify_only=verify_only)
+        assert complaints(done) == []
     assert_same(old, new, "big")
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make a dom0's qubes.xml and qubes, with upstream's classes; JSON as `Dom0.make` sends it on stdin.
+"""Make a dom0's qubes.xml and qubes, with upstream's classes; stdin is the JSON of `Dom0.make`.
 
 Volumes are made by the storage driver and then filled from image files.
 """
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -78,10 +77,9 @@ async def main() -> None:
     for spec in wish["qubes"]:
         await make_qube(app, spec)
     for name, value in wish.get("properties", {}).items():
-        setattr(app, name, app.domains[value] if value in app.domains else value)
+        setattr(app, name, app.domains[value])
     app.save()
     shutil.chown("/var/lib/qubes/qubes.xml", group="qubes")
-    os.sync()
 
 
 if __name__ == "__main__":

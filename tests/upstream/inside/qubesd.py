@@ -44,7 +44,7 @@ class Backup(qubes.backup.Backup):  # type: ignore[misc] # upstream has no types
 
 def runs(qube: Any) -> bool:
     """Tell whether the qube is said to run."""
-    return (RUNNING / qube.name).exists()
+    return Path(RUNNING, qube.name).exists()
 
 
 def exported(volume: Any, export: Any = FileVolume.export) -> str:
@@ -57,7 +57,7 @@ async def start(qube: Any, *_args: Any, **_kwargs: Any) -> None:
     """Start a qube, as far as there is anything to start."""
     if runs(qube):
         raise qubes.exc.QubesVMNotHaltedError(qube)
-    (RUNNING / qube.name).touch()
+    Path(RUNNING, qube.name).touch()
 
 
 def shown_as_is(code_point: int) -> bool:
