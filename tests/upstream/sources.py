@@ -76,20 +76,9 @@ def prepare(folder: Path) -> Sources:
     for name in NAMES[:2]:
         ignored = shutil.ignore_patterns(".git", "doc", "tests")
         shutil.copytree(checkouts / name, folder / name, symlinks=True, ignore=ignored)
-        subprocess.run(
-            [
-                PYTHON,
-                "-W",
-                "ignore",
-                "-c",
-                "import setuptools; setuptools.setup()",
-                "-q",
-                "egg_info",
-            ]
-            if not (folder / name / "setup.py").exists()
-            else [PYTHON, "-W", "ignore", "setup.py", "-q", "egg_info"],
-            cwd=folder / name,
-            check=True,
-        )
+        has_setup = (folder / name / "setup.py").exists()
+        setup = ["setup.py"] if has_setup else ["-c", "import setuptools; setuptools.setup()"]
+        command = [PYTHON, "-W", "ignore", *setup, "-q", "egg_info"]
+        subprocess.run(command, cwd=folder / name, check=True)
     subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)  # read-only later
     return Sources(checkouts, folder)
