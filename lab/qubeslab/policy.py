@@ -331,9 +331,14 @@ def _matches_dispvm(value: str, other: str, source: str, domains: Domains) -> bo
         base = domains.get(source, {}).get("default_dispvm")
     else:
         base = other.removeprefix("@dispvm:") if other.startswith("@dispvm:") else None
+    tag = value.startswith("@tag:")
     if base is None:
+        if implied and not tag:
+            # Upstream's DispVMTemplate.match fails here (AttributeError), which ends the call
+            # without an answer: a later rule isn't looked at.
+            raise Denied("the caller has no default disposable template to compare with a rule's")
         return False
-    if value.startswith("@tag:"):
+    if tag:
         domain = domains[base]
         return bool(domain["template_for_dispvms"]) and value[5:] in domain["tags"]
     # As upstream: a caller's default is compared by name only, a rule's uuid doesn't match it.
@@ -355,20 +360,24 @@ def _verified(target: str, domains: Domains) -> str:
     """Return a target that exists; a qube that doesn't becomes @default."""
     check_token(target, "intended", "target")
     if target.startswith("@dispvm:"):
-        base = target.removeprefix("@dispvm:")
-        if base not in domains or not domains[base]["template_for_dispvms"]:
-            raise Denied(f"not a template for dispvm: {base}")
-        return target
+        base = _name(target.removeprefix("@dispvm:"), domains)
+        if base is None or not domains[base]["template_for_dispvms"]:
+            raise Denied(f"not a template for dispvm: {target}")
+        return f"@dispvm:{base}"
     if target.startswith("@"):
         return target
-    if target.startswith("uuid:"):
-        for name, domain in domains.items():
-            if domain["uuid"] == target[5:]:
-                return name
-    if target not in domains:
+    name = _name(target, domains)
+    if name is None:
         log.warning("target %r does not exist, using @default instead", target)
         return "@default"
-    return target
+    return name
+
+
+def _name(text: str, domains: Domains) -> str | None:
+    """Return the name of the qube that a name or `uuid:…` means, or None."""
+    if text.startswith("uuid:"):
+        return next((name for name in domains if domains[name]["uuid"] == text[5:]), None)
+    return text if text in domains else None
 
 
 def _apply(rule: Rule, call: Call, target: str, domains: Domains) -> Allowed:

@@ -10,6 +10,7 @@ from qubeslab.policy import Allowed, Call, Denied, Domains, Loader, PolicySyntax
 from qubeslab.policy_files import Dom0Files, inside
 
 WORK_UUID = "c9024a97-9b15-46cc-8341-38d75d5d421b"
+DVM_UUID = "5e9b4fa3-6c3b-4c1f-8c2d-1f4a0d7b9e10"
 
 
 def domain(klass: str = "AppVM", **more: object) -> dict[str, object]:
@@ -28,7 +29,7 @@ DOMAINS: Domains = {
     "dom0": domain("AdminVM", uuid="00000000-0000-0000-0000-000000000000"),
     "work": domain(tags=["office"], uuid=WORK_UUID, default_dispvm="dvm"),
     "vault": domain(power_state="Halted"),
-    "dvm": domain(tags=["disp"], template_for_dispvms=True),
+    "dvm": domain(tags=["disp"], uuid=DVM_UUID, template_for_dispvms=True),
     "debian": domain("TemplateVM"),
 }
 
@@ -84,6 +85,23 @@ def ask(root: Path, source: str, target: str, service: str = "test.A", argument:
         ("test.A * work @anyvm allow", "work", "@dispvm:vault", "denied"),
         (f"test.A * uuid:{WORK_UUID} vault allow", "work", "vault", "vault -"),
         ("test.A * work vault allow", "work", "@anyvm", "denied"),
+        ("test.A * work @dispvm:dvm allow", "work", f"@dispvm:uuid:{DVM_UUID}", "@dispvm:dvm -"),
+        (f"test.A * work @dispvm:uuid:{DVM_UUID} allow", "work", "@dispvm:dvm", "@dispvm:dvm -"),
+        (f"test.A * work * allow target=@dispvm:uuid:{DVM_UUID}", "work", "", "@dispvm:dvm -"),
+        (f"test.A * work @anyvm allow target=uuid:{WORK_UUID}", "work", "vault", "denied"),
+        # vault has no default disposable template: upstream fails at the first rule
+        (
+            "test.A * * @dispvm:dvm allow\ntest.A * * * allow target=work",
+            "vault",
+            "@dispvm",
+            "denied",
+        ),
+        (
+            "test.A * * @dispvm:@tag:disp allow\n* * * * allow target=work",
+            "vault",
+            "@dispvm",
+            "work -",
+        ),
     ],
 )
 def test_a_single_rule(tmp_path: Path, rule: str, source: str, target: str, expected: str) -> None:
