@@ -10,7 +10,8 @@ import json
 import secrets
 
 from . import domains_checks as checks
-from .domains import Qube
+from .domains import LABELS, Qube, Value
+from .domains_properties import TABLE
 from .qubesd import Method, Methods, Request
 from .qubesd_exc import (
     NoAnswer,
@@ -21,6 +22,8 @@ from .qubesd_exc import (
     QubesVMNotHaltedError,
 )
 from .qubesd_methods import Lab, lines
+
+_SYSTEM_INFO = ("label", "template_for_dispvms", "default_dispvm", "guivm")
 
 
 class VolumeMethods:
@@ -61,24 +64,28 @@ class VolumeMethods:
 
     def system_info(self) -> dict[str, dict[str, dict[str, object]]]:
         """Return what policies are evaluated with; qubes/api/internal.py SystemInfoCache."""
-        result = {}
+        result: dict[str, dict[str, object]] = {}
         with self.store.lock:
             for name, qube in self.store.qubes.items():
-                dispvm = qube.properties.get("default_dispvm")
-                result[name] = {
+                values = {key: self._value(qube, key) for key in _SYSTEM_INFO}
+                label = str(values.pop("label"))
+                result[name] = values | {
+                    "internal": qube.features.get("internal"),
                     "tags": list(qube.tags),
                     "type": qube.klass,
-                    "template_for_dispvms": bool(qube.properties.get("template_for_dispvms")),
-                    "default_dispvm": dispvm or self.store.settings.get("default_dispvm"),
-                    "internal": qube.features.get("internal"),
-                    "icon": "",
-                    "guivm": None,
+                    "template_for_dispvms": bool(values["template_for_dispvms"]),
+                    "icon": f"appvm-{label}",
+                    "label": next(color for _, color, name in LABELS if name == label),
                     "relayvm": None,
                     "transport_rpc": None,
                     "power_state": self.power.state(name),
                     "uuid": qube.uuid,
                 }
         return {"domains": result}
+
+    def _value(self, qube: Qube, prop: str) -> Value:
+        """Return a property's value, or None for a qube that doesn't have it."""
+        return self.lab.properties.get(qube, prop) if prop in TABLE[qube.klass] else None
 
     def _name(self, request: Request) -> str:
         if request.argument not in request.dest.volumes:

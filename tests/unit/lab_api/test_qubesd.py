@@ -426,6 +426,37 @@ def test_hostile_requests(
     assert same_app.domains.keys() == [TEMPLATE, "dom0", "work"]
 
 
+def test_the_system_info_that_policy_gets(lab: Lab, app: qubesadmin.Qubes, work: QubesVM) -> None:
+    def info(name: str) -> dict[str, object]:
+        request = b"internal.GetSystemInfo+ dom0 name dom0\0"
+        answer = lab.raw(request, "qubesd.internal.sock")
+        assert answer.startswith(b"0\0")
+        return dict(json.loads(answer[2:])["domains"][name])
+
+    dvm = app.add_new_vm("AppVM", "dvm", "green", TEMPLATE)
+    dvm.template_for_dispvms = True
+    app.default_dispvm = dvm
+    assert info("work")["default_dispvm"] == "dvm"
+    work.default_dispvm = None
+    assert info("work")["default_dispvm"] is None, "none isn't the system's default"
+    assert info("work") == {
+        "internal": None,
+        "tags": ["created-by-dom0"],
+        "type": "AppVM",
+        "template_for_dispvms": False,
+        "default_dispvm": None,
+        "icon": "appvm-red",
+        "label": "0xcc0000",
+        "guivm": "dom0",
+        "relayvm": None,
+        "transport_rpc": None,
+        "power_state": "Halted",
+        "uuid": work.uuid,
+    }
+    assert info("dvm")["template_for_dispvms"] is True
+    assert info("dom0")["guivm"] is None
+
+
 def test_a_client_that_sends_nothing_holds_nobody_up(lab: Lab, app: qubesadmin.Qubes) -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(str(lab.socket("dom0", "qubesd.sock")))
