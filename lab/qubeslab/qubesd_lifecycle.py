@@ -29,6 +29,7 @@ from .qubesd_exc import (
 from .qubesd_methods import Lab, lines
 
 CREATABLE = ("AppVM", "StandaloneVM", "TemplateVM")
+DOM0_MEMORY = 4096 * 1024  # KiB
 VOLUMES = ("root", "private", "volatile", "kernel")
 
 
@@ -184,7 +185,9 @@ class Lifecycle:
     def current_state(self, request: Request) -> str:
         """Return memory, processor time and power state."""
         state = self.power.state(request.dest.name)
-        memory = 0 if state == "Halted" else 400 * 1024
+        memory = 0 if state == "Halted" else DOM0_MEMORY
+        if state != "Halted" and request.dest.name != DOM0:
+            memory = int(self.lab.properties.get(request.dest, "memory") or 0) * 1024
         return f"mem={memory} mem_static_max={memory} cputime=0 power_state={state}"
 
     def _pool_name(self, name: str) -> str:

@@ -69,8 +69,15 @@ class QubesVM(PropertyHolder):
 
     def get_power_state(self) -> str:
         """Return Halted, Transient, Running, Halting."""
+        return self._state()["power_state"]
+
+    def get_mem(self) -> int:
+        """Return the memory that it has now, in KiB."""
+        return int(self._state()["mem"])
+
+    def _state(self) -> dict[str, str]:
         answer = self.qubesd_call(None, "admin.vm.CurrentState").decode("ascii")
-        return dict(word.split("=", 1) for word in answer.split())["power_state"]
+        return dict(word.split("=", 1) for word in answer.split())
 
     def is_halted(self) -> bool:
         """Tell whether it is off."""

@@ -37,7 +37,11 @@ def test_the_life_of_a_qube(run: Run) -> None:
     assert run("qvm-start", "work")[0] == 0
     assert run("qvm-start", "work")[0] == 1
     assert run("qvm-start", "--skip-if-running", "work")[0] == 0
-    assert run("qvm-check", "--running", "work")[0] == 0
+    assert run("qvm-check", "--running", "work") == (0, "", "qvm-check: work: running\n")
+    assert (
+        run("qvm-check", "work", "dom0")[2] == "qvm-check: dom0: exists\nqvm-check: work: exists\n"
+    )
+    assert run("qvm-ls", "--raw-data", "--fields", "MEMORY", "work") == (0, "500\n", "")
     assert run("qvm-ls", "--raw-data", "--fields", "NAME,STATE", "--running")[1].splitlines() == [
         "dom0|Running",
         "work|Running",
@@ -45,11 +49,13 @@ def test_the_life_of_a_qube(run: Run) -> None:
     assert run("qvm-clone", "work", "copy")[0] == 0
     assert run("qvm-shutdown", "--wait", "work")[0] == 0
     assert run("qvm-shutdown", "--wait", "work")[0] == 0
-    assert run("qvm-check", "--running", "work")[0] == 1
+    assert run("qvm-check", "--running", "work") == (1, "", "qvm-check: None of qubes: running\n")
+    assert run("qvm-kill", "work") == (0, "", ""), "it is off already"
     assert run("qvm-remove", "work", data="n\n")[0] == 1
     assert run("qvm-remove", "--force", "work", "copy") == (0, "", "")
     assert run("qvm-check", "work")[0] == 1
     assert run("qvm-ls", "--raw-list")[1].split() == [TEMPLATE, "dom0"]
+    assert run("qvm-ls", "--raw-list", "--all", "--exclude", TEMPLATE) == (0, "dom0\n", "")
 
 
 def test_settings(run: Run) -> None:
@@ -72,6 +78,7 @@ def test_settings(run: Run) -> None:
     assert run("qvm-service", TEMPLATE) == (0, "s  on\n", "")
     assert run("qvm-service", TEMPLATE, "s", "off")[0] == 0
     assert run("qvm-service", TEMPLATE, "s") == (0, "off\n", "")
+    assert run("qvm-service", TEMPLATE, "s", "maybe")[0] == 1
     assert run("qvm-tags", TEMPLATE, "add", "t")[0] == 0
     assert run("qvm-tags", TEMPLATE) == (0, "created-by-dom0\nt\n", "")
     assert run("qvm-tags", TEMPLATE, "del", "t")[0] == 0
@@ -85,7 +92,15 @@ def test_settings(run: Run) -> None:
     assert run("qvm-volume", "resize", f"{TEMPLATE}:private", "3GiB")[0] == 0
     assert run("qvm-volume", "info", f"{TEMPLATE}:private", "size") == (0, f"{3 * 2**30}\n", "")
     assert run("qvm-volume", "resize", f"{TEMPLATE}:private", "1K")[0] == 1
-    assert f"vm-templates/{TEMPLATE}/root" in run("qvm-volume", "list", TEMPLATE)[1]
+    assert run("qvm-volume", "info", f"{TEMPLATE}:private", "nonsense")[0] == 1
+    info = run("qvm-volume", "info", f"{TEMPLATE}:private")[1].splitlines()
+    assert info[-3].split() == ["ephemeral", "False"]
+    assert info[-2].split() == ["is_outdated", "False"]
+    assert info[-1] == "List of available revisions (for revert): none"
+    listed = run("qvm-volume", "list", TEMPLATE)[1].splitlines()
+    assert listed[0].split() == ["POOL:VOLUME", "VMNAME", "VOLUME_NAME", "REVERT_POSSIBLE"]
+    place = f"varlibqubes:vm-templates/{TEMPLATE}"
+    assert listed[2].split() == [f"{place}/private", TEMPLATE, "private", "No"]
 
 
 def test_qvm_run(lab: Lab, run: Run) -> None:

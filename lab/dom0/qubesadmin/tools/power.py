@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -38,13 +39,11 @@ def qvm_shutdown(app: Value, argv: list[str]) -> int:
     options.add_argument("--dry-run", action="store_true")
     add_domains(options)
     args = options.parse_args(argv)
-    force = args.force or args.all_domains
+    force = args.force or (args.all_domains and not args.exclude)
 
     def shutdown(vm: QubesVM) -> None:
-        try:
+        with contextlib.suppress(exc.QubesVMNotStartedError):
             vm.shutdown(force=force, wait=args.wait or bool(args.timeout))
-        except exc.QubesVMNotStartedError:
-            return
 
     chosen = domains(app, args)
     return 0 if args.dry_run else _each(chosen, shutdown, "Failed to shut down")
@@ -54,7 +53,12 @@ def qvm_kill(app: Value, argv: list[str]) -> int:
     """Power qubes off."""
     options = parser("qvm-kill", qvm_kill.__doc__)
     add_domains(options)
-    return int(bool(_each(domains(app, options.parse_args(argv)), QubesVM.kill, "Failed to kill")))
+
+    def kill(vm: QubesVM) -> None:
+        with contextlib.suppress(exc.QubesVMNotStartedError):
+            vm.kill()
+
+    return _each(domains(app, options.parse_args(argv)), kill, "Failed to kill")
 
 
 def qvm_check(app: Value, argv: list[str]) -> int:
@@ -69,10 +73,14 @@ def qvm_check(app: Value, argv: list[str]) -> int:
     names = sorted(known - {"dom0", *args.exclude}) if args.all_domains else args.names
     found = [app.domains.get_blind(name) for name in names if name in known]
     good = [vm for vm in found if _is(vm, args.running, args.paused, args.template)]
-    if args.verbose > args.quiet:
-        for name in names:
-            if name not in known:
-                print(f"qvm-check: {name}: non-existent!", file=sys.stderr)
+    wanted = [what for what in ("running", "paused", "template") if getattr(args, what)]
+    if not good and wanted:
+        print(f"qvm-check: None of qubes: {', '.join(wanted)}", file=sys.stderr)
+    for vm in sorted(good):
+        print(f"qvm-check: {vm.name}: {', '.join(wanted) or 'exists'}", file=sys.stderr)
+    for name in names:
+        if name not in known:
+            print(f"qvm-check: {name}: non-existent!", file=sys.stderr)
     if len(found) != len(names) or not good:
         return 1
     return 0 if len(good) == len(found) else 3

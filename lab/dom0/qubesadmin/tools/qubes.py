@@ -25,7 +25,10 @@ def qvm_ls(app: Value, argv: list[str]) -> int:
     options.add_argument("--tags", nargs="+")
     add_domains(options)
     args = options.parse_args(argv)
-    chosen = domains(app, args) if args.names or args.all_domains else app.domains.values()
+    if args.names:
+        chosen = domains(app, args)
+    else:  # --all lists dom0 too, unlike any other command's
+        chosen = [vm for vm in app.domains.values() if vm.name not in args.exclude]
     columns = tuple(args.fields.upper().split(",")) if args.fields else COLUMNS
     if args.raw_list:
         columns = ("NAME",)
@@ -51,6 +54,8 @@ def _cell(vm: QubesVM, column: str) -> str:
         return vm.get_power_state()
     if column == "CLASS":
         return vm.klass
+    if column == "MEMORY":
+        return str(vm.get_mem() // 1024) if vm.is_running() else "-"
     value = getattr(vm, column.lower(), None)
     return "-" if value in (None, "") else str(value)
 

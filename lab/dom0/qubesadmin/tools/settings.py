@@ -15,7 +15,7 @@ from qubesadmin.utils import parse_size
 NONE_IS_EMPTY = ("default_dispvm", "netvm", "template", "guivm", "audiovm", "management_dispvm")
 INFO = (
     *("pool", "vid", "rw", "source", "save_on_stop", "snap_on_start", "size", "usage"),
-    "revisions_to_keep",
+    *("revisions_to_keep", "ephemeral"),
 )
 
 
@@ -124,7 +124,7 @@ def qvm_service(app: Value, argv: list[str]) -> int:
             del features[feature]
     elif value is not None:
         if value.lower() not in names:
-            raise Usage(f"Invalid literal for boolean value: {value!r}")
+            raise exc.QubesValueError(f"Invalid literal for boolean value: {value!r}")
         features[feature] = names[value.lower()]
     elif feature not in features:
         return 1
@@ -237,12 +237,13 @@ def _volume(app: Value, text: str) -> Volume:
 
 def _list_volumes(app: Value, names: list[str]) -> None:
     chosen = [domain(app, name) for name in names] if names else app.domains.values()
-    rows = [["POOL:VOLUME", "VMNAME", "VOLUME_NAME"]]
+    rows = []
     for vm in chosen:
         for name, volume in vm.volumes.items():
             info = volume.info()
-            rows.append([f"{info['pool']}:{info['vid']}", vm.name, name])
-    print_table(rows)
+            revert = "Yes" if volume.revisions else "No"
+            rows.append([f"{info['pool']}:{info['vid']}", vm.name, name, revert])
+    print_table([["POOL:VOLUME", "VMNAME", "VOLUME_NAME", "REVERT_POSSIBLE"], *sorted(rows)])
 
 
 def _show_volume(volume: Volume, only: str | None) -> None:
@@ -251,11 +252,13 @@ def _show_volume(volume: Volume, only: str | None) -> None:
         return
     info = volume.info()
     if only is None:
-        print_table([key, info[key]] for key in INFO)
-    elif only in info:
+        print_table([key, info[key]] for key in (*INFO, "is_outdated"))
+        revisions = "".join(f"\n  {name}" for name in volume.revisions) or " none"
+        print(f"List of available revisions (for revert):{revisions}")
+    elif only in (*INFO, "is_outdated"):
         print(info[only])
     else:
-        raise exc.QubesNoSuchPropertyError(f"no such property: {only}")
+        raise exc.StoragePoolException(f"No such property: {only}")
 
 
 def _fill_volume(volume: Volume, path: Path, no_resize: bool) -> None:
