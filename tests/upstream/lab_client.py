@@ -1,91 +1,90 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Upstream's client library and qvm-* tools, connected to the lab's qubesd.
+"""A dom0 with upstream's client library and qvm-* tools, whose qubesd is the lab's.
 
-Upstream: qubes-core-admin-client. The lab is that of tests/unit/lab_api: the real daemon, with
-processes and folders in place of containers.
+The lab is that of tests/unit/lab_api: the real daemon, with processes and folders in place of
+containers. It runs outside the machine (machine.py); in there its socket, its two services that
+take data on stdin and its qrexec-client are where upstream's have theirs.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-CLIENT = Path(os.environ["QUBES_SRC"]) / "qubes-core-admin-client"
-PYTHON = PROJECT / ".venv-upstream/bin/python"
-# The lab's own client library has the same name; in this process it is that one.
-sys.path[:0] = [str(PROJECT / path) for path in ("lab", "lab/dom0", "tests/unit/lab_api")]
+from dom0 import Dom0
+from sources import PYTHON, REPOSITORY, Sources
+
+# The lab's own client library has the same name as upstream's; in this process it is the lab's.
+sys.path[:0] = [str(REPOSITORY / path) for path in ("lab", "lab/dom0", "tests/unit/lab_api")]
 
 from lab_harness import Lab  # noqa: E402 -- the path above comes first
 
-# The arguments of a tool's parser include the version, from the package's metadata.
-METADATA = """\
-Metadata-Version: 2.1
-Name: qubesadmin
-Version: 0
-Summary: Qubes administration package
-Author: Invisible Things Lab
-License: LGPL2.1+
-"""
-PROGRAM = """\
-#!{python}
-import runpy, sys
-sys.path[:0] = [{metadata!r}, {client!r}]
-import qubesadmin, qubesadmin.app, qubesadmin.config
-qubesadmin.Qubes = qubesadmin.app.QubesLocal  # as it chooses where /etc/qubes-release exists
-{settings}
-{run}
-"""
+Done = subprocess.CompletedProcess[str]
 
 
-class Upstream:
-    """Upstream's tools in a lab."""
+@dataclass(frozen=True)
+class LabDom0:
+    """The machine, and the lab that is its qubesd.
 
-    def __init__(self, lab: Lab) -> None:
-        """Write a program for each tool into the lab's folder."""
-        self.lab = lab
-        self.folder = lab.state / "upstream"
-        metadata = self.folder / "metadata/qubesadmin-0.dist-info"
-        metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text(METADATA)
-        for path in (CLIENT / "qubesadmin/tools").glob("q*.py"):
-            module = f"qubesadmin.tools.{path.stem}"
-            run = f"from {module} import main\nsys.exit(main())"
-            self._program(path.stem.replace("_", "-"), run)
-        self._program("python", "exec(sys.stdin.read())")
+    Attributes:
+        dom0: the machine.
+        lab: the lab.
+        client: upstream's client library, as a folder for PYTHONPATH.
+    """
 
-    def _program(self, name: str, run: str) -> None:
-        settings = {
-            "QUBESD_SOCKET": str(self.lab.socket("dom0", "qubesd.sock")),
-            "QREXEC_CLIENT": str(self.lab.state / "dom0bin/qrexec-client"),
-            "QREXEC_SERVICES_DIR": str(self.lab.state / "dom0bin"),
-        }
-        text = PROGRAM.format(
-            python=PYTHON,
-            metadata=str(self.folder / "metadata"),
-            client=str(CLIENT),
-            settings="\n".join(f"qubesadmin.config.{k} = {v!r}" for k, v in settings.items()),
-            run=run,
-        )
-        (self.folder / name).write_text(text)
-        (self.folder / name).chmod(0o755)
+    dom0: Dom0
+    lab: Lab
+    client: Path
 
-    def run(self, *words: str, data: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a tool, or `python` with a program on its stdin that finds `qubesadmin`."""
-        return run([str(self.folder / words[0]), *words[1:]], data)
+    def upstream(self, *words: str, data: str = "") -> Done:
+        """Run one of upstream's tools."""
+        return self._run(*words, data=data)
+
+    def ours(self, *words: str, data: str = "") -> Done:
+        """Run the lab's stand-in for a tool."""
+        return self._run(*self.lab.dom0_command(*words), data=data)
 
     def python(self, program: str) -> str:
-        """Run a program that uses the client library, and return what it prints."""
-        done = self.run("python", data=program)
+        """Run a program that uses upstream's client library, and return what it prints."""
+        done = self._run(str(PYTHON), "-", data=program)
         assert done.returncode == 0, done.stderr + self.lab.log()
-        return done.stdout
+        return str(done.stdout)
+
+    def _run(self, *words: str, data: str) -> Done:
+        # Without the `qubesdb` of qubes-core-admin's test-packages, which isn't like the real one.
+        path = f"PYTHONPATH={self.client}"
+        return self.dom0.machine.run("env", path, *words, check=False, input=data)
 
 
-def run(argv: list[str], data: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command of dom0."""
-    environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        argv, check=False, input=data, capture_output=True, text=True, env=environment
-    )
+@contextlib.contextmanager
+def lab_dom0(dom0: Dom0, sources: Sources) -> Iterator[LabDom0]:
+    """Start a lab, and let it be the qubesd of a dom0 that hasn't started one."""
+    # pytest's own folders have names too long for a socket's path.
+    state = Path(tempfile.mkdtemp(prefix="lab"))
+    lab = Lab(state)
+    links = {
+        "/run/qubesd.sock": lab.socket("dom0", "qubesd.sock"),
+        "/run/qubesd.internal.sock": lab.socket("dom0", "qubesd.internal.sock"),
+        "/usr/lib/qubes/qrexec-client": state / "dom0bin/qrexec-client",
+        "/etc/qubes-rpc/admin.vm.volume.Import": state / "dom0bin/admin.vm.volume.Import",
+        "/etc/qubes-rpc/admin.vm.volume.ImportWithSize": (
+            state / "dom0bin/admin.vm.volume.ImportWithSize"
+        ),
+    }
+    try:
+        for path, target in links.items():
+            link = dom0.machine.path(path)
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        # Cloning a qube calls it; it is part of qubes-desktop-linux-common.
+        dom0.machine.run("ln", "-s", "/bin/true", "/usr/bin/qvm-appmenus")
+        yield LabDom0(dom0, lab, sources.copies / "qubes-core-admin-client")
+    finally:
+        lab.close()
+        shutil.rmtree(state)
