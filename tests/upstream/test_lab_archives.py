@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the lab's qvm-backup writes, upstream's qvm-backup-restore restores; and the other way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from dom0 import INSIDE, PASSPHRASE, Dom0, Qube, complaints
+from lab_describe import Description, describe
+from sources import REPOSITORY
+
+LAB_PASSPHRASE = "dedup:a passphrase with blänks"  # noqa: S105 -- tests/unit/lab_backup's
+MIB = 1 << 20
+Descriptions = dict[str, Description]
+
+
+def lab(dom0: Dom0, *words: str | Path) -> Descriptions:
+    """Run a lab in the machine: see inside/lab_system.py."""
+    done = dom0.machine.run(REPOSITORY / ".venv/bin/python", INSIDE / "lab_system.py", *words)
+    result: Descriptions = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def described(dom0: Dom0, *names: str) -> Descriptions:
+    """Describe upstream's qubes."""
+    return {name: describe(dom0.api, dom0.volume, name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def dom0(make_dom0: Callable[[], Dom0]) -> Dom0:
+    """A machine with upstream's qubesd and the shim."""
+    return make_dom0()
+
+
+@pytest.fixture
+def folder(dom0: Dom0) -> Path:
+    """Where archives are, inside and outside."""
+    return dom0.folder
+
+
+def test_upstream_restores_what_the_lab_wrote(make_dom0: Callable[[], Dom0]) -> None:
+    dom0 = make_dom0()
+    dom0.make([])
+    dom0.start()
+    archive = dom0.folder / "archive"
+    before = lab(dom0, "make", archive)
+    assert len(before) == 4
+    where = {"source": archive, "passphrase": LAB_PASSPHRASE}
+    verified = dom0.restore(verify_only=True, **where)
+    assert not complaints(verified), verified.stdout + verified.stderr
+    done = dom0.restore(**where)
+    assert not complaints(done), done.stdout + done.stderr
+    assert described(dom0, *before) == before
+
+
+UPSTREAM = ("work", "net", "alone", "tmpl")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_the_lab_restores_what_upstream_wrote(
+    make_dom0: Callable[[], Dom0], compress: bool
+) -> None:
+    dom0 = make_dom0()
+    for number, name in enumerate(("work", "net", "alone", "root", "tmpl")):
+        half = os.urandom(MIB << (number % 3))
+        (dom0.folder / name).write_bytes(half[: len(half) // 2] + bytes(MIB) + half)
+    image = {name: str(dom0.folder / name) for name in ("work", "net", "alone", "root", "tmpl")}
+    dom0.make(
+        [
+            Qube("net", volumes={"private": image["net"]}, properties={"provides_network": True}),
+            Qube(
+                "work",
+                label="blue",
+                volumes={"private": image["work"]},
+                properties={"memory": 777, "autostart": True},
+                features={"empty": "", "menu-items": "a b", "service.cups": "1"},
+                tags=["mine"],
+                firewall=[
+                    "action=accept dst4=10.1.2.0/24 proto=tcp dstports=443-443",
+                    "action=accept dsthost=example.com proto=tcp comment=web server",
+                    "action=drop",
+                ],
+                notes="several\nlines",
+            ),
+            Qube(
+                "alone",
+                "StandaloneVM",
+                None,
+                "green",
+                volumes={"private": image["alone"], "root": image["root"]},
+            ),
+        ]
+    )
+    dom0.start()
+    dom0.qvm("qvm-prefs", "work", "netvm", "net")
+    dom0.qvm("qvm-prefs", "work", "maxmem", "999")
+    dom0.backup_settings(chunk_size=MIB)
+    before = described(dom0, *UPSTREAM)
+    archive = dom0.folder / "archive"
+    dom0.backup(*UPSTREAM, to=archive, compress=compress)
+    found = lab(dom0, "restore", archive, PASSPHRASE, *UPSTREAM)
+    assert found["verify"][0] == 0, found["verify"]
+    assert found["restore"][0] == 0, found["restore"]
+    assert "ERROR" not in str(found["verify"]) + str(found["restore"])
+    assert found["qubes"] == before
