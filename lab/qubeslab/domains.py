@@ -45,6 +45,10 @@ LABELS = (
 )
 
 
+# In upstream's order: qubes-core-admin qubes/vm/{appvm,templatevm,standalonevm}.py volume_config.
+VOLUMES = ("root", "private", "volatile", "kernel")
+
+
 @dataclass
 class Volume:
     """One volume of a qube; qubes-core-admin qubes/storage/__init__.py Volume.

@@ -7,6 +7,7 @@ import re
 import string
 
 from .qubesd_exc import (
+    NoAnswer,
     ProtocolError,
     QubesInvalidLabelError,
     QubesInvalidTagError,
@@ -156,7 +157,7 @@ def kernel_options(_prop: str, value: str) -> str:
 def mac_address(_prop: str, value: str) -> str:
     """Accept six pairs of hexadecimal digits."""
     if not _MAC.match(value.lower()):
-        raise QubesPropertyValueError("Invalid MAC address value")
+        raise NoAnswer("Invalid MAC address value")  # upstream's ValueError is unforeseen there
     return value.lower()
 
 

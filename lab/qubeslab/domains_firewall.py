@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .domains import write_synced
-from .qubesd_exc import ProtocolError
+from .qubesd_exc import NoAnswer
 
 DEFAULT = ["action=accept"]
 
@@ -88,7 +88,7 @@ def parse(line: str) -> Rule:
     """Read one rule in the API's form.
 
     Raises:
-        ProtocolError: it isn't a rule.
+        NoAnswer: it isn't a rule; upstream's ValueError is unforeseen there.
     """
     options, mark, comment = line.partition("comment=")
     rule: Rule = {}
@@ -105,7 +105,7 @@ def parse(line: str) -> Rule:
             rule["comment"] = _comment(comment)
         _consistent(rule)
     except ValueError as error:
-        raise ProtocolError(f"bad firewall rule {line!r}: {error}") from error
+        raise NoAnswer(f"bad firewall rule {line!r}: {error}") from error
     return rule
 
 
@@ -133,7 +133,7 @@ def save(folder: Path, lines: list[str]) -> None:
     """Check rules in the API's form and keep them.
 
     Raises:
-        ProtocolError: one of them isn't a rule.
+        NoAnswer: one of them isn't a rule.
     """
     rules = [parse(line) for line in lines]
     top = ElementTree.Element("firewall", version="2")

@@ -103,6 +103,14 @@ class QubesLabelNotFoundError(QubesException):
         super().__init__(f"Label does not exist: {label}")
 
 
+class QubesVolumeCopyTokenNotFoundError(ProtocolError):
+    """There is no such token, or it was used already."""
+
+    def __init__(self) -> None:
+        """Use upstream's text."""
+        super().__init__("Token to clone volume of qube was not found")
+
+
 class QubesInvalidTagError(ProtocolError):
     """The tag has characters that a tag can't have."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from . import domains_checks as checks
-from .domains import LABELS
+from .domains import LABELS, VOLUMES
 from .domains_properties import TABLE, NoDefault
 from .domains_volumes import KERNEL_POOL, POOL
 from .paths import DOM0
@@ -19,9 +19,8 @@ from .qubesd_exc import (
     PermissionDenied,
     ProtocolError,
     QubesException,
-    QubesLabelNotFoundError,
     QubesNotImplementedError,
-    QubesValueError,
+    QubesPropertyValueError,
     QubesVMAlreadyExistsError,
     QubesVMInUseError,
     QubesVMNotFoundError,
@@ -30,7 +29,6 @@ from .qubesd_methods import Lab, lines
 
 CREATABLE = ("AppVM", "StandaloneVM", "TemplateVM")
 DOM0_MEMORY = 4096 * 1024  # KiB
-VOLUMES = ("root", "private", "volatile", "kernel")
 
 
 class Lifecycle:
@@ -45,7 +43,7 @@ class Lifecycle:
         """Return all of them by name."""
         creating = {
             f"admin.vm.{verb}.{klass}": Method(
-                self._creator(klass, verb == "CreateInPool"), None, True, True
+                self._creator(klass, verb == "CreateInPool"), None, None, True
             )
             for verb in ("Create", "CreateInPool")
             for klass in (*CREATABLE, "DispVM", "AdminVM")
@@ -84,8 +82,6 @@ class Lifecycle:
         with self.power.exclusive(options["name"]):
             if options["name"] in self.store:
                 raise QubesVMAlreadyExistsError(f"Qube already exists: {options['name']}")
-            if not any(options["label"] == name for _, _, name in LABELS):
-                raise QubesLabelNotFoundError("untrusted label")
             with self.store.change():
                 qube = self.store.add(options["name"], klass)
                 qube.properties["label"] = options["label"]
@@ -103,24 +99,31 @@ class Lifecycle:
         options: dict[str, str] = {}
         for word in text.split(" "):
             key, equals, value = word.partition("=")
-            kind, _, volume = key.partition(":")
             if not equals:
                 raise NoAnswer(f"bad parameter {word!r}")
             if key in options:
                 raise ProtocolError("Options must be unique")
-            if kind == "pool" and not in_pool:
-                raise ProtocolError("Pool option specified but 'allow_pool' is False")
-            if key not in ("name", "label", "pool") and not (kind == "pool" and volume in VOLUMES):
-                raise ProtocolError("Options does not match: name, label, pool, pool:")
-            if kind == "pool" and value not in (POOL, KERNEL_POOL):
-                raise QubesException(f"No such pool: {value}")
+            self._check_option(key, value, in_pool)
             options[key] = value
+        if "label" in options:
+            checks.label_name(options["label"])
+            if not any(options["label"] == name for _, _, name in LABELS):
+                del options["label"]  # upstream forgets an unknown label, and then misses it
         for key in ("name", "label"):
             if key not in options:
                 raise ProtocolError(f"Creation requested without key: {key}")
         checks.qube_name(options["name"])
-        checks.label_name(options["label"])
         return options
+
+    @staticmethod
+    def _check_option(key: str, value: str, in_pool: bool) -> None:
+        kind, _, volume = key.partition(":")
+        if kind == "pool" and not in_pool:
+            raise ProtocolError("Pool option specified but 'allow_pool' is False")
+        if key not in ("name", "label", "pool") and not (kind == "pool" and volume in VOLUMES):
+            raise ProtocolError("Options does not match: name, label, pool, pool:")
+        if kind == "pool" and value not in (POOL, KERNEL_POOL):
+            raise QubesException(f"No such pool: {value}")
 
     def _template(self, klass: str, argument: str) -> str | None:
         if "template" not in TABLE[klass]:
@@ -139,7 +142,7 @@ class Lifecycle:
         if argument not in self.store:
             raise QubesVMNotFoundError(argument)
         if self.store[argument].klass != "TemplateVM":
-            raise QubesValueError(f"{argument!r} is not a TemplateVM")
+            raise QubesPropertyValueError(f"{argument!r} is not a TemplateVM")
         return argument
 
     def _no_disposables(self, _request: Request) -> None:

@@ -21,6 +21,7 @@ from .qubesd_exc import (
     ProtocolError,
     QubesFeatureNotFoundError,
     QubesLabelNotFoundError,
+    QubesPropertyValueError,
     QubesTagNotFoundError,
     QubesValueError,
 )
@@ -201,7 +202,8 @@ class Basics:
         if name in ("netvm", "default_netvm") and isinstance(value, str):
             target = self.store[value]
             if target.klass == "AdminVM" or not self.properties.get(target, "provides_network"):
-                raise QubesValueError(f"The {value} qube does not provide network")
+                error = QubesValueError if holder.name else QubesPropertyValueError
+                raise error(f"The {value} qube does not provide network")
             seen: Value = value
             while isinstance(seen, str):
                 if seen == holder.name:

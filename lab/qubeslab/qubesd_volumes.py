@@ -10,7 +10,7 @@ import json
 import secrets
 
 from . import domains_checks as checks
-from .domains import LABELS, Qube, Value
+from .domains import LABELS, VOLUMES, Qube, Value
 from .domains_properties import TABLE
 from .qubesd import Method, Methods, Request
 from .qubesd_exc import (
@@ -20,6 +20,7 @@ from .qubesd_exc import (
     QubesException,
     QubesValueError,
     QubesVMNotHaltedError,
+    QubesVolumeCopyTokenNotFoundError,
 )
 from .qubesd_methods import Lab, lines
 
@@ -39,7 +40,9 @@ class VolumeMethods:
         """Return those of the public socket by name."""
         prefix = "admin.vm.volume."
         return {
-            f"{prefix}List": Method(lambda r: lines(list(r.dest.volumes))),
+            f"{prefix}List": Method(
+                lambda r: lines([name for name in VOLUMES if name in r.dest.volumes])
+            ),
             f"{prefix}Info": Method(self.info, True),
             f"{prefix}ListSnapshots": Method(self.revisions, True),
             f"{prefix}Revert": Method(self.revert, True, True),
@@ -118,11 +121,13 @@ class VolumeMethods:
     def clone_to(self, request: Request) -> None:
         """Replace this volume's data by that of the volume that the token stands for."""
         name = self._name(request)
-        source_name, volume = self._tokens.pop(
-            request.payload.decode("ascii", "replace").strip(), ("", "")
-        )
+        try:
+            token = request.payload.decode("ascii").strip()
+        except UnicodeDecodeError:
+            raise ProtocolError("Token contains non-ASCII characters") from None
+        source_name, volume = self._tokens.pop(token, ("", ""))
         if not source_name:
-            raise ProtocolError("Token to clone volume of qube was not found")
+            raise QubesVolumeCopyTokenNotFoundError
         if volume != name:
             raise QubesException(f"can't clone a volume {volume} to a volume {name}")
         with self.power.exclusive(request.dest.name):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Describe a qube as a backup must bring it back, asked over the Admin API of upstream or of the lab.
+"""Describe a qube as a backup must bring it back, asked over the Admin API.
 
-Standard library only: it runs inside and outside of the machine.
+Of upstream's qubesd or the lab's. Standard library only: it runs inside and outside of the machine.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ PROPERTIES = (
         "virt_mode",
     ),
 )
+# Set by upstream's extensions (qubes-core-admin qubes/ext/), which the lab doesn't have, or when a
+# qube is created through the API.
+AUTOMATIC = frozenset({"servicevm", "guivm-dom0", "audiovm-dom0", "created-by-dom0"})
 
 
 def content(api: Api, dest: str, method: str, argument: str = "") -> str:
@@ -43,7 +46,7 @@ def describe(api: Api, image: Image, name: str) -> Description:
     rows = content(api, "dom0", "admin.vm.List").splitlines()
     found = next(row for row in rows if row.startswith(f"{name} "))
     properties = {
-        key: [default, value]
+        key: value if default == "default=False" else None  # two systems' defaults may differ
         for key, default, _, value in (
             row.split(" ", 3) for row in content(api, name, "admin.vm.property.GetAll").splitlines()
         )
@@ -60,10 +63,25 @@ def describe(api: Api, image: Image, name: str) -> Description:
     return {
         "class": found.split(" ")[1],
         "properties": properties,
-        "features": {key: content(api, name, "admin.vm.feature.Get", key) for key in features},
-        "tags": sorted(content(api, name, "admin.vm.tag.List").splitlines()),
+        "features": {
+            key: content(api, name, "admin.vm.feature.Get", key)
+            for key in features
+            if key not in AUTOMATIC
+        },
+        "tags": sorted({*content(api, name, "admin.vm.tag.List").splitlines()} - AUTOMATIC),
         "firewall": [sorted(rule.partition("comment=")[0].split()) for rule in rules],
         "comments": [rule.partition("comment=")[2] for rule in rules],
         "notes": content(api, name, "admin.vm.notes.Get"),
         "volumes": volumes,
     }
+
+
+def differences(before: object, after: object, where: str = "") -> list[str]:
+    """Return what differs, one line each."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            line
+            for key in sorted({*before, *after})
+            for line in differences(before.get(key), after.get(key), f"{where}/{key}")
+        ]
+    return [] if before == after else [f"{where}: {before!r} became {after!r}"]

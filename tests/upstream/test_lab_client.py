@@ -198,7 +198,7 @@ print(json.dumps({
     "memory": work.memory,
     "default": [work.property_is_default(name) for name in ("memory", "vcpus")],
     "connected": [vm.name for vm in app.domains["net"].connected_vms],
-    "derived": sorted(vm.name for vm in app.domains["%(template)s"].derived_vms),
+    "derived": sorted(vm.name for vm in app.default_template.derived_vms),
     "features": dict(work.features.items()),
     "inherited": work.features.check_with_template("os", None),
     "tags": sorted(work.tags),
@@ -210,7 +210,7 @@ print(json.dumps({
     "state": work.get_power_state(),
     "devices": [list(work.devices[kind].get_assigned_devices()) for kind in ("block", "pci")],
 }))
-""" % {"template": TEMPLATE}
+"""
 
 
 def test_the_client_library(both: LabDom0) -> None:

@@ -142,7 +142,7 @@ def test_firewall(lab: Lab, work: QubesVM) -> None:
     text = (lab.state / "qubes/appvms/work/firewall.xml").read_text()
     assert '<property name="dsthost">10.0.0.1/32</property>' in text
     for bad in ("accept", "action=allow", "action=accept dstports=80", "action=drop x=1"):
-        with pytest.raises(exc.ProtocolError):
+        with pytest.raises(exc.QubesDaemonAccessError, match="empty response"):
             work.firewall.save_rules([bad])
     work.firewall.save_rules(["action=drop expire=1"])
     assert work.firewall.rules == []
@@ -170,9 +170,9 @@ def test_names_that_a_qube_cannot_have(
 
 def test_creation_checks_its_options(app: qubesadmin.Qubes) -> None:
     for cls, label, template, error in (
-        ("AppVM", "mauve", TEMPLATE, exc.QubesLabelNotFoundError),
+        ("AppVM", "mauve", TEMPLATE, exc.ProtocolError),
         ("AppVM", "red", "nope", exc.QubesVMNotFoundError),
-        ("AppVM", "red", "dom0", exc.QubesValueError),
+        ("AppVM", "red", "dom0", exc.QubesPropertyValueError),
         ("TemplateVM", "red", TEMPLATE, exc.ProtocolError),
         ("DispVM", "red", None, exc.QubesNotImplementedError),
         ("NoVM", "red", None, exc.ProtocolError),
@@ -277,7 +277,7 @@ def test_a_clone_has_everything_but_its_identity(
 def test_a_clone_token_works_once(app: qubesadmin.Qubes, work: QubesVM) -> None:
     token = app.qubesd_call("work", "admin.vm.volume.CloneFrom", "private")
     app.qubesd_call(TEMPLATE, "admin.vm.volume.CloneTo", "private", token)
-    with pytest.raises(exc.ProtocolError):
+    with pytest.raises(exc.QubesException, match="Token to clone volume of qube was not found"):
         app.qubesd_call(TEMPLATE, "admin.vm.volume.CloneTo", "private", token)
     assert work.volumes["private"].size == app.domains[TEMPLATE].volumes["private"].size
 
@@ -413,6 +413,17 @@ def test_events(lab: Lab, app: qubesadmin.Qubes, work: QubesVM) -> None:
         (b"internal.GetSystemInfo+ dom0 name dom0\0", b"2\0ProtocolError\0\0no such method"),
         (b"admin.backup.Execute+../../x dom0 name dom0\0", b"2\0ProtocolError\0\0Backup"),
         (b"admin.vm.volume.CloneTo+root dom0 name debian-13-minimal\0\xff", b"2\0ProtocolError"),
+        (
+            b"admin.vm.volume.CloneTo+root dom0 name debian-13-minimal\0x",
+            b"2\0QubesVolumeCopyTokenNotFoundError\0\0Token",
+        ),
+        (b"admin.vm.Create.AppVM+ dom0 name dom0\0", b""),
+        (b"admin.vm.property.Set+mac dom0 name debian-13-minimal\0x", b""),
+        (b"admin.property.Set+default_netvm dom0 name dom0\0work", b"2\0QubesPropertyValueError"),
+        (
+            b"admin.vm.volume.List+ dom0 name debian-13-minimal\0",
+            b"0\0root\nprivate\nvolatile\nkernel\n",
+        ),
         (b"admin.vm.tag.Set+a/b dom0 name debian-13-minimal\0", b"2\0QubesInvalidTagError\0\0"),
     ],
     ids=lambda value: repr(value)[:60],

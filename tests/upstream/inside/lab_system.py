@@ -2,8 +2,8 @@
 """A whole lab for one backup or restore by the lab's tools; without containers, in the machine.
 
 lab_system.py make ARCHIVE: make qubes, back them up into the file, print JSON of name: description.
-lab_system.py restore ARCHIVE PASSPHRASE NAME...: verify and restore a file, print JSON: `verify` and
-`restore` are status and messages, `qubes` describes those with the names.
+lab_system.py restore ARCHIVE PASSPHRASE NAME...: verify and restore a file, print JSON: `verify`
+and `restore` are status and messages, `qubes` describes those with the names.
 """
 
 from __future__ import annotations
