@@ -92,6 +92,27 @@ def sparse_archive(name: str, data: bytes) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT) + body + bytes(-len(body) % 512) + bytes(1024)
 
 
+def gnu_sparse_archive(name: str, data: bytes) -> bytes:
+    """The inner archive of a volume that is a file: real GNU tar, as upstream calls it.
+
+    The old GNU sparse format, with the map in the header and in blocks after it, and the archive
+    padded to 10240 bytes. Source: qubes-core-admin qubes/backup.py Backup._wrap_and_send_files.
+    """
+    prefix, _, base = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / base
+        with image.open("wb") as file:
+            for offset in range(0, len(data), 4096):
+                if any(data[offset : offset + 4096]):
+                    file.seek(offset)
+                    file.write(data[offset : offset + 4096])
+            file.truncate(len(data))
+        os.utime(image, (0, random.randrange(10**9)))  # noqa: S311 (no secret)
+        command = ["tar", "-Pc", "--sparse", "-C", folder, "--dereference"]
+        command += [f"--xform=s:^{base}:{prefix}/\\0:", base]
+        return subprocess.run(command, check=True, capture_output=True).stdout
+
+
 def file_archive(name: str, data: bytes) -> bytes:
     """The inner archive of an ordinary file, with GNU tar's defaults."""
     out = io.BytesIO()

@@ -185,6 +185,23 @@ def test_recipe_is_small_and_wrapping_only() -> None:
     assert copied == len(result.payload.objects[0])
 
 
+@pytest.mark.parametrize("holes", [3, 60])  # a map in the header, and one that needs more blocks
+def test_volumes_that_gnu_tar_archived(holes: int) -> None:
+    """On pools of files upstream archives volumes by `tar --sparse`, not by its own tarwriter."""
+    name = "vm7/private.img"
+    data = b"".join(archives.noise(65_536, seed) + bytes(8192) for seed in range(holes))
+    one, two = (archives.gnu_sparse_archive(name, data) for _ in range(2))
+    assert one != two, "the time in the header differs"
+    assert len(one) % 10240 == 0
+    results = [
+        split(archives.outer(f"{name}.000.enc", archives.container(inner))) for inner in (one, two)
+    ]
+    assert results[0].payload.objects == results[1].payload.objects
+    assert archives.noise(65_536, holes - 1) in bytes(results[0].payload.objects[0])
+    literal = sum(count for kind, count, _ in operations(results[0].recipe) if kind == LITERAL)
+    assert literal < 3000
+
+
 def test_members_are_described_as_the_ledger_needs_them() -> None:
     parts = list(archives.members(archives.small_qubes()))
     found = split(archives.join(parts)).manifest

@@ -122,6 +122,22 @@ def test_volume_of_exactly_full_chunks(small_chunks: Parts) -> None:
     assert judge(inner).status == "whole"
 
 
+@pytest.mark.parametrize("holes", [2, 200])
+def test_volume_that_gnu_tar_archived(small_chunks: Parts, holes: int) -> None:
+    """Several chunks of the old sparse format; without the last one its end isn't reached."""
+    name = "vm7/private.img"
+    data = b"".join(archives.noise(8192, seed) + bytes(8192) for seed in range(holes))
+    inner = archives.gnu_sparse_archive(name, data)
+    found = small_chunks[:3]
+    found += [
+        (f"{name}.{number:03d}.enc", archives.container(inner[start : start + 65_536]))
+        for number, start in enumerate(range(0, len(inner), 65_536))
+    ]
+    assert judge(found).status == "whole"
+    if holes > 2:
+        assert "does not reach its end" in judge(found[:-1]).reason
+
+
 def test_chunks_in_disorder(small_chunks: Parts) -> None:
     small_chunks[4], small_chunks[5] = small_chunks[5], small_chunks[4]
     assert judge(small_chunks).status == "partial"
