@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from dom0 import INSIDE, PASSPHRASE, Dom0, Qube, complaints
+from lab_client import lab_dom0
 from lab_describe import Description, describe, differences
-from sources import REPOSITORY
+from sources import REPOSITORY, Sources
 
 LAB_PASSPHRASE = "dedup:a passphrase with blänks"  # noqa: S105 -- tests/unit/lab_backup's
 MIB = 1 << 20
@@ -44,6 +45,32 @@ def test_upstream_restores_what_the_lab_wrote(make_dom0: Callable[[], Dom0]) -> 
     assert not complaints(done), done.stdout + done.stderr
     changed = differences(before, described(dom0, *before))
     assert not changed, "\n".join(changed)
+
+
+def test_upstream_restores_to_the_lab_s_qubesd(
+    make_dom0: Callable[[], Dom0], sources: Sources
+) -> None:
+    """The tool is upstream's, and the system that it restores to is the lab."""
+    names = ("work", "net", "alone")
+    with lab_dom0(make_dom0(), sources) as made:
+        archive = made.dom0.folder / "archive"
+        before = lab(made.dom0, "make", archive)
+        secret = made.dom0.passphrase_file(LAB_PASSPHRASE)
+        done = made.upstream(
+            "qvm-backup-restore", "-p", str(secret), str(archive), *names, data="y"
+        )
+        assert done.returncode == 0, done.stderr
+        assert not complaints(done), done.stdout + done.stderr
+
+        def api(dest: str, method: str, argument: str) -> bytes:
+            return made.lab.raw(f"{method}+{argument} dom0 name {dest}\0".encode())
+
+        def image(name: str, volume: str) -> Path:
+            return made.lab.state / "qubes/appvms" / name / f"{volume}.img"
+
+        found = {name: describe(api, image, name) for name in names}
+        changed = differences({name: before[name] for name in names}, found)
+        assert not changed, "\n".join(changed)
 
 
 UPSTREAM = ("work", "net", "alone", "tmpl")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,6 +206,33 @@ def pieces(system: System, qube: QubesVM) -> tuple[Content, Content, str]:
         name = f"{volume}.{number:03d}.enc"
         chunks.append((name, sealed(name, clear[start : start + step], run)))
     return list(content.items()), chunks, run
+
+
+def test_a_volume_that_gnu_tar_archived(system: System, work: QubesVM, source: list[str]) -> None:
+    """As upstream does on pools of files: the old sparse format, padded to 10240 bytes."""
+    content = members(system.archive)
+    run = content["backup-header"].decode().split("backup-id=")[1].strip()
+    name = f"vm{work.qid}/private.img"
+    folder = system.state / "files"
+    folder.mkdir()
+    (folder / "private.img").write_bytes(DATA)
+    subprocess.run(["fallocate", "--dig-holes", folder / "private.img"], check=True)
+    command = ["tar", "-Pc", "--sparse", "-C", folder, "--dereference"]
+    command += [f"--xform=s:^private.img:vm{work.qid}/\\0:", "private.img"]
+    inner = subprocess.run(command, check=True, capture_output=True).stdout
+    assert len(inner) < len(DATA)
+    parts = [inner[: len(inner) // 2], inner[len(inner) // 2 :]]
+    del content[f"{name}.000.enc"]
+    chunks = [
+        (member, sealed(member, part, run))
+        for member, part in ((f"{name}.{n:03d}.enc", part) for n, part in enumerate(parts))
+    ]
+    write_archive(system.archive, [*content.items(), *chunks])
+    # The zeros inside of blocks aren't holes, so it is longer than the replaced archive was.
+    done = system.restore("--rename-conflicting", "--ignore-size-limit", *source, "work")
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr
+    assert same(system.data("work-1"), DATA)
 
 
 def swapped(chunks: Content) -> Content:
