@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from dedup_store import VERSION, config, engine, pipes
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, EXIT_READER_GONE, StoreError, UsageError, clean
-from dedup_store.manifest import PARTIAL, WHOLE
+from dedup_store.manifest import PARTIAL, WHOLE, Member
 
 _EPILOG = """\
 exit codes:
@@ -23,8 +23,8 @@ exit codes:
   2    wrong command line or configuration
   3    put: the stream is no whole backup; what came is kept as a partial run
        (nothing is kept of an empty stream)
-  4    get: there is no such run
-  5    get: what came back is not what was stored; do not use the output
+  4    get, show: there is no such run
+  5    get, show: what came back is not what was stored; do not use the output
   130  interrupted
   141  get: the reader closed the pipe before the end
   143  terminated
@@ -42,6 +42,7 @@ configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CO
 """
 
 _STDIN, _STDOUT = 0, 1
+_MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own are shorter
 
 
 def main() -> int:
@@ -95,7 +96,11 @@ def _parse() -> argparse.Namespace:
     commands.add_parser("put", parents=[common], help="store the backup that comes on stdin")
     getter = commands.add_parser("get", parents=[common], help="write a stored backup to stdout")
     getter.add_argument("run", metavar="RUN", help="a run's name, or `latest`")
-    commands.add_parser("list", parents=[common], help="list the runs, oldest first")
+    shower = commands.add_parser("show", parents=[common], help="list the members of a run")
+    shower.add_argument("run", metavar="RUN", help="a run's name, or `latest`")
+    lister = commands.add_parser("list", parents=[common], help="list the runs, oldest first")
+    for command, each in ((shower, "the run and each member"), (lister, "each run, without qubes")):
+        command.add_argument("--lines", action="store_true", help=f"a line of JSON for {each}")
     return parser.parse_args()
 
 
@@ -116,6 +121,12 @@ def _write_json(arguments: argparse.Namespace, data: object) -> None:
     stream = sys.stderr if arguments.command == "get" else sys.stdout
     stream.write(json.dumps(data) + "\n")
     stream.flush()
+
+
+def _write_lines(rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
 
 
 def _forget_stdout() -> None:
@@ -174,8 +185,45 @@ def _get(arguments: argparse.Namespace, settings: config.Config) -> int:
     return 0
 
 
+def _show(arguments: argparse.Namespace, settings: config.Config) -> int:
+    repository = _open(settings)
+    run = get_module.find(repository, arguments.run)
+    found, _ = get_module.read_manifest(repository, run["run"])
+    members = map(_public, found.members)
+    if arguments.lines:
+        _write_lines([_short(found.summary()) | {"members": len(found.members)}])
+        _write_lines(members)
+    elif arguments.json:
+        _write_json(arguments, found.summary() | {"members": list(members)})
+    else:
+        for member in members:
+            cells = (member["container"], member["payload_length"], clean(member["name"] or "-"))
+            sys.stdout.write("{:<13} {:>12}  {}\n".format(*cells))
+        sys.stdout.flush()
+    return 0
+
+
+def _public(member: Member) -> dict[str, Any]:
+    """What `show` tells of a member: nothing of where it lies."""
+    return {
+        "name": member.name if member.name is None else member.name[:_MAX_NAME],
+        "container": member.container,
+        "payload_length": member.payload_length,
+        "payload_sha256": member.payload_sha256,
+    }
+
+
+def _short(run: dict[str, Any]) -> dict[str, Any]:
+    """A run in one line of bounded length, for programs that read line by line."""
+    del run["qubes"]
+    return run | {"reason": clean(run["reason"])}
+
+
 def _list(arguments: argparse.Namespace, settings: config.Config) -> int:
     runs = get_module.list_runs(_open(settings))
+    if arguments.lines:
+        _write_lines(map(_short, runs))
+        return 0
     if arguments.json:
         _write_json(arguments, {"runs": runs})
         return 0
@@ -220,5 +268,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "init": _init,
     "put": _put,
     "get": _get,
+    "show": _show,
     "list": _list,
 }

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks a run: its member list, the beginning of its stream, or all of it."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from dedup_backup import qubesxml
+from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, Containers, DamagedError
+from dedup_backup.errors import BackupError, WrongError, clean
+from dedup_backup.ledger import Row
+from dedup_backup.store import OVERHEAD, Call, Member
+from dedup_backup.stream import HEADER, HMAC, MAX_HEADER, MAX_XML, XML, Archive, CutError
+from dedup_backup.structure import Comparison, Structure
+
+MAX_PROBLEMS = 20  # then nothing more is looked at
+_HEAD, _TAIL = 96, 32  # bytes of a container before and behind its payload (the shim)
+# What Qubes 4.x writes (qubes/backup.py BackupHeader); the id goes into all passphrase lines
+_HEADER = re.compile(
+    rb"version=4\nencrypted=True\ncompressed=(?:True|False)\n(?:compression-filter=[!-~]{1,64}\n)?"
+    rb"hmac-algorithm=scrypt\nbackup-id=([A-Za-z0-9-]{1,64})\n"
+)
+
+
+class EnoughError(Exception):
+    """What was found is enough; to go on would tell nothing."""
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        problems: what is wrong, each with the member's name.
+        unchecked: what could not be checked.
+        qubes: names of the qubes in the backup, as far as its qubes.xml could be read.
+        members: how many members were looked at.
+        bytes: of their payload.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    qubes: list[str] = field(default_factory=list)
+    members: int = 0
+    bytes: int = 0
+
+    def problem(self, text: str) -> None:
+        """Note what is wrong.
+
+        Raises:
+            EnoughError: it was the last that is noted.
+        """
+        if text not in self.problems:
+            self.problems.append(clean(text))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise EnoughError
+
+    def leave(self, text: str) -> None:
+        """Note what can't be checked."""
+        if text not in self.unchecked:
+            self.unchecked.append(clean(text))
+
+
+class Check:
+    """One run under examination."""
+
+    def __init__(self, backup_id: str, ledger: list[Row] | None, report: Report) -> None:
+        """Take what dom0 knows of the run: its backup's id (by the run's name), its ledger."""
+        self._id = backup_id
+        self._ledger = ledger
+        self._report = report
+        self._xml: bytes | None = None
+
+    def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
+        """Check what the store says that the run consists of.
+
+        Only the beginning of the stream is read, for qubes.xml. Its word is taken when the ledger
+        has its SHA-256, or when its container is right under the passphrase.
+        """
+        structure, compare = Structure(self._report.problem), self._comparison()
+        for member in members:
+            structure.add(member.name, member.container, member.length)
+            if compare:
+                compare.add(Row(member.name, member.length, member.sha256, None))
+            self._report.members += 1
+            self._report.bytes += member.length
+        if compare:
+            compare.finish()
+        self._beginning(stream, passphrase)
+        structure.judge(self._included())
+
+    def data(self, members: list[Member], stream: Call, passphrase: bytes) -> None:
+        """Check every byte of the stream, under the passphrase and against ledger and list."""
+        structure = Structure(self._report.problem)
+        said = [Row(member.name, member.length, None, None) for member in members]
+        compares = [Comparison(said, "the store's own list", self._report.problem)]
+        if compare := self._comparison():
+            compares.append(compare)
+        try:
+            for name, kind, length, trailer in self._checked(stream, passphrase):
+                structure.add(name, kind, length)
+                for compare in compares:
+                    compare.add(Row(name, length, None, trailer))
+                self._report.members += 1
+                self._report.bytes += length
+        except WrongError as error:
+            self._report.problem(str(error))
+            if isinstance(error, CutError):
+                self._end(stream)
+            return
+        self._end(stream)
+        for compare in compares:
+            compare.finish()
+        structure.judge(self._included())
+
+    def _end(self, stream: Call) -> None:
+        try:
+            stream.finish()
+        except BackupError as error:
+            self._report.problem(str(error))
+
+    def _comparison(self) -> Comparison | None:
+        if self._ledger is None:
+            return None
+        return Comparison(self._ledger, "the ledger", self._report.problem)
+
+    def _checked(
+        self, stream: Call, passphrase: bytes
+    ) -> Iterator[tuple[str, str, int, str | None]]:
+        """Check all members: name, container, bytes of payload, trailer of each."""
+        archive = Archive(stream)
+        containers = Containers(archive.spool, passphrase)
+        header, before = b"", len(self._report.problems)
+        for name, size in archive.members():
+            if name == HEADER:
+                header = os.pread(archive.spool, MAX_HEADER, 0)
+                self._check_header(header)
+                yield name, "none", size, None
+                continue
+            kind = containers.kind()
+            if kind == AUTHENTICATED:
+                self._check_container(containers, name, header)
+                yield name, kind, max(0, size - OVERHEAD), containers.trailer()
+            else:
+                if kind == ENCRYPTED:
+                    self._report.leave(
+                        "what is really encrypted: that is for qvm-backup-restore --verify-only"
+                    )
+                yield name, kind, size if kind == "none" else max(0, size - OVERHEAD), None
+            if name == HMAC and len(self._report.problems) > before:
+                raise EnoughError
+
+    def _check_header(self, header: bytes) -> None:
+        found = _HEADER.fullmatch(header)
+        if not found:
+            self._report.problem(f"{HEADER}: it is not what Qubes writes")
+        elif found[1].decode() != self._id:
+            self._report.problem(f"{HEADER}: it is of backup {found[1].decode()}, not {self._id}")
+
+    def _check_container(self, containers: Containers, name: str, header: bytes) -> None:
+        prefix = "backup-header!" if name == HMAC else f"{self._id}!{name.removesuffix('.enc')}!"
+        limits = {HMAC: MAX_HEADER + 1, XML: MAX_XML}
+        try:
+            payload = containers.check(prefix, limit=limits.get(name, 0))
+        except DamagedError as error:
+            reason = "it was altered, or comes from another place or backup"
+            if name == HMAC:
+                reason = "the passphrase is wrong, or it was altered"
+            self._report.problem(f"{name}: {reason} ({error})")
+            return
+        if name == HMAC and payload != header:
+            self._report.problem(f"{HEADER}: it is not the one that {HMAC} has")
+        elif name == XML:
+            self._xml = payload
+
+    def _beginning(self, stream: Call, passphrase: bytes | None) -> None:
+        """Read the stream up to qubes.xml."""
+        try:
+            if self._ledger is None and passphrase is not None:
+                for name, *_ in self._checked(stream, passphrase):
+                    if name == XML:
+                        return
+            elif self._ledger is not None:
+                archive = Archive(stream)
+                for name, size in archive.members():
+                    if name == XML:
+                        self._take_xml(os.pread(archive.spool, size, 0)[_HEAD:-_TAIL])
+                        return
+                    if name not in (HEADER, HMAC):
+                        break
+            else:
+                return
+            self._report.problem(f"{XML} is not at the beginning of the stream")
+        except WrongError as error:
+            self._report.problem(str(error))
+
+    def _take_xml(self, payload: bytes) -> None:
+        """Take a qubes.xml for which the ledger has the SHA-256."""
+        wanted = {row.name: row.sha256 for row in self._ledger or []}
+        if hashlib.sha256(payload).hexdigest() == wanted.get(XML):
+            self._xml = payload
+        else:
+            self._report.problem(f"{XML} is not what the ledger says")
+
+    def _included(self) -> list[qubesxml.Qube] | None:
+        """List the qubes that must be there."""
+        if self._xml is None:
+            self._report.leave("which qubes must be in it: qubes.xml can't be read")
+            return None
+        try:
+            qubes = qubesxml.included(qubesxml.unpack(self._xml))
+        except qubesxml.UnknownCompressionError:
+            self._report.leave("which qubes must be in it: qubes.xml is compressed in another way")
+            return None
+        except qubesxml.XmlError as error:
+            self._report.problem(f"{XML}: {error}")
+            return None
+        self._report.qubes = [qube.name or clean(qube.path) for qube in qubes]
+        return qubes

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell whether the backups in a backup qube are complete and unaltered; run as root in dom0."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from dedup_backup import VERSION, ledger
+from dedup_backup.check import Check, EnoughError, Report
+from dedup_backup.errors import (
+    EXIT_UNCHECKED,
+    EXIT_WRONG,
+    BackupError,
+    UsageError,
+    WrongError,
+    clean,
+)
+from dedup_backup.settings import DEFAULT_PROFILE, Layout, Profile, Source
+from dedup_backup.store import RUN, NoRunError, Store
+
+_EPILOG = """\
+exit codes:
+  0  all that was asked for was checked, and is right
+  1  something is wrong: each thing is told, with the member's name
+  2  wrong command line or configuration
+  3  verify: nothing wrong was found, but not everything could be checked: it is told what
+  4  the qube or its store failed or made no sense, so there is no verdict
+  130  interrupted
+
+confirm is for after a backup that qvm-backup called successful. It compares the member list of
+that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
+run is complete. verify does the same again, or, with --data, has the whole archive sent to dom0 and
+checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
+must be there; it is read from the archive's beginning and checked under the passphrase.
+
+The store is the one that the backup profile sends to. What the backup qube says is not trusted:
+where it could lie, only `verify --data` is proof.
+"""
+
+
+def main() -> int:
+    """Run the command line's command.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parse()
+    try:
+        command = Command(arguments)
+        return int(getattr(command, arguments.command)())
+    except BackupError as error:
+        text, code = str(error), error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        text, code = f"{where}{error.strerror}", BackupError.exit_code
+    except KeyboardInterrupt:
+        return 130
+    _say(text)
+    if arguments.json:
+        print(json.dumps({"error": clean(text, 600), "exit_code": code}))
+    return code
+
+
+def _say(text: str) -> None:
+    print(f"qubes-dedup-backup: {clean(text, 600)}", file=sys.stderr)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="qubes-dedup-backup",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qubes-dedup-backup {VERSION}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
+    )
+    common.add_argument("--qube", metavar="NAME", help="default: the profile's destination")
+    common.add_argument(
+        "--store-profile", metavar="NAME", help="default: the profile's destination"
+    )
+    common.add_argument("--json", action="store_true", help="report as JSON on stdout")
+    common.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
+    confirm.add_argument(
+        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+    )
+    verify = commands.add_parser("verify", parents=[common], help="check a run")
+    verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
+    verify.add_argument("--data", action="store_true", help="read and check the whole archive")
+    verify.add_argument(
+        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
+    )
+    commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    return parser.parse_args()
+
+
+class Command:
+    """One command, with what all of them need."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        """Find out which store it is about."""
+        if os.geteuid():
+            raise UsageError("dom0's ledger is root's alone: use sudo")
+        self._arguments = arguments
+        self._layout = Layout(Path(arguments.root))
+        self._profile = Profile(self._layout, arguments.profile)
+        self._source = self._profile.source(arguments.qube, arguments.store_profile)
+        self._store = Store(self._source)
+        self._confirmed = ledger.confirmed(self._layout, self._source)
+
+    def confirm(self) -> int:
+        """Compare a run's list with the ledger; when they agree, record it."""
+        run = self._arguments.run or self._newest_backup()
+        backup_id = _backup_id(run)
+        rows = ledger.read(self._layout, backup_id)
+        if rows is None:
+            raise UsageError(
+                f"dom0 has no ledger of backup {backup_id}, so nothing tells what belongs into it"
+            )
+        report = self._examine(run, rows, data=False, passphrase=None)
+        wrong = bool(report.problems or report.unchecked)
+        if not wrong and run not in self._confirmed:
+            ledger.confirm(
+                *(self._layout, self._source, run, backup_id),
+                members=report.members,
+                bytes=report.bytes,
+            )
+        verdict = "not confirmed" if wrong else "confirmed"
+        self._tell(run, report, verdict)
+        return EXIT_WRONG if wrong else 0
+
+    def verify(self) -> int:
+        """Check a run."""
+        run = self._arguments.run or next(reversed(self._confirmed), None)
+        if run is None:
+            raise UsageError(f"no run in {_place(self._source)} is confirmed: name one, see `list`")
+        backup_id, data = _backup_id(run), self._arguments.data
+        rows = ledger.read(self._layout, backup_id)
+        passphrase = None
+        if data or rows is None:
+            passphrase = self._profile.passphrase(self._arguments.passphrase_file)
+        report = self._examine(run, rows, data=data, passphrase=passphrase)
+        if rows is None:
+            report.leave(
+                "against a ledger: dom0 has none of this backup, so files that qubes.xml does not"
+                " promise (firewall rules, notes) could be missing"
+            )
+        code = EXIT_WRONG if report.problems else EXIT_UNCHECKED if report.unchecked else 0
+        verdict = {0: "right", EXIT_WRONG: "wrong", EXIT_UNCHECKED: "nothing wrong found"}[code]
+        self._tell(run, report, verdict)
+        return code
+
+    def list(self) -> int:
+        """List the store's runs beside dom0's records."""
+        rows = []
+        for run in self._store.runs():
+            backup_id = _backup_id(run.name)
+            word = "no ledger"
+            if run.name in self._confirmed:
+                word = "confirmed"
+            elif (self._layout.ledgers / backup_id).exists():
+                word = "unconfirmed"
+            rows.append({"run": run.name, "store": run.status, "dom0": word, "reason": run.reason})
+        there = {row["run"] for row in rows}
+        lost = [name for name in self._confirmed if name not in there]
+        rows += [
+            {"run": name, "store": "missing", "dom0": "confirmed", "reason": ""} for name in lost
+        ]
+        rows.sort(key=lambda row: row["run"])
+        if self._arguments.json:
+            print(json.dumps({"runs": rows}))
+        else:
+            print(f"{'RUN':<58} {'DOM0':<12} {'STORE':<8} REASON")
+            for row in rows:
+                line = f"{row['run']:<58} {row['dom0']:<12} {row['store']:<8} {row['reason']}"
+                print(line.rstrip())
+        if lost:
+            _say(f"{_place(self._source)} has lost {len(lost)} confirmed run(s)")
+        return EXIT_WRONG if lost else 0
+
+    def _newest_backup(self) -> str:
+        """Find the run of the backup whose ledger is the newest."""
+        backup_id = ledger.newest(self._layout)
+        runs = [run.name for run in self._store.runs() if _backup_id(run.name) == backup_id]
+        if not runs:
+            raise WrongError(
+                f"the newest backup with a ledger, {backup_id}, is not in {_place(self._source)};"
+                " to confirm another one, name its run"
+            )
+        return runs[-1]
+
+    def _examine(
+        self, run: str, rows: ledger.Rows | None, *, data: bool, passphrase: bytes | None
+    ) -> Report:
+        report = Report()
+        check = Check(_backup_id(run), rows, report)
+        try:
+            _, members = self._store.members(run)
+            with self._store.stream(run) as stream:
+                if data and passphrase is not None:
+                    check.data(members, stream, passphrase)
+                else:
+                    check.member_list(members, stream, passphrase)
+        except EnoughError:
+            pass
+        except NoRunError as error:
+            if run not in self._confirmed:
+                raise
+            report.problem(f"the store has lost it: {error}")
+        return report
+
+    def _tell(self, run: str, report: Report, verdict: str) -> None:
+        confirmed = run in self._confirmed or verdict == "confirmed"
+        if self._arguments.json:
+            result: dict[str, Any] = {"run": run, "verdict": verdict, "confirmed": confirmed}
+            print(json.dumps(result | vars(report)))
+            return
+        for text in report.problems:
+            print(f"wrong: {text}")
+        for text in report.unchecked:
+            print(f"not checked: {text}")
+        by = "its data" if getattr(self._arguments, "data", False) else "by its member list"
+        note = "" if confirmed else ", a run that is not confirmed"
+        print(f"{run} ({by}, {report.members} members, {report.bytes} bytes{note}): {verdict}")
+
+
+def _backup_id(run: str) -> str:
+    """Take the backup's id from a run's name; the stream must prove it (check.py)."""
+    found = RUN.fullmatch(run)
+    if not found:
+        raise UsageError(f"'{clean(run, 120)}' is no run's name: see `qubes-dedup-backup list`")
+    return found[1]
+
+
+def _place(source: Source) -> str:
+    return f"the store {source.store_profile} in {source.qube}"

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Containers, read by the shim's own code."""
+
+import contextlib
+import importlib.machinery
+import os
+from pathlib import Path
+from types import ModuleType
+
+from dedup_backup.errors import BackupError, clean
+
+SHIM = Path(__file__).resolve().parent.with_name("scrypt")
+AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
+
+
+class DamagedError(Exception):
+    """The shim refuses a container."""
+
+
+class Containers:
+    """Checks containers under one passphrase."""
+
+    def __init__(self, spool: int, passphrase: bytes) -> None:
+        """Load the shim; each container is read from the file `spool`."""
+        loader = importlib.machinery.SourceFileLoader("scrypt_shim", str(SHIM))
+        self._shim = ModuleType(loader.name)
+        self._shim.__file__ = str(SHIM)
+        try:
+            loader.exec_module(self._shim)
+        except (OSError, SyntaxError) as error:
+            raise BackupError(f"the shim at {SHIM} can't be loaded: {error}") from error
+        self._spool = spool
+        self._passphrase = passphrase
+
+    def kind(self) -> str:
+        """Tell what is in the spool, by its first bytes."""
+        start = os.pread(self._spool, 7, 0)
+        if not start.startswith(b"scrypt") or len(start) < 7:
+            return NONE
+        if start[6] in self._shim.CONTAINERS:
+            return AUTHENTICATED
+        return UNKNOWN if start[6] else ENCRYPTED
+
+    def trailer(self) -> str:
+        """Give the trailer of the container in the spool, in hex."""
+        return os.pread(self._spool, 32, max(0, os.fstat(self._spool).st_size - 32)).hex()
+
+    def check(self, prefix: str, *, limit: int = 0) -> bytes:
+        """Check the container in the spool, every byte of it.
+
+        Args:
+            prefix: what Qubes puts before the passphrase for this member (see the shim's LINE).
+            limit: bytes of the payload to return.
+
+        Raises:
+            DamagedError: it was altered, or it is not of this place and passphrase.
+        """
+        line = prefix.encode() + self._passphrase
+        decode = self._shim.CONTAINERS[os.pread(self._spool, 7, 0)[6]][1]
+        out = os.memfd_create("payload") if limit else os.open(os.devnull, os.O_WRONLY)
+        os.lseek(self._spool, 0, os.SEEK_SET)
+        try:
+            decode(self._spool, out, line)
+            return os.pread(out, limit, 0) if limit else b""
+        except self._shim.ScryptError as error:
+            raise DamagedError(clean(str(error))) from None
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(out)

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A strict reader of the outer archive.
+
+Qubes runs one `tar -cO --posix` for each member, all to one pipe (qubes-core-admin
+qubes/backup.py SendWorker.run). GNU tar then writes a pax header (typeflag x) with mtime, atime and
+ctime, a ustar header, the data, and zeros up to a multiple of 10240 bytes, at least two blocks of
+them (POSIX.1 pax, "pax Interchange Format"; GNU tar src/buffer.c). Only exactly that is accepted.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+
+from dedup_backup.errors import WrongError, clean
+from dedup_backup.store import MAX_MEMBERS, OVERHEAD, Call
+
+HEADER, HMAC, XML = "backup-header", "backup-header.hmac", "qubes.xml.000.enc"
+CHUNK_BYTES = 100 << 20  # a full chunk's payload: qubes/backup.py Backup.chunk_size
+MAX_HEADER = 4096  # restore.py HMAC_MAX_SIZE
+MAX_XML = 16 << 20
+BUFFER = 1 << 20
+_LIMITS = {HEADER: MAX_HEADER, HMAC: MAX_HEADER + OVERHEAD, XML: MAX_XML + OVERHEAD}
+_BLOCK, _RECORD, _ZEROS = 512, 10240, bytes(10240 + 512)
+_MAX_PAX = 1024
+_PAX = re.compile(rb"(?:[0-9]{2} (?:mtime|atime|ctime)=-?[0-9]{1,12}(?:\.[0-9]{1,9})?\n){1,3}")
+_OCTAL = re.compile(rb"[0-7]{11}\0")
+_NAME = re.compile(
+    r"backup-header(?:\.hmac)?"
+    r"|(?:qubes\.xml|vm[0-9]{1,7}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+    r"|dom0-home/[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})\.[0-9]{3,6}\.enc"
+)
+
+
+def is_member_name(name: str) -> bool:
+    """Tell whether a backup can have a member of this name (see qubes/backup.py)."""
+    return _NAME.fullmatch(name) is not None
+
+
+class CutError(WrongError):
+    """The stream ended where it should not."""
+
+
+class Archive:
+    """The stream of a backup."""
+
+    def __init__(self, call: Call) -> None:
+        """Read from the qube; spool is where each member's data is while it is looked at.
+
+        Attributes:
+            spool: a file in memory, without a name.
+            last: the member that was read last, for messages.
+        """
+        self.spool = os.memfd_create("qubes-dedup-backup")
+        self.last = "the beginning"
+        self._call = call
+
+    def members(self) -> Iterator[tuple[str, int]]:
+        """Read all members: name and size; each one's data are in the spool until the next.
+
+        Raises:
+            WrongError: the stream isn't what Qubes makes.
+            BackupError: the qube fell silent.
+        """
+        for _ in range(MAX_MEMBERS + 1):
+            first = self._call.read(_BLOCK)
+            if not first:
+                return
+            name, size, pax = self._header(first + self._exactly(_BLOCK - len(first)))
+            self.last = name
+            self._copy(size)
+            length = 2 * _BLOCK + pax + size
+            end = -(-(length + -size % _BLOCK + 2 * _BLOCK) // _RECORD) * _RECORD
+            if self._exactly(end - length) != _ZEROS[: end - length]:
+                raise WrongError(f"{name}: there is something where only zeros belong")
+            yield name, size
+        raise WrongError(f"more than {MAX_MEMBERS} members")
+
+    def _header(self, block: bytes) -> tuple[str, int, int]:
+        """Read a pax header, whose first block is given, and the header after it."""
+        _, size = self._parse(block, b"x")
+        if size > _MAX_PAX:
+            raise self._odd("a pax header is too long")
+        padded = size + -size % _BLOCK
+        records = self._exactly(padded)
+        if not _PAX.fullmatch(records[:size]) or records[size:].strip(b"\0"):
+            raise self._odd("a pax header has more than times")
+        if any(len(line) + 1 != int(line[:2]) for line in records[:size].split(b"\n")[:-1]):
+            raise self._odd("a pax header's length is wrong")
+        raw, size = self._parse(self._exactly(_BLOCK), b"0")
+        name = raw.decode("ascii", "replace")
+        if not is_member_name(name):
+            raise self._odd(f"'{clean(name, 120)}' is not what a backup contains")
+        if size > _LIMITS.get(name, CHUNK_BYTES + OVERHEAD):
+            raise WrongError(f"{name}: it is larger than it can be")
+        return name, size, padded
+
+    def _parse(self, block: bytes, kind: bytes) -> tuple[bytes, int]:
+        """Read a ustar header: its name and size."""
+        checksum = b"%06o\0 " % (sum(block) - sum(block[148:156]) + 8 * 0x20)
+        name, _, rest = block[:100].partition(b"\0")
+        if (
+            block[148:156] != checksum
+            or block[156:157] != kind
+            or block[257:265] != b"ustar\x0000"
+            or not _OCTAL.fullmatch(block[124:136])
+            or rest.strip(b"\0")
+            or block[157:257].strip(b"\0")  # the target of a link
+            or block[345:].strip(b"\0")  # a name's beginning
+        ):
+            raise self._odd("this is no header that Qubes' tar writes")
+        return name, int(block[124:135], 8)
+
+    def _copy(self, size: int) -> None:
+        os.ftruncate(self.spool, 0)
+        os.lseek(self.spool, 0, os.SEEK_SET)
+        while size:
+            data = self._call.read(min(size, BUFFER))
+            if not data:
+                raise self._cut()
+            size -= len(data)
+            os.write(self.spool, data)  # to memory: all or an error
+        os.lseek(self.spool, 0, os.SEEK_SET)
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            more = self._call.read(count - len(data))
+            if not more:
+                raise self._cut()
+            data += more
+        return data
+
+    def _cut(self) -> CutError:
+        return CutError(f"{self.last}: the stream is cut in it or behind it")
+
+    def _odd(self, text: str) -> WrongError:
+        return WrongError(f"behind {self.last}: {text}")

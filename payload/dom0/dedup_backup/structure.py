@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is a list of members that of a complete backup? And is it what the ledger says?
+
+What a complete backup has: qubes-core-admin qubes/backup.py (Backup.backup_do for the order,
+_split_and_send for the chunks). The official restore checks none of this.
+"""
+
+from collections.abc import Callable
+
+from dedup_backup.containers import NONE
+from dedup_backup.ledger import Row
+from dedup_backup.qubesxml import Qube
+from dedup_backup.stream import CHUNK_BYTES, HEADER, HMAC, XML, is_member_name
+
+_FIRST = (HEADER, HMAC, XML)
+Problem = Callable[[str], None]
+
+
+class Structure:
+    """Takes the members in their order, then tells what is missing."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Start with nothing seen; problem takes each thing that is wrong."""
+        self._problem = problem
+        self._count = 0
+        self._kind = ""
+        self._volumes: dict[str, tuple[int, int]] = {}  # name: chunks, length of the last one
+        self._full: int | None = None  # length of the chunks that have a successor
+
+    def add(self, name: str, container: str, length: int) -> None:
+        """Take the next member: its name, its container, bytes of its payload."""
+        if self._count < len(_FIRST) and name != _FIRST[self._count]:
+            self._problem(f"{name} stands where {_FIRST[self._count]} must be")
+        elif self._count >= len(_FIRST) and name in _FIRST:
+            self._problem(f"{name} is there twice, or not in its place")
+        self._count += 1
+        if name == HMAC:
+            self._kind = container
+        if name == HEADER:
+            return
+        if container == NONE:
+            self._problem(f"{name} is in no container, so nobody can tell whether it was altered")
+        elif container != self._kind:
+            self._problem(f"{name} is in another kind of container than {HMAC}")
+        if not is_member_name(name):
+            self._problem(f"{name} is not what a backup contains")
+        elif name != HMAC:
+            volume, number, _ = name.rsplit(".", 2)
+            self._chunk(volume, int(number), length)
+
+    def _chunk(self, volume: str, number: int, length: int) -> None:
+        chunks, last = self._volumes.get(volume, (0, 0))
+        if number < chunks:
+            self._problem(f"{volume}.{number:03}.enc is there twice, or not in its place")
+            return
+        if number > chunks:
+            self._problem(f"{volume}.{chunks:03}.enc is missing")
+        elif number:
+            self._full = self._full or last  # of one size, 100 MiB unless dom0's Qubes changed it
+            if last != self._full:
+                self._problem(f"{volume}.{number - 1:03}.enc is too short for a chunk amid others")
+        if length > CHUNK_BYTES:
+            self._problem(f"{volume}.{number:03}.enc is too long")
+        self._volumes[volume] = (number + 1, length)
+
+    def judge(self, qubes: list[Qube] | None) -> None:
+        """Tell what is missing.
+
+        Args:
+            qubes: what qubes.xml promises; None when it can't be read.
+        """
+        for name in _FIRST[self._count :]:
+            self._problem(f"{name} is missing")
+        full = min(self._full or CHUNK_BYTES, CHUNK_BYTES)
+        for volume, (chunks, last) in self._volumes.items():
+            if last >= full:
+                self._problem(f"{volume}.{chunks:03}.enc is missing: it is cut behind a full chunk")
+        if qubes is not None:
+            self._find(qubes)
+
+    def _find(self, qubes: list[Qube]) -> None:
+        """Compare with what qubes.xml promises."""
+        folders = {volume.rpartition("/")[0] + "/" for volume in self._volumes}
+        for qube in qubes:
+            wanted = [qube.path + name for name in qube.volumes]
+            if not qube.path.endswith("/"):  # dom0's home
+                wanted = [qube.path]
+            elif qube.path not in folders:
+                self._problem(f"{qube.path}: all of {qube.name or 'a qube'} is missing")
+                continue
+            for name in wanted:
+                if name not in self._volumes:
+                    self._problem(f"{name}.000.enc is missing ({qube.name})")
+        known = {qube.path for qube in qubes} | {"qubes.xml"}
+        for name in self._volumes:
+            if name not in known and name.rpartition("/")[0] + "/" not in known:
+                self._problem(f"{name}.000.enc belongs to no qube that qubes.xml includes")
+
+
+class Comparison:
+    """Compares members, in their order, with what they must be."""
+
+    def __init__(self, rows: list[Row], who: str, problem: Problem) -> None:
+        """Take what must be, and who says so, for messages."""
+        self._rows = rows
+        self._where = {row.name: index for index, row in enumerate(rows)}
+        self._next = 0
+        self._who = who
+        self._problem = problem
+
+    def add(self, found: Row) -> None:
+        """Take the next member."""
+        index = self._where.get(found.name)
+        if index is None:
+            self._problem(f"{found.name} is not in {self._who}")
+            return
+        if index < self._next:
+            self._problem(f"{found.name} is there twice, or not in its place")
+            return
+        self._missing(index)
+        self._next = index + 1
+        wanted = self._rows[index]
+        for one, other in (
+            (found.length, wanted.length),
+            (found.sha256, wanted.sha256),
+            (found.trailer, wanted.trailer),
+        ):
+            if one != other and one is not None and other is not None:
+                self._problem(f"{found.name} is not what {self._who} says")
+                return
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        self._missing(len(self._rows))
+
+    def _missing(self, end: int) -> None:
+        for row in self._rows[self._next : end]:
+            self._problem(f"{row.name} is missing ({self._who} has it)")
