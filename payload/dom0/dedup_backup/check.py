@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from dedup_backup import qubesxml
-from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, Containers, DamagedError
+from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, NONE, Containers, DamagedError
 from dedup_backup.errors import BackupError, WrongError, clean
 from dedup_backup.ledger import Row
 from dedup_backup.store import OVERHEAD, Call, Member
@@ -137,7 +137,7 @@ class Check:
             if name == HEADER:
                 header = os.pread(archive.spool, MAX_HEADER, 0)
                 self._check_header(header)
-                yield name, "none", size, None
+                yield name, NONE, size, None
                 continue
             kind = containers.kind()
             if kind == AUTHENTICATED:
@@ -148,7 +148,8 @@ class Check:
                     self._report.leave(
                         "what is really encrypted: that is for qvm-backup-restore --verify-only"
                     )
-                yield name, kind, size if kind == "none" else max(0, size - OVERHEAD), None
+                # no trailer, and so never what a ledger says
+                yield name, kind, size if kind == NONE else max(0, size - OVERHEAD), ""
             if name == HMAC and len(self._report.problems) > before:
                 raise EnoughError
 

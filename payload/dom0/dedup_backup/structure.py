@@ -104,7 +104,9 @@ class Comparison:
         """Take what must be, and who says so, for messages."""
         self._rows = rows
         self._where = {row.name: index for index, row in enumerate(rows)}
+        self._seen = [False] * len(rows)
         self._next = 0
+        self._jumps: list[tuple[int, int]] = []  # from, to: out of order, or a gap
         self._who = who
         self._problem = problem
 
@@ -114,10 +116,12 @@ class Comparison:
         if index is None:
             self._problem(f"{found.name} is not in {self._who}")
             return
-        if index < self._next:
-            self._problem(f"{found.name} is there twice, or not in its place")
+        if self._seen[index]:
+            self._problem(f"{found.name} is there twice")
             return
-        self._missing(index)
+        if index != self._next:
+            self._jumps.append((self._next, index))
+        self._seen[index] = True
         self._next = index + 1
         wanted = self._rows[index]
         for one, other in (
@@ -131,8 +135,9 @@ class Comparison:
 
     def finish(self) -> None:
         """Nothing more comes."""
-        self._missing(len(self._rows))
-
-    def _missing(self, end: int) -> None:
-        for row in self._rows[self._next : end]:
-            self._problem(f"{row.name} is missing ({self._who} has it)")
+        for row, seen in zip(self._rows, self._seen, strict=True):
+            if not seen:
+                self._problem(f"{row.name} is missing ({self._who} has it)")
+        for start, end in self._jumps:
+            if end < start or any(self._seen[start:end]):
+                self._problem(f"{self._rows[end].name} is not in its place")

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A dom0 (the lab's Admin API, qrexec and client library) and a backup qube to run the command on.
+
+The backup qube is a process and a folder on this machine; what it answers to `dedup-store` is
+either the real dedup-store, or files that a test chose.
+"""
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import memory_engine
+from lab_harness import LAB, TEMPLATE, Lab
+from shim_driver import SECRET, Root, temporary_root
+
+PAYLOAD = Path(__file__).resolve().parents[3] / "payload"
+QUBE, PROFILE = "dedup-backup", "default"
+RUN_TIME, RUN_END = "20261124T101600Z-", "-0a1b"
+Done = subprocess.CompletedProcess[bytes]
+
+
+def run_name(backup_id: str) -> str:
+    """Name a run as dedup-store does."""
+    return f"{RUN_TIME}{backup_id}{RUN_END}"
+
+
+def member_list(stream: bytes, run: str) -> bytes:
+    """What `dedup-store show --lines` says of a stream: dedup-store's own splitter reads it."""
+    manifest = memory_engine.split(stream).manifest
+    head = {"run": run, "status": manifest.status, "reason": manifest.reason}
+    rows = [
+        {
+            "name": member.name,
+            "container": member.container,
+            "payload_length": member.payload_length,
+            "payload_sha256": member.payload_sha256,
+        }
+        for member in manifest.members
+    ]
+    return b"".join(json.dumps(row).encode() + b"\n" for row in (head, *rows))
+
+
+class Dom0:
+    """dom0 and the backup qube, running."""
+
+    def __init__(self, lab: Lab, root: Root) -> None:
+        """Make the backup qube in the lab; dom0's files are in root."""
+        self.lab, self.root = lab, root
+        self.answers = lab.state / "answers"
+        self.run = ""
+        self._command = lab.state / "dom0bin" / "qubes-dedup-backup"
+        create = ("qvm-create", "--label", "gray", "--template", TEMPLATE, QUBE)
+        subprocess.run(lab.dom0_command(*create), check=True)
+        # its login shell forgets the PATH
+        path = f"PATH={lab.state}/bin:$PATH"
+        lab.service(QUBE, "qubes.VMExec", f'{path} exec {LAB}/qube/rpc/qubes.VMExec "$@"')
+        config = {
+            "QUBESD_SOCKET": lab.socket("dom0", "qubesd.sock"),
+            "QREXEC_CLIENT": lab.state / "dom0bin/qrexec-client",
+        }
+        settings = "".join(f"config.{key} = {str(value)!r}\n" for key, value in config.items())
+        self._write(
+            self._command,
+            f"#!{sys.executable}\nimport runpy, sys\nsys.path.insert(0, {str(LAB / 'dom0')!r})\n"
+            f"from qubesadmin import config\n{settings}"
+            f"runpy.run_path({str(PAYLOAD / 'dom0/qubes-dedup-backup')!r}, run_name='__main__')\n",
+        )
+        self.profile()
+
+    def profile(self, text: str | None = None) -> None:
+        """Write the backup profile."""
+        path = self.root.path / "etc/qubes/backup/dedup-backup.conf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            text
+            or f"destination_vm: {QUBE}\ndestination_path: dedup-store put --profile {PROFILE}\n"
+            f"include: null\npassphrase_text: {SECRET.decode()}\n"
+        )
+
+    def forget(self) -> None:
+        """Forget all that was confirmed."""
+        shutil.rmtree(self.confirmed, ignore_errors=True)
+        self.profile()
+
+    @property
+    def confirmed(self) -> Path:
+        """The records of confirmed runs."""
+        return self.root.path / "var/lib/qubes-dedup-backup/confirmed"
+
+    @contextmanager
+    def without_ledger(self) -> Iterator[None]:
+        """Be another machine, which has no ledger, for a while."""
+        away = self.root.ledgers.with_name("away")
+        self.root.ledgers.rename(away)
+        try:
+            yield
+        finally:
+            away.rename(self.root.ledgers)
+
+    def store(self, script: str) -> None:
+        """Say what `dedup-store` is in the backup qube."""
+        self._write(self.lab.state / "bin/dedup-store", f"#!/bin/sh\n{script}\n")
+
+    def serve(self, stream: bytes, *, listed: bytes | None = None, run: str | None = None) -> None:
+        """Answer with a stream, and with the member list of it, or of another one."""
+        self.run = run or run_name(memory_engine.split(stream).manifest.backup_id or "unknown")
+        row = {"run": self.run, "status": "whole", "reason": ""}
+        members = member_list(stream if listed is None else listed, self.run)
+        self.answer(stream, members, json.dumps(row).encode() + b"\n")
+
+    def answer(self, stream: bytes, members: bytes, runs: bytes) -> None:
+        """Answer with these bytes."""
+        self.answers.mkdir(exist_ok=True)
+        for name, data in (("get", stream), ("show", members), ("list", runs)):
+            (self.answers / name).write_bytes(data)
+        self.store(f'exec cat {self.answers}/"$1"')
+
+    def real_store(self, environment: dict[str, str]) -> None:
+        """Be a real dedup-store with these settings."""
+        words = [f"{key}={value}" for key, value in environment.items() if key != "PATH"]
+        self.store(f'exec env {shlex.join(words)} {PAYLOAD}/qube/dedup-store "$@"')
+
+    def __call__(self, *words: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
+        """Run the command."""
+        argv = [*prefix, self._command, words[0], "--root", self.root.path, *words[1:]]
+        return subprocess.run(argv, input=stdin, capture_output=True, check=False)
+
+    def json(self, *words: str, code: int) -> dict[str, Any]:
+        """Run it with --json, expect an exit code, return the result."""
+        done = self(*words, "--json")
+        assert done.returncode == code, done.stdout + done.stderr
+        result = json.loads(done.stdout)
+        assert isinstance(result, dict)
+        return result
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        new = path.with_name(path.name + ".new")
+        new.write_text(text)
+        new.chmod(0o755)
+        new.rename(path)
+
+
+@contextmanager
+def temporary_dom0() -> Iterator[Dom0]:
+    """Give a dom0 that goes away."""
+    # pytest's own folders have names too long for a socket's path
+    folder = Path(tempfile.mkdtemp(prefix="lab"))
+    lab = Lab(folder)
+    try:
+        with temporary_root() as root:
+            yield Dom0(lab, root)
+    finally:
+        lab.close()
+        shutil.rmtree(folder)

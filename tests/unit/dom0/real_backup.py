@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup whose members the real shim made, as Qubes calls it; the ledger is its own, too."""
+
+import functools
+from dataclasses import dataclass
+
+import archives
+from archives import Qube
+from shim_driver import SECRET, Root
+
+CHUNK = 80_000  # bytes; Qubes' own chunks are 100 MiB
+Part = tuple[str, bytes]
+
+
+@dataclass
+class Backup:
+    """A backup's members, in order."""
+
+    backup_id: str
+    parts: list[Part]
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names."""
+        return [name for name, _ in self.parts]
+
+    def member(self, name: str) -> bytes:
+        """Return a member's content."""
+        return dict(self.parts)[name]
+
+    def stream(self) -> bytes:
+        """Return the whole archive."""
+        return join(self.parts)
+
+
+def qubes() -> list[Qube]:
+    """What is in the backup: a template, two qubes, dom0's home."""
+    return [
+        Qube("debian", 5, "TemplateVM", {"root": archives.image(90_000, 5), "private": b"p"}),
+        Qube(
+            "work",
+            7,
+            volumes={"private": archives.image(400_000, 7)},
+            files={"firewall.xml": b"<x/>"},
+        ),
+        Qube("personal", 8, volumes={"private": archives.image(100_000, 8)}),
+        Qube("dom0", 0),
+    ]
+
+
+def make_backup(root: Root, backup_id: str, secret: bytes = SECRET) -> Backup:
+    """Encode all members, with the shim in root."""
+    header = archives.header(backup_id=backup_id)
+    (root.work / "backup-header").write_bytes(header)
+    source = root.work / "backup-header"
+    call = root.start_enc(b"backup-header!" + secret, "backup-header.hmac", source)
+    assert call.finish().status == 0
+    parts = [("backup-header", header), ("backup-header.hmac", _take(root, "backup-header.hmac"))]
+    for name, data in archives.inner_archives(qubes()):
+        for number, offset in enumerate(range(0, len(data) + 1, CHUNK)):
+            member = f"{name}.{number:03}.enc"
+            (root.work / member).parent.mkdir(exist_ok=True)
+            line = f"{backup_id}!{name}.{number:03}!".encode() + secret
+            assert root.enc(data[offset : offset + CHUNK], line, member).status == 0
+            parts.append((member, _take(root, member)))
+    return Backup(backup_id, parts)
+
+
+def _take(root: Root, member: str) -> bytes:
+    data = (root.work / member).read_bytes()
+    (root.work / member).unlink()
+    return data
+
+
+def join(parts: list[Part]) -> bytes:
+    """Return the stream of these members."""
+    return b"".join(outer(name, data) for name, data in parts)
+
+
+@functools.cache
+def outer(name: str, data: bytes) -> bytes:
+    """One member of the stream, made by GNU tar."""
+    return archives.outer(name, data)
