@@ -16,7 +16,7 @@ setup: ## install what the lab and the tests need (Debian packages, .venv)
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-test: lint unit molecule e2e test-upstream ## everything that CI runs
+test: lint unit molecule test-upstream e2e ## everything that CI runs
 
 lint: setup ## all linters
 	@tools/lint.sh

@@ -28,6 +28,8 @@ check 'ruff format' ruff format --quiet --check .
 check 'ruff check' ruff check --quiet .
 check 'mypy shim' mypy_part payload/dom0 payload/dom0/scrypt
 check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl
+check 'mypy qubes-dedup-backup' mypy_part payload/dom0:lab/dom0 \
+    payload/dom0/qubes-dedup-backup payload/dom0/dedup_backup
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store
 check 'mypy modules' mypy_part . library module_utils
 check 'mypy lab' mypy_part lab lab/qubeslab

@@ -54,3 +54,9 @@ def test_remove_leaves_what_the_package_shipped(host: Host) -> None:
     again = host.run("shimctl install")
     assert (verified.rc, verified.stdout) == (0, "")
     assert again.rc == 0, again.stderr
+
+
+def test_the_command_is_in_the_path(host: Host) -> None:
+    done = host.run("qubes-dedup-backup list")
+    # There is no profile here; it says so, which shows that all its modules are there.
+    assert (done.rc, "there is no /etc/qubes/backup" in done.stderr) == (2, True), done.stderr
