@@ -2,6 +2,7 @@
 """put, get, list with real engines."""
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -48,6 +49,43 @@ def test_from_put_to_get(store: Store) -> None:
     table = store.run("list").stdout.decode().splitlines()
     assert table[0].split() == ["RUN", "TIME", "STATUS", "QUBES", "SIZE", "REASON"]
     assert sorted(line.split()[2] for line in table[1:]) == ["partial", "whole"]
+
+
+def test_show_lists_the_members(store: Store) -> None:
+    qubes = archives.small_qubes()
+    parts = list(archives.members(qubes))
+    run = store.put(archives.join(parts))["run"]
+    shown = json.loads(store.run("show", run, "--json").stdout)
+    assert {key: shown[key] for key in ("run", "status")} == {"run": run, "status": "whole"}
+    assert [member["name"] for member in shown["members"]] == [name for name, _ in parts]
+    for member, (name, data) in zip(shown["members"], parts, strict=True):
+        bare = name == "backup-header"
+        assert member["container"] == ("none" if bare else "authenticated")
+        payload = data if bare else data[96:-32]
+        assert member["payload_length"] == len(payload)
+        assert member["payload_sha256"] == hashlib.sha256(payload).hexdigest()
+        assert set(member) == {"name", "container", "payload_length", "payload_sha256"}
+    first, *rest = store.run("show", "latest", "--lines").stdout.splitlines()
+    assert [json.loads(line) for line in rest] == shown["members"]
+    assert json.loads(first)["members"] == len(parts)
+    assert [row.split()[2] for row in store.run("show", run).stdout.decode().splitlines()] == [
+        name for name, _ in parts
+    ]
+    listed = [json.loads(line) for line in store.run("list", "--lines").stdout.splitlines()]
+    assert [(row["run"], "qubes" in row) for row in listed] == [(run, False)]
+    assert store.run("show", "nothing").returncode == 4
+
+
+def test_show_of_what_is_no_backup(borg_store: Store) -> None:
+    stream = archives.outer("backup-header", archives.header()) + archives.outer("y", b"y")
+    run = borg_store.put(stream + b"no archive" * 100, code=3)["run"]
+    rows = [json.loads(r) for r in borg_store.run("show", run, "--lines").stdout.splitlines()[1:]]
+    assert [row["name"] for row in rows] == ["backup-header", "y", None]
+    named = archives.outer(f"{'d' * 200}/{'e' * 200}/{'f' * 200}", b"x")
+    run = borg_store.put(named, code=3)["run"]
+    lines = borg_store.run("show", run, "--lines").stdout.splitlines()
+    assert len(json.loads(lines[1])["name"]) == 200
+    assert max(map(len, lines)) < 2000
 
 
 def test_latest_is_the_newest_whole_run(borg_store: Store) -> None:
