@@ -47,6 +47,7 @@ def command(lab: Session, *words: str, code: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def run(lab: Session) -> str:
     """A confirmed run."""
+    lab.dom0("qvm-firewall", "work", "add", "drop", "proto=icmp")  # so that there is such a member
     lab.dom0("qvm-backup", "--yes", "--profile", "dedup-restic")
     confirmed = command(lab, "confirm", code=0)
     assert confirmed["verdict"] == "confirmed"
