@@ -26,7 +26,7 @@ exit codes:
   0  all that was asked for was checked, and is right
   1  something is wrong: each thing is told, with the member's name
   2  wrong command line or configuration
-  3  verify: nothing wrong was found, but not everything could be checked: it is told what
+  3  nothing wrong was found, but not everything could be checked: it is told what
   4  the qube or its store failed or made no sense, so there is no verdict
   130  interrupted
 
@@ -125,16 +125,15 @@ class Command:
                 f"dom0 has no ledger of backup {backup_id}, so nothing tells what belongs into it"
             )
         report = self._examine(run, rows, data=False, passphrase=None)
-        wrong = bool(report.problems or report.unchecked)
-        if not wrong and run not in self._confirmed:
+        code = _code(report)
+        if not code and run not in self._confirmed:
             ledger.confirm(
                 *(self._layout, self._source, run, backup_id),
                 members=report.members,
                 bytes=report.bytes,
             )
-        verdict = "not confirmed" if wrong else "confirmed"
-        self._tell(run, report, verdict)
-        return EXIT_WRONG if wrong else 0
+        self._tell(run, report, "not confirmed" if code else "confirmed")
+        return code
 
     def verify(self) -> int:
         """Check a run."""
@@ -152,7 +151,7 @@ class Command:
                 "against a ledger: dom0 has none of this backup, so files that qubes.xml does not"
                 " promise (firewall rules, notes) could be missing"
             )
-        code = EXIT_WRONG if report.problems else EXIT_UNCHECKED if report.unchecked else 0
+        code = _code(report)
         verdict = {0: "right", EXIT_WRONG: "wrong", EXIT_UNCHECKED: "nothing wrong found"}[code]
         self._tell(run, report, verdict)
         return code
@@ -229,6 +228,12 @@ class Command:
         by = "its data" if getattr(self._arguments, "data", False) else "by its member list"
         note = "" if confirmed else ", a run that is not confirmed"
         print(f"{run} ({by}, {report.members} members, {report.bytes} bytes{note}): {verdict}")
+
+
+def _code(report: Report) -> int:
+    if report.problems:
+        return EXIT_WRONG
+    return EXIT_UNCHECKED if report.unchecked else 0
 
 
 def _backup_id(run: str) -> str:

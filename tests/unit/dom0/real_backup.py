@@ -48,19 +48,20 @@ def qubes() -> list[Qube]:
     ]
 
 
-def make_backup(root: Root, backup_id: str, secret: bytes = SECRET) -> Backup:
-    """Encode all members, with the shim in root."""
+def make_backup(root: Root, backup_id: str, xml: bytes | None = None) -> Backup:
+    """Encode all members, with the shim in root; xml stands for the archive of qubes.xml."""
     header = archives.header(backup_id=backup_id)
     (root.work / "backup-header").write_bytes(header)
     source = root.work / "backup-header"
-    call = root.start_enc(b"backup-header!" + secret, "backup-header.hmac", source)
+    call = root.start_enc(b"backup-header!" + SECRET, "backup-header.hmac", source)
     assert call.finish().status == 0
     parts = [("backup-header", header), ("backup-header.hmac", _take(root, "backup-header.hmac"))]
     for name, data in archives.inner_archives(qubes()):
+        data = xml if xml and name == "qubes.xml" else data
         for number, offset in enumerate(range(0, len(data) + 1, CHUNK)):
             member = f"{name}.{number:03}.enc"
             (root.work / member).parent.mkdir(exist_ok=True)
-            line = f"{backup_id}!{name}.{number:03}!".encode() + secret
+            line = f"{backup_id}!{name}.{number:03}!".encode() + SECRET
             assert root.enc(data[offset : offset + CHUNK], line, member).status == 0
             parts.append((member, _take(root, member)))
     return Backup(backup_id, parts)
