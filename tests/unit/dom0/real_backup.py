@@ -56,8 +56,9 @@ def make_backup(root: Root, backup_id: str, xml: bytes | None = None) -> Backup:
     call = root.start_enc(b"backup-header!" + SECRET, "backup-header.hmac", source)
     assert call.finish().status == 0
     parts = [("backup-header", header), ("backup-header.hmac", _take(root, "backup-header.hmac"))]
-    for name, data in archives.inner_archives(qubes()):
-        data = xml if xml and name == "qubes.xml" else data
+    inner = dict(archives.inner_archives(qubes()))
+    inner |= {"qubes.xml": xml} if xml else {}
+    for name, data in inner.items():
         for number, offset in enumerate(range(0, len(data) + 1, CHUNK)):
             member = f"{name}.{number:03}.enc"
             (root.work / member).parent.mkdir(exist_ok=True)
