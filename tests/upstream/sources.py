@@ -78,7 +78,7 @@ def prepare(folder: Path) -> Sources:
         shutil.copytree(checkouts / name, folder / name, symlinks=True, ignore=ignored)
         has_setup = (folder / name / "setup.py").exists()
         setup = ["setup.py"] if has_setup else ["-c", "import setuptools; setuptools.setup()"]
-        command = [PYTHON, "-W", "ignore", *setup, "-q", "egg_info"]
+        command: list[str | Path] = [PYTHON, "-W", "ignore", *setup, "-q", "egg_info"]
         subprocess.run(command, cwd=folder / name, check=True)
     subprocess.run([PYTHON, "-m", "compileall", "-q", folder], check=True)  # read-only later
     return Sources(checkouts, folder)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dom0 import INSIDE, PASSPHRASE, Dom0, Qube, complaints
@@ -19,11 +20,10 @@ MIB = 1 << 20
 Descriptions = dict[str, Description]
 
 
-def lab(dom0: Dom0, *words: str | Path) -> Descriptions:
+def lab(dom0: Dom0, *words: str | Path) -> Any:
     """Run a lab in the machine: see inside/lab_system.py."""
     done = dom0.machine.run(REPOSITORY / ".venv/bin/python", INSIDE / "lab_system.py", *words)
-    result: Descriptions = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def described(dom0: Dom0, *names: str) -> Descriptions:
@@ -36,12 +36,11 @@ def test_upstream_restores_what_the_lab_wrote(make_dom0: Callable[[], Dom0]) -> 
     dom0.make([])
     dom0.start()
     archive = dom0.folder / "archive"
-    before = lab(dom0, "make", archive)
+    before: Descriptions = lab(dom0, "make", archive)
     assert len(before) == 4
-    where = {"source": archive, "passphrase": LAB_PASSPHRASE}
-    verified = dom0.restore(verify_only=True, **where)
+    verified = dom0.restore(verify_only=True, source=archive, passphrase=LAB_PASSPHRASE)
     assert not complaints(verified), verified.stdout + verified.stderr
-    done = dom0.restore(**where)
+    done = dom0.restore(source=archive, passphrase=LAB_PASSPHRASE)
     assert not complaints(done), done.stdout + done.stderr
     changed = differences(before, described(dom0, *before))
     assert not changed, "\n".join(changed)

@@ -15,7 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -87,8 +87,7 @@ def make(archive: str) -> object:
         work.set_notes("several\nlines")
         alone = made.app.add_new_vm("StandaloneVM", "alone", "green")
         made.fill(alone, chance.randbytes(101 * MIB))  # more than one chunk
-        with (made.state / "qubes/appvms/alone/root.img").open("wb") as root:
-            root.write(data(3 * MIB))
+        (made.state / "qubes/appvms/alone/root.img").write_bytes(data(3 * MIB))
         made.profile(include=list(QUBES), exclude=[])
         made.backup()
         shutil.copy(made.archive, archive)
@@ -109,5 +108,5 @@ def restore(archive: str, passphrase: str, *names: str) -> object:
 
 if __name__ == "__main__":
     os.environ.pop("PYTHONPATH", None)  # upstream's packages have the names of the lab's
-    action = {"make": make, "restore": restore}[sys.argv[1]]
-    print(json.dumps(action(*sys.argv[2:])))
+    actions: dict[str, Callable[..., object]] = {"make": make, "restore": restore}
+    print(json.dumps(actions[sys.argv[1]](*sys.argv[2:])))
