@@ -7,6 +7,7 @@ from dom0 import CHUNK_SIZE, PASSPHRASE, QUBE, Dom0, complaints
 
 ODD = "dedup:a!b \"c\" 'd' $(e) `f` \\g %s {} #h: é ß 漢字 🗝 0123456789"
 ALL = ("work", "alone", "exact", "edge", "hollow", "sparse")
+SOME = ("alone", "edge", "hollow")
 
 
 def give_store(old: Dom0, new: Dom0) -> None:
@@ -21,7 +22,7 @@ STORED = [
     pytest.param("borg", "authenticated", ODD, True, CHUNK, id="borg-odd-gzip"),
     pytest.param("restic", "authenticated", PASSPHRASE, "zstd", CHUNK_SIZE, id="restic-zstd-one"),
     pytest.param("restic", "plain", "guide's way", False, CHUNK, id="restic-plain"),
-    pytest.param("borg", "plain", PASSPHRASE, False, CHUNK_SIZE, id="borg-plain-one"),
+    pytest.param("borg", "plain", PASSPHRASE, False, CHUNK, id="borg-plain"),
 ]
 
 
@@ -35,16 +36,17 @@ def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913
     compress: bool | str,
     chunk: int,
 ) -> None:
+    names = ALL if mode == "authenticated" else SOME
     old.install_shim(mode)
     old.chunk_size(chunk)
     to = f"dedup-store put --profile {engine}"
-    old.backup(*ALL, to=to, qube=QUBE, passphrase=passphrase, compress=compress)
+    old.backup(*names, to=to, qube=QUBE, passphrase=passphrase, compress=compress)
     run = old.runs(engine)[-1]
     if compress == "zstd":  # the store has no zstd, and says that it can't tell
         assert run["status"] == "opaque"
     else:
         assert run["status"] == "whole"
-        assert {qube["name"] for qube in run["qubes"]} == set(ALL)
+        assert {qube["name"] for qube in run["qubes"]} == set(names)
     give_store(old, new)
     new.install_shim(mode)
     source = f"dedup-store get --profile {engine} {run['run']}"
@@ -57,4 +59,4 @@ def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913
             verify_only=verify_only,
         )
         assert complaints(done) == []
-    assert_same(old, new, *ALL)
+    assert_same(old, new, *names)
