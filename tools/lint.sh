@@ -39,7 +39,10 @@ check 'mypy lab dom0' mypy_part lab/dom0 lab/dom0/qubesadmin lab/dom0/bin/qvm-to
 for program in lab/dom0/bin/qrexec-client lab/qube/bin/qrexec-client-vm; do
     check "mypy $program" mypy_part lab/qube/lib "$program"
 done
-check 'mypy tests/upstream' mypy_part tests/upstream:tests/unit/lab_backup:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib tests/upstream
+# These tests share the helpers of others.
+upstream=tests/upstream:tests/unit/dom0:tests/unit/store:tests/unit/shim:tests/unit/lab_backup
+upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0
+check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
 check 'mypy tools' mypy_part tools tools/settings.py
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q

@@ -127,10 +127,14 @@ class Target:
         start = (
             "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
         )
-        secret = ("--passphrase-file", self.dom0.passphrase_file(PASSPHRASE))
+        secret: list[str | Path] = []
+        if words[0] == "verify":
+            secret = ["--passphrase-file", self.dom0.passphrase_file(PASSPHRASE)]
+        command: list[str | Path] = [PYTHON, "-c", start, COMMAND, *words, "--json"]
         done = self.dom0.machine.run(
-            *(PYTHON, "-c", start, COMMAND, *words, "--json", "--qube", QUBE),
-            *("--store-profile", "default", *(secret if words[0] == "verify" else ())),
+            *command,
+            *("--qube", QUBE, "--store-profile", "default"),
+            *secret,
             check=False,
             preexec_fn=limit_memory,
         )

@@ -129,7 +129,8 @@ class Dom0:
 
     def __call__(self, *words: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
         """Run the command."""
-        argv = [*prefix, self._command, words[0], "--root", self.root.path, *words[1:]]
+        root = str(self.root.path)
+        argv = [*prefix, str(self._command), words[0], "--root", root, *words[1:]]
         return subprocess.run(argv, input=stdin, capture_output=True, check=False)
 
     def json(self, *words: str, code: int) -> dict[str, Any]:

@@ -64,7 +64,8 @@ def container(payload: bytes, version: int = 0x80) -> bytes:
 
 def sparse_archive(name: str, data: bytes) -> bytes:
     """The inner archive of a volume."""
-    zero, runs = bytes(512), []
+    zero = bytes(512)
+    runs: list[list[int]] = []
     for offset in range(0, len(data), 512):
         block = data[offset : offset + 512]
         if block == zero[: len(block)]:
