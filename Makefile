@@ -2,6 +2,7 @@
 # `make` alone lists the targets.
 SHELL = /bin/sh
 BIN = .venv/bin
+FUZZ_SECONDS = 60
 # The lab and the tests of dom0's programs need root.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -24,6 +25,15 @@ lint: setup ## all linters
 unit: setup ## unit tests: shim, store, lab, modules
 	@$(SUDO) $(BIN)/pytest -q tests/unit
 
+fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
+	@mkdir -p .cache/fuzz
+	@$(BIN)/python tests/unit/shim/shim_fuzz.py -max_total_time=$(FUZZ_SECONDS) \
+	    -artifact_prefix=.cache/fuzz/ -max_len=4096
+
+bench-shim: setup ## measure the shim against the guide's script and the real scrypt (4 minutes)
+	@$(BIN)/python bench/shim.py
+
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/molecule.sh
 
@@ -36,4 +46,4 @@ test-upstream: setup ## against the real Qubes: QUBES_SRC=DIR with checkouts, se
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup demo test lint unit molecule e2e test-upstream clean
+.PHONY: help setup demo test lint unit fuzz bench-shim molecule e2e test-upstream clean
