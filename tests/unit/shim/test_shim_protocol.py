@@ -166,13 +166,10 @@ def test_real_scrypt_takes_the_handed_line_as_the_typed_one(root: Root, length: 
     argv = ["/usr/bin/python3", "-ISc", HAND_OVER, root.scrypt, *paths]
     done = subprocess.run(argv, input=cooked(passphrase), capture_output=True, check=False)
     call = Call([root.real, "dec", root.work / "stored"], stdout=subprocess.PIPE)
-    if length:
-        assert (done.returncode, done.stderr) == (0, b"")
-        call.expect(ENTER)
-        call.answer(passphrase)
-        assert call.finish().stdout == b"text"
-    else:
-        call.kill()
+    assert (done.returncode, done.stderr) == (0, b"")
+    call.expect(ENTER)
+    call.answer(passphrase)
+    assert call.finish().stdout == b"text"
 
 
 def ends(call: Call, how: str) -> None:

@@ -167,12 +167,70 @@ OTHER_CALLS: dict[str, list[str]] = {
     "empty operand": ["dec", "-f", "", "out"],
     "option for operand": ["enc", "-", "-v.000.enc"],
     "container": ["dec", "-P", "container"],
+    "help": ["--help"],
+    "version and more": ["--version", "enc", "clear", "out"],
+    "version after the action": ["enc", "--version", "clear", "out"],
+    "empty action": ["", "clear", "out"],
+    "action in capitals": ["ENC", "clear", "x.000.enc"],
+    "action abbreviated": ["en", "clear", "x.000.enc"],
+    "option before the action": ["-f", "dec", "real", "out"],
+    "operands ended": ["dec", "-P", "--", "real", "out"],
+    "operands ended, as Qubes calls": ["dec", "-f", "--", "missing", "out"],
+    "enc, operands ended": ["enc", *LIGHT, "-P", "--", "clear", "x.000.enc"],
+    "force twice": ["dec", "-f", "-f", "-P", "real", "out"],
+    "force last": ["dec", "-P", "real", "out", "-f"],
+    "force and passphrase": ["dec", "-f", "-P", "real", "out"],
+    "joined options": ["dec", "-fP", "real", "out"],
+    "verbose": ["dec", "-v", "-P", "real", "out"],
+    "long option abbreviated": ["dec", "--pass", "file:pass", "real", "out"],
+    "long option with =": ["dec", "--passphrase=file:pass", "real", "out"],
+    "passphrase without a method": ["dec", "--passphrase", "pass", "real", "out"],
+    "passphrase of unknown method": ["dec", "--passphrase", "fd:3", "real", "out"],
+    "passphrase missing": ["dec", "real", "out", "--passphrase"],
+    "passphrase in the environment": ["dec", "--passphrase", "env:SHIM_TEST", "real", "out"],
+    "passphrase in no variable": ["dec", "--passphrase", "env:NO_SUCH", "real", "out"],
+    "passphrase in no file": ["dec", "--passphrase", "file:missing", "real", "out"],
+    "passphrase once from stdin": ["dec", "--passphrase", "dev:stdin-once", "real", "out"],
+    "passphrase from the terminal or stdin": ["dec", "--passphrase", "dev:tty-stdin", "real", "o"],
+    "passphrase from the terminal": ["dec", "--passphrase", "dev:tty-once", "real", "out"],
+    "no terminal": ["dec", "-f", "real", "out"],
+    "no terminal, to stdout": ["dec", "-f", "real"],
+    "no terminal, input on stdin": ["dec", "-f", "-", "out"],
+    "stdout as -": ["dec", "-f", "-P", "real", "-"],
+    "memory fraction": ["dec", "-m", "0.5", "-M", "100000000", "-t", "9.5", "-P", "real", "out"],
+    "too little time": ["dec", "-t", "0.000001", "-P", "real", "out"],
+    "too little memory": ["dec", "-M", "1", "-P", "real", "out"],
+    "memory that is no number": ["dec", "-M", "much", "-P", "real", "out"],
+    "fraction that is no number": ["dec", "-m", "half", "-P", "real", "out"],
+    "time that is no number": ["dec", "-t", "long", "-P", "real", "out"],
+    "logN too small": ["enc", "--logN", "9", "-r", "8", "-p", "1", "-P", "clear", "out"],
+    "logN too big": ["enc", "--logN", "41", "-r", "8", "-p", "1", "-P", "clear", "out"],
+    "r of zero": ["enc", "--logN", "10", "-r", "0", "-p", "1", "-P", "clear", "out"],
+    "p too big": ["enc", "--logN", "10", "-r", "8", "-p", "9999", "-P", "clear", "out"],
+    "parameters for dec": ["dec", *LIGHT, "-P", "real", "out"],
+    "info with options": ["info", "-v", "real"],
+    "info with force": ["info", "-f", "real"],
+    "info of stdin": ["info", "-"],
+    "info of stdin, left out": ["info"],
+    "info of a container": ["info", "container"],
+    "info with an output": ["info", "real", "out"],
+    "output is a folder": ["dec", "-f", "-P", "real", "."],
+    "input is a folder": ["dec", "-f", "-P", ".", "out"],
+    "output is the input": ["dec", "-f", "-P", "real", "real"],
+    "bytes that are no UTF-8": ["dec", "-f", "-P", "m\udcff", "out"],
+    "a line break": ["dec", "-f", "-P", "m\nissing", "out"],
+    "enc to another name": ["enc", *LIGHT, "-P", "clear", "out"],
+    "enc to the name that Qubes uses, with options": ["enc", *LIGHT, "-P", "clear", "x.000.enc"],
+    "missing input, header": ["enc", "missing", "backup-header.hmac"],
 }
+# What the real scrypt makes anew each time
+RANDOM = {"out", "x.000.enc"}
 
 
 @pytest.mark.parametrize("arguments", OTHER_CALLS.values(), ids=OTHER_CALLS.keys())
 def test_any_other_call_is_the_real_scrypt(root: Root, arguments: list[str]) -> None:
     root.real_enc(b"old backup", b"pass", "real")
+    real = (root.work / "real").read_bytes()
     for name, data in (
         ("clear", b"text"),
         ("pass", b"pass"),
@@ -180,17 +238,25 @@ def test_any_other_call_is_the_real_scrypt(root: Root, arguments: list[str]) -> 
     ):
         (root.work / name).write_bytes(data)
 
-    def outcome(program: Path) -> tuple[int, bytes, bytes, set[str]]:
+    def outcome(program: Path) -> tuple[int, bytes, bytes, dict[str, object]]:
+        for name in RANDOM:
+            (root.work / name).unlink(missing_ok=True)
+        (root.work / "real").write_bytes(real)
         done = subprocess.run(
             [root.scrypt, *arguments],
             executable=program,
             input=b"pass\n",
             capture_output=True,
             cwd=root.work,
+            env=os.environ | {"SHIM_TEST": "pass"},
             start_new_session=True,
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr, root.files()
+        files: dict[str, object] = {}
+        for name in root.files():
+            data, mode = (root.work / name).read_bytes(), (root.work / name).stat().st_mode
+            files[name] = (len(data) if name in RANDOM and arguments[0] == "enc" else data, mode)
+        return done.returncode, done.stdout, done.stderr, files
 
     expected = outcome(root.real)
     assert expected[0] == 0 or expected[2]

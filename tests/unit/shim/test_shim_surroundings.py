@@ -2,11 +2,15 @@
 """The shim where something is missing: descriptors, memory, threads, parts of Python."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import resource
+import shutil
 import signal
 import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +24,7 @@ from shim_driver import (
     Root,
     line,
     temporary_root,
+    wait_for,
 )
 
 DATA = b"the payload of a chunk" * 1000
@@ -227,3 +232,77 @@ def peak(pid: int) -> int:
     """Return the most memory that the process has had at once, in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(row.split()[1]) for row in status.splitlines() if "VmHWM" in row) >> 10
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_peak_memory(root: Root, action: str) -> None:
+    """At most 64 MiB and the 16 that the key derivation takes, for a chunk of full size."""
+    chunk = bytes(104_857_600)
+    if action == "enc":
+        started = root.start_enc(line())
+        pipe, reader = started.process.stdin, -1
+        assert pipe
+        pipe.write(chunk)
+        wait_for(lambda: not unread(pipe.fileno()), "the chunk to be read")
+        threads = Path(f"/proc/{started.process.pid}/task")
+        wait_for(lambda: len(list(threads.iterdir())) == 1, "the key to be derived")
+    else:  # it puts out nothing before all is verified
+        root.enc(chunk, line())
+        os.mkfifo(root.work / "fifo")
+        started = Call([root.scrypt, "dec", "-f", root.work / MEMBER, root.work / "fifo"])
+        started.expect(ENTER)
+        started.answer(line())
+        reader = os.open(root.work / "fifo", os.O_RDONLY)
+        assert os.read(reader, 1) == b"\0"
+    assert 16 < peak(started.process.pid) < 64 + 16
+    started.kill()
+    if reader >= 0:
+        os.close(reader)
+
+
+def unread(pipe: int) -> int:
+    """Return how many bytes wait in the pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+# Versions of Python
+
+VERSIONS = ("3.11", "3.12", "3.13")
+
+
+def interpreter(version: str) -> str | None:
+    """Find a Python: the system's, one on PATH, or one of pyenv's."""
+    name = f"python{version}"
+    pyenv = (Path.home() / ".pyenv/versions").glob(f"{version}.*/bin/{name}")
+    for path in (f"/usr/bin/{name}", shutil.which(name), *map(str, pyenv)):
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            if path and subprocess.run([path, "-c", ""], capture_output=True, check=True):
+                return path
+    return None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_shim_runs_on_all_supported_pythons(root: Root, version: str) -> None:
+    """dom0 of R4.2 has 3.11, that of R4.3 has 3.13 (and so the lab's: see the end-to-end tests)."""
+    python = interpreter(version)
+    if not python:
+        pytest.skip(f"no Python {version} on this machine")
+    prefix = (python, "-IS", "-X", "dev", "-W", "error")
+    for action in ACTIONS:
+        result = call(root, action, prefix=prefix)
+        assert (result.status, result.stderr) == (0, b"")
+        assert is_right(root, action)
+    assert root.ledger()[0]["length"] == len(DATA)
+    stored = root.work / MEMBER
+    for damaged in (b"", stored.read_bytes()[:-1], stored.read_bytes() + b"x"):
+        stored.write_bytes(damaged)
+        paths = [stored, root.work / "other"]
+        refused = Call([*prefix, root.scrypt, "dec", "-f", *paths])
+        refused.expect(ENTER)
+        refused.answer(line())
+        refusal = b"scrypt: Input is not valid scrypt-encrypted block\n"
+        assert (refused.finish().stderr, (root.work / "other").exists()) == (refusal, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        ended = root.start_enc(line(), "b.000.enc", prefix=prefix)
+        ended.process.send_signal(number)
+        assert (ended.finish().status, "b.000.enc" in root.files()) == (-number, False)
