@@ -43,6 +43,8 @@ done
 upstream=tests/upstream:tests/unit/dom0:tests/unit/store:tests/unit/shim:tests/unit/lab_backup
 upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0
 check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
+check 'mypy tests/upstream' mypy_part tests/upstream:tests/unit/lab_backup:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib tests/upstream
+check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
 check 'mypy tools' mypy_part tools tools/settings.py
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
 SHIM = Path(__file__).parents[3] / "payload/dom0/scrypt"
 LINE = b"20240101T120000-1234!vm7/private.img.000!dedup:correct-horse-battery-staple"
@@ -116,20 +116,26 @@ def main() -> None:
     """Fuzz for as long as libFuzzer's options in the arguments say."""
     import atheris  # noqa: PLC0415 - only `make fuzz` has it
 
-    with atheris.instrument_imports():
-        fuzzed = Fuzzed()
-    for name in ("decode_authenticated", "split_line", "run", "read_line"):
-        setattr(fuzzed.shim, name, atheris.instrument_func(getattr(fuzzed.shim, name)))
+    fuzzed = Fuzzed()
+    for name, function in list(vars(fuzzed.shim).items()):
+        if isinstance(function, FunctionType):
+            setattr(fuzzed.shim, name, atheris.instrument_func(function))
 
     def one(data: bytes) -> None:
         provider = atheris.FuzzedDataProvider(data)
-        match provider.ConsumeIntInRange(0, 3):
+        match provider.ConsumeIntInRange(0, 4):
             case 0:
                 fuzzed.check_container(provider.ConsumeBytes(1 << 16))
+            case 4:  # past the first check
+                start = b"scrypt\x80" + provider.ConsumeBytes(41)
+                start += hashlib.sha256(start).digest()[:16]
+                fuzzed.check_container(start + provider.ConsumeBytes(1 << 16))
             case 1:
                 fuzzed.check_changed(provider.ConsumeBytes(1 << 16))
             case 2:
                 path = provider.ConsumeUnicodeNoSurrogates(99)
+                if provider.ConsumeBool():  # a path and a line that nearly fit
+                    path = f"/t/{path}.enc"
                 fuzzed.check_line(provider.ConsumeBytes(1 << 16), path)
             case _:
                 count = provider.ConsumeIntInRange(0, 6)
