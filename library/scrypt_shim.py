@@ -39,6 +39,12 @@ options:
       - Only for O(state=present).
     type: str
     choices: [authenticated, plain, "off"]
+  method:
+    description:
+      - How the shim comes before the real scrypt; when omitted, as installed, or V(replace).
+      - Only for O(state=present).
+    type: str
+    choices: [replace, path]
   shimctl:
     description: The program.
     type: path
@@ -89,6 +95,7 @@ ARGUMENT_SPEC: dict[str, dict[str, object]] = {
         "default": "present",
     },
     "mode": {"type": "str", "choices": ["authenticated", "plain", "off"]},
+    "method": {"type": "str", "choices": ["replace", "path"]},
     "shimctl": {"type": "path", "default": "/usr/lib/qubes-dedup-backup/shimctl"},
     "root": {"type": "path", "default": "/"},
 }
@@ -104,10 +111,11 @@ def command(params: dict[str, Any], check_mode: bool) -> list[str]:
         ProvisionError: the parameters contradict each other.
     """
     argv = [params["shimctl"], COMMANDS[params["state"]], "--json", "--root", params["root"]]
-    if params["mode"]:
-        if params["state"] != "present":
-            raise ProvisionError("mode goes with state=present only")
-        argv += ["--mode", params["mode"]]
+    for name in ("mode", "method"):
+        if params[name]:
+            if params["state"] != "present":
+                raise ProvisionError(f"{name} goes with state=present only")
+            argv += [f"--{name}", params[name]]
     return [*argv, "--check"] if check_mode else argv
 
 

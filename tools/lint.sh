@@ -27,7 +27,7 @@ shell_files() {
 check 'ruff format' ruff format --quiet --check .
 check 'ruff check' ruff check --quiet .
 check 'mypy shim' mypy_part payload/dom0 payload/dom0/scrypt
-check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl
+check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl payload/dom0/shimctl_lib
 check 'mypy qubes-dedup-backup' mypy_part payload/dom0:lab/dom0 \
     payload/dom0/qubes-dedup-backup payload/dom0/dedup_backup
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store
@@ -43,7 +43,6 @@ done
 upstream=tests/upstream:tests/unit/dom0:tests/unit/store:tests/unit/shim:tests/unit/lab_backup
 upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0
 check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
-check 'mypy tests/upstream' mypy_part tests/upstream:tests/unit/lab_backup:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib tests/upstream
 check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
 check 'mypy tools' mypy_part tools tools/settings.py
 check 'yamllint' yamllint --strict .

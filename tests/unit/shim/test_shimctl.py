@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD, real_scrypt
@@ -22,14 +23,21 @@ cat "$2" > "$3"
 """
 
 
+def metadata(path: Path) -> tuple[object, ...]:
+    """Return all that `rpm -V` looks at."""
+    status = path.stat()
+    return path.read_bytes(), status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns
+
+
 def test_install_puts_the_shim_before_the_real_scrypt(system: System) -> None:
-    before = system.scrypt.stat()
+    before = metadata(system.scrypt)
     result = system.json("install")
     assert result["changed"]
     assert system.scrypt.read_bytes() == SHIM
     assert system.scrypt.stat().st_mode & 0o7777 == 0o755
     assert system.scrypt.stat().st_nlink == 1
-    assert system.real.stat().st_ino == before.st_ino
+    assert metadata(system.real) == before
+    assert system.real.stat().st_nlink == 1
     assert system.config.read_text().endswith("\nmode = authenticated\n")
     assert system.works()
     assert system.json("status")["healthy"]
@@ -104,7 +112,10 @@ def test_status_says_what_is_in_place(system: System) -> None:
     ]
     done = system.run("status")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["installed: yes", "scrypt: shim", "real: real", "mode: off"]
+    assert done.stdout.startswith(
+        "installed: yes\nmethod: replace\nscrypt: shim\nreal: real\nmode: off\n"
+    )
+    assert f"{system.scrypt}: shim, 0755, owner 0:0" in done.stdout.splitlines()
 
 
 def test_mode_is_set_only_when_asked_for(system: System) -> None:
@@ -168,18 +179,20 @@ def test_lost_real_scrypt_is_told_and_cured_by_the_package(system: System) -> No
 
 @pytest.mark.parametrize("name", ["scrypt.bak", "scrypt.old"])
 def test_installation_by_the_guide_is_adopted(system: System, name: str) -> None:
-    shipped = system.scrypt.stat()
+    shipped = metadata(system.scrypt)
     kept = system.scrypt.rename(system.root / "usr/bin" / name)
     system.scrypt.write_text(GUIDE)
     system.scrypt.chmod(0o755)
     assert system.json("status", status=3)["scrypt"] == "guide"
     assert not system.json("remove")["changed"]
-    assert system.json("install")["before"]["scrypt"] == "guide"
+    result = system.json("install")
+    assert result["before"]["scrypt"] == "guide"
+    assert any("guide" in step and "--mode plain" in step for step in result["steps"])
     assert system.json("status")["healthy"]
-    assert system.real.stat().st_ino == shipped.st_ino
+    assert metadata(system.real) == shipped
     assert kept.exists()
     system.json("remove")
-    assert system.scrypt.stat().st_ino == shipped.st_ino
+    assert metadata(system.scrypt) == shipped
 
 
 def test_guide_without_a_real_scrypt_is_refused(system: System) -> None:

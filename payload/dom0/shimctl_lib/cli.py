@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line, and what a trigger does differently."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import files, guard, look, plan, state, status, tell
+from .layout import METHODS, MODES, TRIGGERS, Layout, ShimctlError, printable
+
+ROUNDS = 20  # looks for triggers that came meanwhile, before one leaves the rest to the next
+# Seconds after which the path unit looks again after a failure: in the midst of an update the new
+# scrypt may lack a library that comes a moment later. Nobody waits for that unit.
+PAUSES = (1, 2, 4, 8)
+Result = dict[str, Any]
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    command: str
+    check: bool
+    json: bool
+    mode: str | None
+    method: str | None
+    trigger: str | None
+    root: str
+
+
+def make_plan(at: Layout, found: look.Found, options: Options) -> plan.Plan:
+    """Plan what the command asks for."""
+    planner = plan.Planner(at, found)
+    if options.command == "install":
+        return planner.install(options.mode, options.method)
+    if options.command == "remove":
+        return planner.remove()
+    return planner.reconcile()
+
+
+def change(at: Layout, options: Options) -> Result:
+    """Make (with --check: only find) the needed changes; return what was done.
+
+    Raises:
+        ShimctlError: it can't be done, or was done only in part.
+        OSError: likewise.
+    """
+    found = look.look(at)
+    made = make_plan(at, found, options)
+    before, after = found.summary(), found.summary()
+    for step in made.steps:
+        if not options.check:
+            step.make()
+            tell.journal(at, tell.NOTICE, step.text)
+        after |= step.after
+    result: Result = {"changed": bool(made.steps), "before": before, "after": after}
+    result["steps"] = [step.text for step in made.steps]
+    if made.refused:
+        result["error"] = f"this scrypt was refused, and stays as it is: {made.refused}"
+    return result
+
+
+def attempt(at: Layout, options: Options) -> Result:
+    """Do the same; a failure is a result too."""
+    try:
+        return change(at, options)
+    except (ShimctlError, OSError) as error:
+        return {"changed": False, "steps": [], "error": str(error)}
+
+
+def serve(at: Layout, names: list[str], *, quiet: bool) -> Result:
+    """Reconcile for the triggers that wait; note it, and tell what came of it.
+
+    With quiet a failure is neither noted nor told: there will be another look.
+    """
+    before = state.load(at)
+    options = Options("reconcile", False, False, None, None, None, str(at.root))
+    result = attempt(at, options)
+    if before is None or (quiet and "error" in result):
+        return result
+    failure = result.get("error")
+    said = printable(
+        f"failed: {failure}" if failure else "; ".join(result["steps"]) or "nothing to do"
+    )
+    previous = before.get("last") or {}
+    try:
+        if (current := state.load(at)) is not None:
+            run = {"time": state.now(), "result": said}
+            current["last"] = {**run, "trigger": ", ".join(names)}
+            current["triggers"] = {**current.get("triggers", {}), **dict.fromkeys(names, run)}
+            state.save(at, current)
+    except OSError as error:
+        tell.journal(at, tell.WARNING, f"{at.state} can't be written: {error}")
+    if failure and (previous.get("result") != said or "boot" in names):
+        text = f"The scrypt shim is not in place: {failure}. See: sudo shimctl status"
+        tell.journal(at, tell.WARNING, text)
+        tell.notify(at, text, urgent=True)
+    elif result["changed"] and result["before"]["scrypt"] != result["after"]["scrypt"]:
+        was = result["before"]["scrypt"]
+        tell.notify(at, f"/usr/bin/scrypt had become '{was}'. The shim is back.", urgent=False)
+    return result
+
+
+def leftovers(at: Layout) -> list[Path]:
+    """Return the files that are written, whose temporary names a killed run may have left."""
+    places = [at.scrypt, at.real, at.local, at.config, at.state]
+    return places + [piece.path for piece in guard.pieces(at)]
+
+
+def locked_change(at: Layout, options: Options, *, quiet: bool = False) -> Result | None:
+    """Do the command under the lock, and serve every trigger that comes meanwhile.
+
+    Returns None for a trigger that finds somebody else at work: that one will look again.
+    """
+    result: Result | None = None
+    pending = options.trigger is None
+    for _ in range(ROUNDS):
+        with state.locked(at, leftovers(at), wait=pending) as ours:
+            if not ours:
+                break
+            if pending:
+                result, pending = attempt(at, options), False
+            if names := state.take(at):
+                served = serve(at, names, quiet=quiet)
+                result = result if options.trigger is None else served
+        # Whoever came in vain while the lock was held has noted that before; see state.enter.
+        if not state.waiting(at):
+            break
+    return result
+
+
+def triggered(at: Layout, options: Options) -> Result:
+    """Reconcile for a trigger."""
+    assert options.trigger is not None  # noqa: S101 - for mypy
+    patient = options.trigger == "path"
+    result: Result | None = None
+    for pause in (*PAUSES, 0) if patient else (0,):
+        state.enter(at, options.trigger)
+        result = locked_change(at, options, quiet=pause > 0)
+        if result is not None and "error" not in result:
+            break
+        wait_for_change(at, pause)
+    return result or {"changed": False, "steps": [], "left": "another shimctl does it"}
+
+
+def wait_for_change(at: Layout, seconds: float) -> None:
+    """Wait; but no longer when somebody changes one of the programs."""
+    places = [at.scrypt, at.real, at.local]
+
+    def signature() -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for place in places:
+            try:
+                status = place.lstat()
+                found.append((status.st_ino, status.st_ctime_ns))
+            except FileNotFoundError:
+                found.append(None)
+        return found
+
+    start, deadline = signature(), time.monotonic() + seconds
+    while time.monotonic() < deadline and signature() == start:
+        time.sleep(0.2)
+
+
+def run(options: Options) -> tuple[Result, int]:
+    """Do what options say; return the result and the exit status."""
+    at = Layout(Path(options.root).absolute())
+    if options.command == "status":
+        facts, wrong = status.report(at, look.look(at))
+        result = facts | {"changed": False, "healthy": not wrong, "problems": wrong}
+        return result, 3 if wrong else 0
+    if options.check:
+        result = change(at, options)
+        return result, 1 if "error" in result else 3 if result["changed"] else 0
+    if os.geteuid() != 0:
+        raise ShimctlError(f"{options.command} needs root: run it with sudo")
+    done = triggered(at, options) if options.trigger else locked_change(at, options)
+    done = done or {"changed": False, "steps": []}
+    return done, 1 if "error" in done else 0
+
+
+def show(result: Result, options: Options) -> None:
+    """Print the result."""
+    if options.json:
+        print(json.dumps(result))
+        return
+    if options.command == "status":
+        print("\n".join(status.lines(result)))
+        for text in result["problems"]:
+            print(f"problem: {text}")
+        return
+    intro = "would " if options.check else ""
+    text = [intro + step for step in result.get("steps", [])]
+    if not text and "error" not in result and not options.trigger:
+        text = ["nothing to do"]
+    if text:
+        print("\n".join(text))
+    if "error" in result:
+        print(f"shimctl: {result['error']}", file=sys.stderr)
+
+
+def parse(description: str | None) -> Options:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="shimctl",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=("install", "status", "reconcile", "remove"))
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing, say what would change"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--mode", choices=MODES, help="install: the mode to set in the config")
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        help="install: replace /usr/bin/scrypt (default), or precede it as /usr/local/bin/scrypt",
+    )
+    parser.add_argument(
+        "--trigger",
+        choices=TRIGGERS,
+        metavar="NAME",
+        help="reconcile: called by this part of the guard, so never fail and never wait",
+    )
+    parser.add_argument("--root", default="/", help="work below this folder instead of /")
+    options = Options(**vars(parser.parse_args()))
+    if (options.mode or options.method) and options.command != "install":
+        parser.error("--mode and --method belong to install")
+    if options.trigger and (options.command != "reconcile" or options.check):
+        parser.error("--trigger belongs to reconcile")
+    return options
+
+
+def main(description: str | None) -> int:
+    """Run; a trigger always succeeds, as no update of packages may fail by it."""
+    options = parse(description)
+    try:
+        result, code = run(options)
+    except (ShimctlError, OSError) as error:
+        result, code = {"error": str(error)}, 1
+    except Exception as error:
+        if not options.trigger:
+            raise
+        result, code = {"error": f"unexpected {type(error).__name__}: {error}"}, 1
+        tell.journal(Layout(Path(options.root)), tell.WARNING, result["error"])
+    try:
+        show(result, options)
+        sys.stdout.flush()
+    except OSError:  # nobody reads it
+        files.silence()
+    return 0 if options.trigger else code

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes to files, each in one instant and for good; never a half-written file under its name."""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+
+# What belongs to the file's place and not to its content: SELinux' label, access control lists.
+PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
+
+
+def read(path: Path) -> bytes | None:
+    """Return the file's content, None if there is no file."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def temporary(path: Path) -> Path:
+    """Return the name that a new file has until it replaces path."""
+    return path.with_name(f".{path.name}.shimctl")
+
+
+def sync_folder(folder: Path) -> None:
+    """Let a rename, a new or a removed name in folder survive a power cut."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def put(new: Path, path: Path) -> None:
+    """Let the file new take the place of path."""
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that all may read, with those above it, where there is none."""
+    if not folder.exists():
+        make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def copy_attributes(source: int, target: int, names: tuple[str, ...] | None = None) -> None:
+    """Give target the extended attributes of source, or those of them that are in names."""
+    try:
+        for name in os.listxattr(source):
+            if names is None or name in names:
+                os.setxattr(target, name, os.getxattr(source, name))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # a filesystem without them
+            raise
+
+
+def script_mode(mode: int) -> int:
+    """Return the mode of a script in the place of a binary: whoever runs it must read it."""
+    mode = mode & 0o755
+    return mode | (mode & 0o111) << 2
+
+
+def write(path: Path, content: bytes, mode: int = 0o644, like: Path | None = None) -> None:
+    """Replace the file at path; with `like` a script with that one's owner, mode and label."""
+    make_folder(path.parent)
+    with temporary(path).open("xb") as file:
+        file.write(content)
+        if like is not None:
+            with like.open("rb") as model:
+                status = os.fstat(model.fileno())
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                copy_attributes(model.fileno(), file.fileno(), PLACE_ATTRIBUTES)
+            mode = script_mode(status.st_mode)
+        os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    put(temporary(path), path)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Replace the file at path by a copy of source, with all its metadata.
+
+    A copy and not a hard link: that would be the package's file under two names.
+    """
+    with source.open("rb") as old, temporary(path).open("xb") as new:
+        shutil.copyfileobj(old, new)
+        new.flush()
+        status = os.fstat(old.fileno())
+        os.fchown(new.fileno(), status.st_uid, status.st_gid)
+        copy_attributes(old.fileno(), new.fileno())
+        os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
+        os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.fsync(new.fileno())
+    put(temporary(path), path)
+
+
+def link(target: str, path: Path) -> None:
+    """Make path a symbolic link to target."""
+    make_folder(path.parent)
+    temporary(path).symlink_to(target)
+    put(temporary(path), path)
+
+
+def delete(path: Path) -> None:
+    """Remove a file, and its folder if that is ours and empty then."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    with contextlib.suppress(OSError):
+        if path.parent.name == "qubes-dedup-backup":
+            path.parent.rmdir()
+
+
+def silence() -> None:
+    """Let stdout lead nowhere, so that Python does not fail over it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The guard's files in /etc: what is there, what should be, and whether each trigger will fire."""
+
+import configparser
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+from . import files, packages
+from .layout import GUARD, Layout, ShimctlError, ask, printable
+
+PATH_UNIT = "qubes-dedup-backup-guard.path"
+SERVICE = "qubes-dedup-backup-guard.service"
+BOOT = "qubes-dedup-backup-guard-boot.service"
+WANTS = "multi-user.target.wants"
+
+
+class Piece(NamedTuple):
+    """A file of the guard: where, its content or (for a link) its target, and what is there now.
+
+    now is one of: right; missing; wrong; masked (the admin's word against a unit, to be respected).
+    """
+
+    path: Path
+    content: bytes | str
+    now: str
+
+
+def _piece(path: Path, content: bytes | str) -> Piece:
+    if path.is_symlink():
+        target = str(path.readlink())
+        if target == "/dev/null":
+            return Piece(path, content, "masked")
+        return Piece(path, content, "right" if target == content else "wrong")
+    if not path.exists():
+        return Piece(path, content, "missing")
+    return Piece(path, content, "right" if path.read_bytes() == content else "wrong")
+
+
+def pieces(at: Layout) -> list[Piece]:
+    """Return the guard's files for the package managers and the systemd that are here."""
+    wanted: list[tuple[Path, bytes | str]] = []
+    if at.units.is_dir():
+        for unit in (SERVICE, PATH_UNIT, BOOT):
+            wanted.append((at.units / unit, (GUARD / unit).read_bytes()))
+        for unit in (PATH_UNIT, BOOT):
+            wanted.append((at.units / WANTS / unit, f"/etc/systemd/system/{unit}"))
+    if at.dnf4.is_dir():
+        name = "dedup-backup.action"
+        wanted.append((at.dnf4 / name, (GUARD / name).read_bytes()))
+    if at.dnf5.is_dir():
+        name = "dedup-backup.actions"
+        wanted.append((at.dnf5 / name, (GUARD / name).read_bytes()))
+    masked = {path.name for path, content in wanted if _piece(path, content).now == "masked"}
+    return [
+        _piece(path, content)
+        for path, content in wanted
+        if path.parent.name != WANTS or path.name not in masked
+    ]
+
+
+def summary(found: list[Piece]) -> str:
+    """Return `complete`, `absent`, or `incomplete`."""
+    now = {piece.now for piece in found} - {"masked"}
+    if now <= {"right"}:
+        return "complete" if now else "absent"
+    return "absent" if now == {"missing"} else "incomplete"
+
+
+def lay_down(piece: Piece) -> None:
+    """Put a piece in its place."""
+    if isinstance(piece.content, str):
+        files.link(piece.content, piece.path)
+    else:
+        files.write(piece.path, piece.content)
+
+
+def watching(at: Layout) -> bool:
+    """Tell whether systemd watches; true as well where there is no systemd to ask."""
+    if not at.systemd or (at.units / PATH_UNIT).is_symlink():
+        return True
+    done = ask(["systemctl", "is-active", "--quiet", PATH_UNIT])
+    return done is not None and done[0] == 0
+
+
+def _systemctl(*arguments: str) -> None:
+    done = ask(["systemctl", *arguments], seconds=20)
+    if done is None or done[0] != 0:
+        said = printable(done[2]) if done else "no answer"
+        raise ShimctlError(f"systemctl {' '.join(arguments)}: {said}")
+
+
+def watch(at: Layout) -> None:
+    """Let systemd read the units anew, and watch."""
+    if at.systemd:
+        _systemctl("daemon-reload")
+        _systemctl("start", PATH_UNIT)
+
+
+def stop_watching(at: Layout) -> None:
+    """Let systemd watch no more."""
+    if at.systemd and watching(at):
+        with contextlib.suppress(ShimctlError):
+            _systemctl("stop", PATH_UNIT)
+
+
+def forget(at: Layout) -> None:
+    """Let systemd forget units that are gone."""
+    if at.systemd:
+        _systemctl("daemon-reload")
+
+
+def _units_health(at: Layout, found: list[Piece], *units: str) -> str:
+    """Return `ready`, or `absent: why`, or `broken: why`."""
+    if not at.units.is_dir():
+        return "absent: there is no systemd here"
+    for piece in found:
+        if piece.path.name in units and piece.now != "right":
+            return f"broken: {piece.path} is {piece.now}"
+    if not at.systemd:
+        return "ready, once systemd runs"
+    if PATH_UNIT in units and not watching(at):
+        return f"broken: {PATH_UNIT} is not active"
+    return "ready"
+
+
+def _plugin_health(found: list[Piece], folder: Path, config: Path, package: str) -> str:
+    """Return the same for the hook of a dnf plugin."""
+    if not folder.is_dir():
+        return f"absent: {package} is not installed"
+    settings = configparser.ConfigParser(strict=False, interpolation=None)
+    with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
+        settings.read(config)
+    if settings.get("main", "enabled", fallback="1").lower() in ("0", "no", "false", "off"):
+        return f"absent: the plugin is not enabled in {config}"
+    wrong = [piece for piece in found if piece.path.parent == folder and piece.now != "right"]
+    return f"broken: {wrong[0].path} is {wrong[0].now}" if wrong else "ready"
+
+
+def health(at: Layout, found: list[Piece]) -> dict[str, str]:
+    """Return for each trigger `ready…`, `absent: why` or `broken: why`."""
+    return {
+        "rpm": "ready" if packages.rpm_installed(at) else f"absent: no RPM {packages.OURS}",
+        "dnf4": _plugin_health(
+            found,
+            at.dnf4,
+            at.dnf4.parent / "post-transaction-actions.conf",
+            "python3-dnf-plugin-post-transaction-actions",
+        ),
+        "dnf5": _plugin_health(
+            found, at.dnf5, at.dnf5.parent / "actions.conf", "libdnf5-plugin-actions"
+        ),
+        "path": _units_health(at, found, SERVICE, PATH_UNIT),
+        "boot": _units_health(at, found, BOOT),
+    }

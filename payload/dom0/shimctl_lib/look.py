@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Find out what is in place; changes nothing."""
+
+import hashlib
+import importlib.machinery
+import os
+import re
+import stat
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from . import files, guard, packages, state
+from .layout import SHIM, Layout, ShimctlError, ask
+
+MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
+OURS = ("shim", "other shim")
+LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
+
+
+class Entry(NamedTuple):
+    """What is at a path.
+
+    kind is one of: missing; real; shim (ours, as beside this program); other shim (another version,
+    or edited); guide (the forum guide's script); broken (a program that is not a working scrypt);
+    symbolic link; hard link (a file with more names); unknown (a folder, any other file).
+    """
+
+    path: Path
+    kind: str
+    sha256: str = ""
+    mode: int = 0
+    owner: tuple[int, int] = (0, 0)
+    mtime_ns: int = 0
+    inode: int = 0
+
+    def alike(self, other: "Entry") -> bool:
+        """Tell whether both are the same in all that `rpm -V` looks at."""
+        return self[2:-1] == other[2:-1]
+
+
+class Found(NamedTuple):
+    """What is in place."""
+
+    scrypt: Entry
+    real: Entry
+    old: Entry
+    local: Entry
+    config: bytes | None
+    mode: str | None  # None: the config is not understood
+    state: state.State | None
+    diverted: bool
+    guard: list[guard.Piece]
+
+    @property
+    def method(self) -> str:
+        """Return how the shim is installed, or would be."""
+        method = (self.state or {}).get("method")
+        if method in ("replace", "path"):
+            return str(method)
+        return "path" if self.state is not None and self.local.kind in OURS else "replace"
+
+    def summary(self) -> dict[str, str]:
+        """Return what a user cares about, before and after a change."""
+        phase = (self.state or {}).get("phase", "installed")
+        return {
+            "installed": "no"
+            if self.state is None
+            else "yes"
+            if phase == "installed"
+            else "partly",
+            "method": self.method,
+            "scrypt": self.scrypt.kind,
+            "real": self.real.kind,
+            "local": self.local.kind,
+            "mode": "no config" if self.config is None else self.mode or "not understood",
+            "guard": guard.summary(self.guard),
+            "diverted": "yes" if self.diverted else "no",
+            "recorded": str((self.state or {}).get("real_sha256", "nothing"))[:16],
+        }
+
+
+def load_shim() -> ModuleType:
+    """Load the shim that lies beside this program, to see that it loads, and for its MODE."""
+    sys.dont_write_bytecode = True
+    loader = importlib.machinery.SourceFileLoader("scrypt_shim", str(SHIM))
+    shim = ModuleType(loader.name)
+    shim.__file__ = str(SHIM)
+    try:
+        loader.exec_module(shim)
+    except (OSError, SyntaxError) as error:
+        raise ShimctlError(f"the shim at {SHIM} can't be loaded: {error}") from error
+    return shim
+
+
+def answers(path: Path) -> bool:
+    """Tell whether the program says that it is scrypt."""
+    done = ask([str(path), "--version"])
+    return done is not None and (done[1].startswith(b"scrypt ") or b"usage: scrypt" in done[2])
+
+
+def entry(path: Path) -> Entry:
+    """Return what is at path."""
+    deadline = time.monotonic() + LINK_PATIENCE
+    while True:
+        try:
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                return Entry(path, "symbolic link")
+            if not stat.S_ISREG(status.st_mode):
+                return Entry(path, "unknown")
+            if status.st_nlink == 1:
+                content = path.read_bytes()
+                break
+        except FileNotFoundError:
+            return Entry(path, "missing")
+        if time.monotonic() > deadline:
+            return Entry(path, "hard link")
+        time.sleep(0.05)
+    return Entry(
+        path,
+        _kind(path, content),
+        hashlib.sha256(content).hexdigest(),
+        stat.S_IMODE(status.st_mode),
+        (status.st_uid, status.st_gid),
+        status.st_mtime_ns,
+        status.st_ino,
+    )
+
+
+def _kind(path: Path, content: bytes) -> str:
+    if content.startswith(b"\x7fELF"):
+        return "real" if answers(path) else "broken"
+    if MARKER in content[:1024]:
+        return "shim" if content == SHIM.read_bytes() else "other shim"
+    if content.startswith(b"#!") and b"Please enter passphrase" in content[:65536]:
+        return "guide"
+    return "unknown"
+
+
+def shim_entry(path: Path, real: Entry) -> Entry:
+    """Return what is at path; a shim must have the owner and the mode that the real one has."""
+    found = entry(path)
+    if found.kind == "shim" and real.kind == "real":
+        right = (files.script_mode(real.mode), real.owner)
+        found = found if (found.mode, found.owner) == right else found._replace(kind="other shim")
+    elif found.kind == "shim" and found.mode != 0o755:
+        found = found._replace(kind="other shim")
+    return found
+
+
+def look(at: Layout) -> Found:
+    """Find out what is in place."""
+    config = files.read(at.config)
+    mode = load_shim().MODE.fullmatch(re.sub(rb"#.*", b"", config or b""))
+    real = entry(at.real)
+    scrypt = shim_entry(at.scrypt, real)
+    return Found(
+        scrypt=scrypt,
+        real=real,
+        old=entry(at.old),
+        local=shim_entry(at.local, scrypt),
+        config=config,
+        mode=(mode[1] or b"authenticated").decode() if mode else None,
+        state=state.load(at),
+        diverted=packages.diverted(at),
+        guard=guard.pieces(at),
+    )
+
+
+def unchanged(seen: Entry) -> bool:
+    """Tell whether the file at a path is still the one that was seen."""
+    try:
+        status = os.lstat(seen.path)
+    except FileNotFoundError:
+        return seen.kind == "missing"
+    return (status.st_ino, status.st_mtime_ns) == (seen.inode, seen.mtime_ns)

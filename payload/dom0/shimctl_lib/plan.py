@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what is in place to what should be: the steps, in an order that may be cut anywhere.
+
+At every instant /usr/bin/scrypt works: it is the real scrypt, or the shim with the real one behind.
+The state file comes first and goes last, so that the next reconcile completes what was cut.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from . import files, guard, look, packages, probe, state
+from .layout import REINSTALL, SHIM, Layout, ShimctlError
+
+CONFIG_TEXT = """\
+# What /usr/bin/scrypt does with Qubes backups (qubes-dedup-backup).
+#   authenticated: a passphrase `dedup:...` makes a container that deduplicates and can't be altered
+#                  unseen; with any other passphrase the backup is really encrypted
+#   plain:         as before, but other passphrases write in clear, without any protection; also
+#                  restores what the forum guide's script wrote
+#   off:           every backup is really encrypted; containers can still be restored
+mode = {}
+"""
+INSTALLATION = ("phase", "method", "shim_sha256", "real_sha256", "refused")
+
+
+class Step(NamedTuple):
+    """A change: what it is, how it is made, and what it makes of Found.summary()."""
+
+    text: str
+    make: Callable[[], None]
+    after: dict[str, str]
+
+
+class Plan(NamedTuple):
+    """The steps to make; then, if the real scrypt was refused, why."""
+
+    steps: list[Step]
+    refused: str | None = None
+
+
+class Planner:
+    """Makes the plans for what was found."""
+
+    def __init__(self, at: Layout, found: look.Found) -> None:
+        """Plan for this system."""
+        self.at, self.found = at, found
+        self.steps: list[Step] = []
+
+    def add(self, text: str, make: Callable[[], None], **after: str) -> None:
+        """Add a step."""
+        self.steps.append(Step(text, make, after))
+
+    # ---- what both ways have in common
+
+    def check_places(self, method: str) -> None:
+        """Refuse to touch what is neither scrypt nor ours.
+
+        Raises:
+            ShimctlError: there is such a thing in one of the places that would change.
+        """
+        found = self.found
+        places = [found.scrypt, found.real] if method == "replace" else [found.scrypt, found.local]
+        for place in places:
+            if place.kind in ("symbolic link", "hard link"):
+                a_link = (
+                    "a symbolic link"
+                    if place.kind == "symbolic link"
+                    else "one of several hard links"
+                )
+                raise ShimctlError(
+                    f"{place.path} is {a_link}, and was left alone: put a file of its own there"
+                )
+            if place.kind == "unknown" or (place.kind == "broken" and place is not found.real):
+                raise ShimctlError(
+                    f"{place.path} is neither scrypt nor the shim, and was left alone: {REINSTALL}"
+                )
+        if found.local.kind == "guide" and method == "path":
+            raise ShimctlError(f"{found.local.path} is the forum guide's script: remove it first")
+
+    def source(self) -> look.Entry:
+        """Return the real scrypt that counts: where the package manager last put one.
+
+        Raises:
+            ShimctlError: there is none.
+        """
+        found = self.found
+        order = (found.real, found.scrypt) if found.diverted else (found.scrypt, found.real)
+        for place in (*order, found.old):
+            if place.kind == "real":
+                return place
+        at = self.at
+        raise ShimctlError(
+            f"the real scrypt is not at {at.scrypt}, {at.real}, {at.old}: {REINSTALL}"
+        )
+
+    def refusal(self, source: look.Entry) -> str | None:
+        """Return why the real scrypt can't be relied on, None if it was proven that it can."""
+        recorded = self.found.state or {}
+        if recorded.get("real_sha256") == source.sha256 and not recorded.get("refused"):
+            return None
+        try:
+            probe.probe(source.path)
+        except probe.RefusedError as error:
+            return str(error)
+        return None
+
+    def record(self, text: str, entries: dict[str, Any], **after: str) -> None:
+        """Add the step that changes the state file, if it changes."""
+        old = self.found.state
+        new = {**(old or {}), **entries}
+        new = {key: value for key, value in new.items() if value is not None}
+        if old is None or any(old.get(key) != new.get(key) for key in INSTALLATION):
+            new["package"] = packages.owner(self.at)
+
+            def save() -> None:
+                # The bookkeeping of triggers may have been written since.
+                current = state.load(self.at) or {}
+                kept = {key: current[key] for key in ("last", "triggers") if key in current}
+                state.save(self.at, {**new, **kept})
+
+            self.add(text, save, **after)
+
+    # ---- the places
+
+    def restore_scrypt(self, note: str = "") -> None:
+        """Let the package's file be the real scrypt again; the kept one leaves its place."""
+        found, at = self.found, self.at
+        if found.real.kind == "real" and (found.scrypt.kind != "real" or found.diverted):
+            text = f"put the real scrypt back at {at.scrypt}{note}"
+            self.add(text, lambda: files.put(at.real, at.scrypt), scrypt="real", real="missing")
+        elif found.scrypt.kind != "real":
+            source = self.source()
+            text = f"put the real scrypt, now {source.path}, back at {at.scrypt}{note}"
+            self.add(text, lambda: files.copy(source.path, at.scrypt), scrypt="real")
+        elif found.real.kind == "real" and found.state is not None and found.method == "replace":
+            self.add(f"remove {at.real}", lambda: files.delete(at.real), real="missing")
+        if found.diverted:
+            text = f"end dpkg's diversion of {at.scrypt}"
+            self.add(text, lambda: packages.divert(at, add=False), diverted="no")
+
+    def remove_local(self) -> None:
+        """Remove the shim of method `path`."""
+        if self.found.local.kind in look.OURS:
+            local = self.at.local
+            self.add(f"remove the shim {local}", lambda: files.delete(local), local="missing")
+
+    def guide_note(self) -> str:
+        """Return how to restore what the forum guide's script wrote, if that is here."""
+        if self.found.scrypt.kind != "guide":
+            return ""
+        return "; backups that the forum guide's script made are restored with --mode plain"
+
+    def place_shim(self, source: look.Entry, method: str) -> None:
+        """Put the shim in front of the real scrypt."""
+        found, at, shim = self.found, self.at, SHIM.read_bytes()
+        if method == "path":
+            self.restore_scrypt(self.guide_note())
+            if found.local.kind != "shim":
+                text = f"put the shim at {at.local} (now: {found.local.kind})"
+                self.add(text, lambda: files.write(at.local, shim, like=at.scrypt), local="shim")
+            return
+        self.remove_local()
+        if source.path != at.real and not found.real.alike(source):
+            text = f"keep the real scrypt, now {source.path}, as {at.real}"
+            self.add(text, lambda: files.copy(source.path, at.real), real="real")
+        if not found.diverted and packages.dpkg_owner(at):
+            text = f"let dpkg put the package's {at.scrypt} at {at.real} from now on"
+            self.add(text, lambda: packages.divert(at, add=True), diverted="yes")
+        if found.scrypt.kind != "shim":
+
+            def put_shim() -> None:
+                # A package manager doesn't know our lock. What it put there after the look would be
+                # lost, but for the instant between this check and the rename.
+                if not look.unchanged(found.scrypt):
+                    raise ShimctlError(f"{at.scrypt} is being changed by somebody else: try again")
+                files.write(at.scrypt, shim, like=at.real)
+
+            text = f"put the shim at {at.scrypt} (now: {found.scrypt.kind}{self.guide_note()})"
+            self.add(text, put_shim, scrypt="shim")
+
+    def place_guard(self) -> None:
+        """Lay the guard's files down, and let systemd watch."""
+        at = self.at
+        for piece in self.found.guard:
+            if piece.now in ("missing", "wrong"):
+                text = f"lay down {piece.path} (now: {piece.now})"
+                self.add(text, partial(guard.lay_down, piece), guard="complete")
+        laid = any("guard" in step.after for step in self.steps)
+        if at.systemd and (laid or not guard.watching(at)):
+            self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
+
+    # ---- the plans
+
+    def install(self, mode: str | None, method: str | None) -> Plan:
+        """Plan an installation, or its repair; without mode an existing config is left alone.
+
+        Raises:
+            ShimctlError: it can't be done.
+        """
+        at, found = self.at, self.found
+        method = method or found.method
+        if found.mode is None and mode is None:
+            raise ShimctlError(f"{at.config} is not understood: correct it or give --mode MODE")
+        if found.state is None and (why := self.refusal(self.checked_source(method))):
+            raise ShimctlError(f"not installed, as this scrypt is not what Qubes expects: {why}")
+        if found.config is None or (mode and mode != found.mode):
+            mode = mode or "authenticated"
+            config = CONFIG_TEXT.format(mode).encode()
+            text = f"set mode = {mode} in {at.config}"
+            self.add(text, lambda: files.write(at.config, config), mode=mode)
+        return self.repair(method)
+
+    def checked_source(self, method: str) -> look.Entry:
+        """Return the real scrypt that counts, if the places are ones that may be changed."""
+        self.check_places(method)
+        return self.source()
+
+    def repair(self, method: str) -> Plan:
+        """Plan the way back to the shim in front of the real scrypt that is there now."""
+        source = self.checked_source(method)
+        if self.found.state is not None and (why := self.refusal(source)):
+            return self.stand_back(source, method, why)
+        entries = {
+            "phase": "installed",
+            "method": method,
+            "shim_sha256": hashlib.sha256(SHIM.read_bytes()).hexdigest(),
+            "real_sha256": source.sha256,
+            "refused": None,
+        }
+        after = {"installed": "yes", "method": method, "recorded": source.sha256[:16]}
+        self.record(f"record the installation in {self.at.state}", entries, **after)
+        self.place_shim(source, method)
+        self.place_guard()
+        return Plan(self.steps)
+
+    def stand_back(self, source: look.Entry, method: str, why: str) -> Plan:
+        """Plan the fail-safe state: the real scrypt that was refused stays in front."""
+        found, at = self.found, self.at
+        entries = {"method": method, "refused": {"sha256": source.sha256, "reason": why}}
+        self.record(f"record in {at.state} that {source.path} was refused", entries, method=method)
+        self.remove_local()
+        if found.scrypt.kind != "real" or (source is found.real and not found.scrypt.alike(source)):
+            text = f"put the real scrypt, now {source.path}, at {at.scrypt} instead of the shim"
+            self.add(text, lambda: files.copy(source.path, at.scrypt), scrypt="real")
+        self.place_guard()
+        return Plan(self.steps, why)
+
+    def remove(self) -> Plan:
+        """Plan the way to what the package shipped; ledgers and an edited config stay.
+
+        Raises:
+            ShimctlError: it can't be done.
+        """
+        found, at = self.found, self.at
+        if found.scrypt.kind in look.OURS and found.real.kind != "real":
+            raise ShimctlError(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
+        if found.state is not None:
+            entries = {"phase": "removing"}
+            self.record(f"record the removal in {at.state}", entries, installed="partly")
+        self.remove_local()
+        left = self.restore_if_ours()
+        self.remove_guard()
+        if found.mode and found.config == CONFIG_TEXT.format(found.mode).encode():
+            self.add(f"remove {at.config}", lambda: files.delete(at.config), mode="no config")
+        if found.state is not None:
+            after = {"installed": "no", "method": "replace", "recorded": "nothing"}
+            self.add(f"remove {at.state}{left}", lambda: files.delete(at.state), **after)
+        return Plan(self.steps)
+
+    def restore_if_ours(self) -> str:
+        """Restore the package's file if we replaced it; return what is to say if that can't be."""
+        found, at = self.found, self.at
+        if found.scrypt.kind in ("symbolic link", "hard link", "unknown", "broken"):
+            return f"; {at.scrypt} is '{found.scrypt.kind}' and was left alone, as was {at.real}"
+        ours = found.state is not None or found.scrypt.kind in look.OURS
+        if ours and (found.real.kind == "real" or found.scrypt.kind != "missing"):
+            self.restore_scrypt(" (only the shim restores containers)")
+        return ""
+
+    def remove_guard(self) -> None:
+        """Let systemd watch no more, and take the guard's files away."""
+        at = self.at
+        present = [piece for piece in self.found.guard if piece.now in ("right", "wrong")]
+        if present:
+            self.add("let systemd watch no more", lambda: guard.stop_watching(at), guard="absent")
+        for piece in present:
+            self.add(f"remove {piece.path}", partial(files.delete, piece.path))
+        if present:
+            self.add("let systemd forget the units", lambda: guard.forget(at))
+
+    def reconcile(self) -> Plan:
+        """Plan what the state file says: repair, complete a removal, or nothing."""
+        if self.found.state is None:
+            return Plan([])
+        if self.found.state.get("phase") == "removing":
+            return self.remove()
+        return self.repair(self.found.method)

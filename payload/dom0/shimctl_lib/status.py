@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What `shimctl status` says: what is in place, whose it is, who would run what, what is wrong."""
+
+import grp
+import os
+import pwd
+import shutil
+from pathlib import Path
+from typing import Any
+
+from . import guard, look, packages
+from .layout import REINSTALL, Layout, ask
+
+Report = dict[str, Any]
+CONSEQUENCE = (
+    "until then backups are really encrypted and don't deduplicate, and containers can be restored"
+    " only with the shim itself (docs/guard.md)"
+)
+
+
+def _qubesd_path() -> str | None:
+    """Return the PATH of qubesd: of the running one, else what systemd would give it."""
+    main = ask(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])
+    if main and main[0] == 0 and main[1].strip() not in (b"", b"0"):
+        try:
+            environ = Path(f"/proc/{int(main[1])}/environ").read_bytes()
+        except (OSError, ValueError):
+            return None
+    else:
+        unit = ask(["systemctl", "show", "--property=Environment", "--value", "qubesd.service"])
+        manager = ask(["systemctl", "show-environment"])
+        parts = (manager[1] if manager else b"").split(b"\n") + (unit[1] if unit else b"").split()
+        environ = b"\0".join(parts)
+    paths = [item[5:].decode() for item in environ.split(b"\0") if item.startswith(b"PATH=")]
+    return paths[-1] if paths else None
+
+
+def _user() -> str | None:
+    """Return dom0's user as Qubes finds it (qubes/backup.py get_files_to_backup)."""
+    try:
+        return grp.getgrnam("qubes").gr_mem[0]
+    except (KeyError, IndexError):
+        return None
+
+
+def _shell_path(user: str, command: str) -> str | None:
+    """Return what a command says in a login shell of user; only root and the user may ask."""
+    account = pwd.getpwnam(user)
+    if os.geteuid() == 0:
+        argv = ["runuser", "--login", user, "--command", command]
+    elif os.geteuid() == account.pw_uid:
+        argv = [account.pw_shell or "/bin/sh", "-l", "-c", command]
+    else:
+        return None
+    done = ask(argv, environment={"HOME": account.pw_dir, "USER": user})
+    return done[1].decode(errors="replace").strip() if done and done[0] == 0 else None
+
+
+def callers(at: Layout) -> dict[str, str | None]:
+    """Return for each caller the scrypt that it would run, None where that can't be found out."""
+    if not at.live:
+        return {}
+    user = _user()
+    paths = {"qubesd": _qubesd_path()}
+    if user is not None:
+        paths["login shell"] = _shell_path(user, "printenv PATH")
+        paths["sudo"] = _shell_path(user, "sudo -n printenv PATH")
+    return {who: shutil.which("scrypt", path=path) if path else None for who, path in paths.items()}
+
+
+def _place_problems(at: Layout, found: look.Found) -> list[str]:
+    recorded = found.state or {}
+    lines = []
+    shim = found.local if found.method == "path" else found.scrypt
+    if refused := recorded.get("refused"):
+        lines.append(
+            f"the scrypt that is there now was refused: {refused.get('reason')}; {CONSEQUENCE}."
+            " The next update of scrypt is tried by itself; to try this one again: sudo shimctl"
+            " reconcile"
+        )
+    elif found.method == "path" and shim.kind != "shim":
+        lines.append(f"{shim.path} is '{shim.kind}': run shimctl reconcile")
+    elif found.method == "replace" and found.scrypt.kind == "real":
+        lines.append(f"{at.scrypt} was overwritten by its package: run shimctl reconcile")
+    elif found.method == "replace" and shim.kind != "shim":
+        lines.append(f"{at.scrypt} is '{shim.kind}': run shimctl reconcile")
+    real = found.scrypt if found.method == "path" else found.real
+    if real.kind != "real" and found.scrypt.kind != "real":
+        lines.append(f"the real scrypt at {real.path} is '{real.kind}': {REINSTALL}")
+    elif not refused and shim.kind == "shim" and recorded.get("real_sha256") != real.sha256:
+        lines.append(f"{real.path} is another one than was recorded: run shimctl reconcile")
+    return lines
+
+
+def _package_problems(at: Layout, found: look.Found, package: str | None) -> list[str]:
+    recorded = (found.state or {}).get("package")
+    if recorded and package is None:
+        return [f"no package owns {at.scrypt} any more (it was {recorded}): {REINSTALL}"]
+    return []
+
+
+def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
+    """Return what is not as it should be, each with what to do; nothing when all is healthy."""
+    if found.state is None:
+        lines = ["the shim is not installed (or not wholly removed): run shimctl install"]
+        if found.real.kind != "real" and found.scrypt.kind != "real":
+            lines.append(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
+        return lines
+    if found.state.get("phase") == "removing":
+        return ["a removal was cut: run shimctl remove, or shimctl install to keep the shim"]
+    lines = _place_problems(at, found)
+    if found.mode is None:
+        lines.append(
+            f"{at.config} is not understood: correct it or run shimctl install --mode MODE"
+        )
+    lines += _package_problems(at, found, facts["package"])
+    for name, trigger in facts["triggers"].items():
+        if str(trigger["health"]).startswith("broken"):
+            lines.append(f"trigger {name}: {trigger['health']}: run shimctl reconcile")
+    shim = at.local if found.method == "path" else at.scrypt
+    for who, program in facts["callers"].items():
+        if program and not lines and not Path(program).samefile(shim):
+            lines.append(f"{who} would run {program} and not the shim {shim}: remove that program")
+    return lines
+
+
+def report(at: Layout, found: look.Found) -> tuple[Report, list[str]]:
+    """Return the facts, and the problems among them."""
+    recorded = found.state or {}
+    runs = recorded.get("triggers", {})
+    facts: Report = found.summary()
+    facts["package"] = packages.owner(at)
+    facts["paths"] = {
+        str(entry.path): {
+            "kind": entry.kind,
+            "sha256": entry.sha256,
+            "mode": f"{entry.mode:04o}",
+            "owner": f"{entry.owner[0]}:{entry.owner[1]}",
+        }
+        for entry in (found.scrypt, found.real, found.old, found.local)
+        if entry.kind != "missing"
+    }
+    facts["recorded_state"] = {
+        key: recorded[key]
+        for key in ("shim_sha256", "real_sha256", "package", "refused")
+        if key in recorded
+    }
+    facts["last"] = recorded.get("last")
+    facts["triggers"] = {
+        name: {"health": health, "last": runs.get(name)}
+        for name, health in guard.health(at, found.guard).items()
+    }
+    facts["callers"] = callers(at)
+    return facts, problems(at, found, facts)
+
+
+def lines(facts: Report) -> list[str]:
+    """Return the facts as lines to read."""
+    text = [f"{key}: {facts[key]}" for key in ("installed", "method", "scrypt", "real", "mode")]
+    if facts["local"] != "missing":
+        text.append(f"/usr/local/bin/scrypt: {facts['local']}")
+    text.append(f"package: {facts['package'] or 'none known'}")
+    if facts["diverted"] == "yes":
+        text.append("dpkg-divert: the package's scrypt goes to /usr/bin/scrypt.bak")
+    for path, place in facts["paths"].items():
+        text.append(f"{path}: {place['kind']}, {place['mode']}, owner {place['owner']}")
+    for who, program in facts["callers"].items():
+        text.append(f"{who} runs: {program or 'not known'}")
+    if last := facts["last"]:
+        text.append(f"last reconcile: {last['time']}, by {last['trigger']}: {last['result']}")
+    for name, trigger in facts["triggers"].items():
+        ran = trigger["last"]
+        when = f"; last run {ran['time']}: {ran['result']}" if ran else "; never ran"
+        text.append(f"trigger {name}: {trigger['health']}{when}")
+    return text

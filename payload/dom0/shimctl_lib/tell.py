@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tell people: a line in the journal, and a notification on the desktop. Never fails, never waits.
+
+Messages are ours; what other programs said in them went through printable().
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import stat
+import subprocess
+import time
+
+from .layout import ENVIRONMENT, Layout
+
+WARNING, NOTICE = 4, 5  # syslog's levels (RFC 5424, section 6.2.1)
+SECONDS = 3
+TITLE = "qubes-dedup-backup"
+
+
+def journal(at: Layout, level: int, text: str) -> None:
+    """Leave a line in the journal."""
+    line = f"<{8 + level}>shimctl[{os.getpid()}]: {text}"  # 8: facility user
+    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    with contextlib.suppress(OSError), log:
+        log.sendto(line.encode(errors="replace"), str(at.log))
+
+
+def notify(at: Layout, text: str, *, urgent: bool) -> None:
+    """Show text to whoever is logged in; after SECONDS it is given up."""
+    with contextlib.suppress(OSError):
+        started = [
+            process
+            for bus in sorted(at.sessions.glob("[0-9]*/bus"))[:8]
+            if (process := _show(bus.parent.name, str(bus), text, urgent=urgent)) is not None
+        ]
+        deadline = time.monotonic() + SECONDS
+        for process in started:
+            try:
+                process.wait(max(0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _show(uid: str, bus: str, text: str, *, urgent: bool) -> subprocess.Popen[bytes] | None:
+    """Start what shows a notification, as the user whose session bus this is."""
+    with contextlib.suppress(OSError, KeyError, ValueError, subprocess.SubprocessError):
+        user = pwd.getpwuid(int(uid))
+        status = os.lstat(bus)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_uid != user.pw_uid:
+            return None
+        return subprocess.Popen(
+            _command(text, urgent=urgent),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={**ENVIRONMENT, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={bus}"},
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            start_new_session=True,
+        )
+    return None
+
+
+def _command(text: str, *, urgent: bool) -> list[str]:
+    """Return the argv of notify-send, or of gdbus where that isn't installed.
+
+    The call: Notify of the Desktop Notifications Specification.
+    """
+    if shutil.which("notify-send", path=ENVIRONMENT["PATH"]):
+        urgency = "critical" if urgent else "normal"
+        return ["notify-send", f"--urgency={urgency}", f"--app-name={TITLE}", TITLE, text]
+    name = "org.freedesktop.Notifications"
+    call = ["gdbus", "call", "--session", f"--dest={name}", f"--method={name}.Notify"]
+    call += ["--object-path=/org/freedesktop/Notifications", "--"]
+    hints = "{'urgency': <byte 2>}" if urgent else "{}"
+    return [*call, TITLE, "0", "", TITLE, text, "[]", hints, "-1"]
