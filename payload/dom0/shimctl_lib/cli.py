@@ -2,6 +2,7 @@
 """The command line, and what a trigger does differently."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from . import files, guard, look, plan, state, status, tell
 from .layout import METHODS, MODES, TRIGGERS, Layout, ShimctlError, printable
 
+RETRIES = 3  # looks, when a package manager changes something between look and change
 ROUNDS = 20  # looks for triggers that came meanwhile, before one leaves the rest to the next
 # Seconds after which the path unit looks again after a failure: in the midst of an update the new
 # scrypt may lack a library that comes a moment later. Nobody waits for that unit.
@@ -42,6 +44,18 @@ def make_plan(at: Layout, found: look.Found, options: Options) -> plan.Plan:
 
 
 def change(at: Layout, options: Options) -> Result:
+    """Make (with --check: only find) the needed changes; look again when somebody else interferes.
+
+    Raises:
+        ShimctlError, OSError: see change_once.
+    """
+    for _ in range(RETRIES):
+        with contextlib.suppress(look.ChangedError):
+            return change_once(at, options)
+    return change_once(at, options)
+
+
+def change_once(at: Layout, options: Options) -> Result:
     """Make (with --check: only find) the needed changes; return what was done.
 
     Raises:
@@ -238,6 +252,7 @@ def parse(description: str | None) -> Options:
 def main(description: str | None) -> int:
     """Run; a trigger always succeeds, as no update of packages may fail by it."""
     options = parse(description)
+    os.umask(0o022)
     try:
         result, code = run(options)
     except (ShimctlError, OSError) as error:

@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # What belongs to the file's place and not to its content: SELinux' label, access control lists.
 PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
@@ -42,10 +44,7 @@ def put(new: Path, path: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder that all may read, with those above it, where there is none."""
-    if not folder.exists():
-        make_folder(folder.parent)
-        folder.mkdir()
-        folder.chmod(0o755)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # the umask is set in cli.main
 
 
 def copy_attributes(source: int, target: int, names: tuple[str, ...] | None = None) -> None:
@@ -65,38 +64,61 @@ def script_mode(mode: int) -> int:
     return mode | (mode & 0o111) << 2
 
 
-def write(path: Path, content: bytes, mode: int = 0o644, like: Path | None = None) -> None:
-    """Replace the file at path; with `like` a script with that one's owner, mode and label."""
+@contextlib.contextmanager
+def replacing(path: Path, check: Callable[[], None] | None) -> Iterator[BinaryIO]:
+    """Give a new file to fill, which then takes the place of path; on any error it is gone.
+
+    `check` is called right before the replacement, and may raise.
+    """
+    new = temporary(path)
+    try:
+        with new.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if check:
+            check()
+        put(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            new.unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace the file at path by one that all may read."""
     make_folder(path.parent)
-    with temporary(path).open("xb") as file:
+    with replacing(path, None) as file:
         file.write(content)
-        if like is not None:
-            with like.open("rb") as model:
-                status = os.fstat(model.fileno())
-                os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                copy_attributes(model.fileno(), file.fileno(), PLACE_ATTRIBUTES)
-            mode = script_mode(status.st_mode)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    put(temporary(path), path)
+        os.fchmod(file.fileno(), 0o644)
 
 
-def copy(source: Path, path: Path) -> None:
+def write_like(
+    path: Path, script: bytes, model: Path, check: Callable[[], None] | None = None
+) -> None:
+    """Replace the file at path by a script, with the owner, mode and label of the file model."""
+    make_folder(path.parent)
+    with replacing(path, check) as new, model.open("rb") as old:
+        new.write(script)
+        status = os.fstat(old.fileno())
+        os.fchown(new.fileno(), status.st_uid, status.st_gid)
+        copy_attributes(old.fileno(), new.fileno(), PLACE_ATTRIBUTES)
+        os.fchmod(new.fileno(), script_mode(status.st_mode))
+
+
+def copy(source: Path, path: Path, check: Callable[[], None] | None = None) -> None:
     """Replace the file at path by a copy of source, with all its metadata.
 
     A copy and not a hard link: that would be the package's file under two names.
     """
-    with source.open("rb") as old, temporary(path).open("xb") as new:
+    with replacing(path, check) as new, source.open("rb") as old:
         shutil.copyfileobj(old, new)
-        new.flush()
+        new.flush()  # before the times are set
         status = os.fstat(old.fileno())
         os.fchown(new.fileno(), status.st_uid, status.st_gid)
         copy_attributes(old.fileno(), new.fileno())
         os.fchmod(new.fileno(), stat.S_IMODE(status.st_mode))
         os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
-        os.fsync(new.fileno())
-    put(temporary(path), path)
 
 
 def link(target: str, path: Path) -> None:

@@ -90,6 +90,12 @@ def _systemctl(*arguments: str) -> None:
         raise ShimctlError(f"systemctl {' '.join(arguments)}: {said}")
 
 
+def stale_units(at: Layout, found: list[Piece]) -> bool:
+    """Tell whether systemd must read the units anew, or start to watch."""
+    changing = any(at.units in p.path.parents and p.now in ("missing", "wrong") for p in found)
+    return at.systemd and (changing or not watching(at))
+
+
 def watch(at: Layout) -> None:
     """Let systemd read the units anew, and watch."""
     if at.systemd:

@@ -3,7 +3,6 @@
 
 import hashlib
 import importlib.machinery
-import os
 import re
 import stat
 import sys
@@ -18,6 +17,10 @@ from .layout import SHIM, Layout, ShimctlError, ask
 MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
 OURS = ("shim", "other shim")
 LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
+
+
+class ChangedError(ShimctlError):
+    """A file was replaced after the look, so the plan is void."""
 
 
 class Entry(NamedTuple):
@@ -108,9 +111,11 @@ def entry(path: Path) -> Entry:
         try:
             status = path.lstat()
             if stat.S_ISLNK(status.st_mode):
-                return Entry(path, "symbolic link")
+                return Entry(
+                    path, "symbolic link", mtime_ns=status.st_mtime_ns, inode=status.st_ino
+                )
             if not stat.S_ISREG(status.st_mode):
-                return Entry(path, "unknown")
+                return Entry(path, "unknown", mtime_ns=status.st_mtime_ns, inode=status.st_ino)
             if status.st_nlink == 1:
                 content = path.read_bytes()
                 break
@@ -170,10 +175,19 @@ def look(at: Layout) -> Found:
     )
 
 
-def unchanged(seen: Entry) -> bool:
-    """Tell whether the file at a path is still the one that was seen."""
+def still(seen: Entry) -> None:
+    """See that the file at a path is still the one that was seen.
+
+    Package managers don't know our lock. What one of them puts there after the look must not be
+    replaced, so this comes right before each change; what is left is the instant between both.
+
+    Raises:
+        ChangedError: it is another one.
+    """
     try:
-        status = os.lstat(seen.path)
+        status = seen.path.lstat()
+        now = status.st_ino, status.st_mtime_ns
     except FileNotFoundError:
-        return seen.kind == "missing"
-    return (status.st_ino, status.st_mtime_ns) == (seen.inode, seen.mtime_ns)
+        now = 0, 0
+    if now != (seen.inode, seen.mtime_ns):
+        raise ChangedError(f"{seen.path} is being changed by somebody else: try again")

@@ -128,17 +128,35 @@ class Planner:
         """Let the package's file be the real scrypt again; the kept one leaves its place."""
         found, at = self.found, self.at
         if found.real.kind == "real" and (found.scrypt.kind != "real" or found.diverted):
+
+            def put_back() -> None:
+                look.still(found.scrypt)
+                files.put(at.real, at.scrypt)
+
             text = f"put the real scrypt back at {at.scrypt}{note}"
-            self.add(text, lambda: files.put(at.real, at.scrypt), scrypt="real", real="missing")
+            self.add(text, put_back, scrypt="real", real="missing")
+        elif found.scrypt.kind in look.OURS and found.old.kind != "real" and self.orphaned():
+            text = f"remove the shim {at.scrypt}, as its package is gone"
+            self.add(text, partial(files.delete, at.scrypt), scrypt="missing")
         elif found.scrypt.kind != "real":
             source = self.source()
             text = f"put the real scrypt, now {source.path}, back at {at.scrypt}{note}"
-            self.add(text, lambda: files.copy(source.path, at.scrypt), scrypt="real")
+            self.add(text, partial(self.copy_to_scrypt, source), scrypt="real")
         elif found.real.kind == "real" and found.state is not None and found.method == "replace":
             self.add(f"remove {at.real}", lambda: files.delete(at.real), real="missing")
         if found.diverted:
             text = f"end dpkg's diversion of {at.scrypt}"
             self.add(text, lambda: packages.divert(at, add=False), diverted="no")
+
+    def orphaned(self) -> bool:
+        """Tell whether the package was removed since; it may have taken the real scrypt along."""
+        recorded = (self.found.state or {}).get("package")
+        return bool(recorded) and packages.owner(self.at) is None
+
+    def copy_to_scrypt(self, source: look.Entry) -> None:
+        """Let the package's file be a copy of a real scrypt that is elsewhere."""
+        check = partial(look.still, self.found.scrypt)
+        files.copy(source.path, self.at.scrypt, check=check)
 
     def remove_local(self) -> None:
         """Remove the shim of method `path`."""
@@ -159,7 +177,7 @@ class Planner:
             self.restore_scrypt(self.guide_note())
             if found.local.kind != "shim":
                 text = f"put the shim at {at.local} (now: {found.local.kind})"
-                self.add(text, lambda: files.write(at.local, shim, like=at.scrypt), local="shim")
+                self.add(text, partial(files.write_like, at.local, shim, at.scrypt), local="shim")
             return
         self.remove_local()
         if source.path != at.real and not found.real.alike(source):
@@ -169,26 +187,19 @@ class Planner:
             text = f"let dpkg put the package's {at.scrypt} at {at.real} from now on"
             self.add(text, lambda: packages.divert(at, add=True), diverted="yes")
         if found.scrypt.kind != "shim":
-
-            def put_shim() -> None:
-                # A package manager doesn't know our lock. What it put there after the look would be
-                # lost, but for the instant between this check and the rename.
-                if not look.unchanged(found.scrypt):
-                    raise ShimctlError(f"{at.scrypt} is being changed by somebody else: try again")
-                files.write(at.scrypt, shim, like=at.real)
-
+            check = partial(look.still, found.scrypt)
             text = f"put the shim at {at.scrypt} (now: {found.scrypt.kind}{self.guide_note()})"
-            self.add(text, put_shim, scrypt="shim")
+            write = partial(files.write_like, at.scrypt, shim, at.real, check)
+            self.add(text, write, scrypt="shim")
 
     def place_guard(self) -> None:
         """Lay the guard's files down, and let systemd watch."""
-        at = self.at
-        for piece in self.found.guard:
+        at, found = self.at, self.found
+        for piece in found.guard:
             if piece.now in ("missing", "wrong"):
                 text = f"lay down {piece.path} (now: {piece.now})"
                 self.add(text, partial(guard.lay_down, piece), guard="complete")
-        laid = any("guard" in step.after for step in self.steps)
-        if at.systemd and (laid or not guard.watching(at)):
+        if guard.stale_units(at, found.guard):
             self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
 
     # ---- the plans
@@ -243,7 +254,7 @@ class Planner:
         self.remove_local()
         if found.scrypt.kind != "real" or (source is found.real and not found.scrypt.alike(source)):
             text = f"put the real scrypt, now {source.path}, at {at.scrypt} instead of the shim"
-            self.add(text, lambda: files.copy(source.path, at.scrypt), scrypt="real")
+            self.add(text, partial(self.copy_to_scrypt, source), scrypt="real")
         self.place_guard()
         return Plan(self.steps, why)
 
@@ -254,8 +265,6 @@ class Planner:
             ShimctlError: it can't be done.
         """
         found, at = self.found, self.at
-        if found.scrypt.kind in look.OURS and found.real.kind != "real":
-            raise ShimctlError(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
         if found.state is not None:
             entries = {"phase": "removing"}
             self.record(f"record the removal in {at.state}", entries, installed="partly")
@@ -270,7 +279,11 @@ class Planner:
         return Plan(self.steps)
 
     def restore_if_ours(self) -> str:
-        """Restore the package's file if we replaced it; return what is to say if that can't be."""
+        """Restore the package's file if we replaced it; return what is to say if it isn't ours.
+
+        Raises:
+            ShimctlError: there is no real scrypt to restore, and yet its package is installed.
+        """
         found, at = self.found, self.at
         if found.scrypt.kind in ("symbolic link", "hard link", "unknown", "broken"):
             return f"; {at.scrypt} is '{found.scrypt.kind}' and was left alone, as was {at.real}"
