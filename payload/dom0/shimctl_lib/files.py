@@ -138,7 +138,8 @@ def delete(path: Path) -> None:
 
 
 def silence() -> None:
-    """Let stdout lead nowhere, so that Python does not fail over it at its end."""
+    """Let stdout and stderr lead nowhere, so that Python does not fail over them at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
     os.close(nowhere)

@@ -21,18 +21,52 @@ from .layout import ENVIRONMENT, printable
 ENTER, CONFIRM = b"Please enter passphrase: ", b"Please confirm passphrase: "
 COST = ("--logN", "10", "-r", "8", "-p", "1")  # milliseconds instead of five seconds
 OVERHEAD = 128  # bytes that scrypt's format adds (its FORMAT file)
-SECONDS = 10  # for one call
+SECONDS = 30  # for all of it
 
 
 class RefusedError(Exception):
     """The program is not what we rely on, and why."""
 
 
-class _Call:
-    """One call of the program on a terminal of its own, as Qubes makes it."""
+class _Program:
+    """The program, and when it must be done."""
 
-    def __init__(self, program: Path, arguments: Sequence[str], keep: Sequence[int] = ()) -> None:
-        self.deadline = time.monotonic() + SECONDS
+    def __init__(self, path: Path) -> None:
+        self.path, self.deadline = path, time.monotonic() + SECONDS
+
+    def on_terminal(
+        self, arguments: Sequence[str], prompts: Sequence[bytes], line: bytes, data: bytes = b""
+    ) -> tuple[int, bytes]:
+        """Call it as Qubes does; return its status and what it said after the prompts."""
+        call = _Call(self, arguments)
+        try:
+            return call.finish(prompts, line, data)
+        finally:
+            call.close()
+
+    def by_file(self, arguments: Sequence[str], line: bytes) -> tuple[int, bytes]:
+        """Call it with the passphrase line in a pipe, as the shim's exec_real does."""
+        reader, writer = os.pipe()
+        try:
+            os.write(writer, line)
+            os.close(writer)
+            source = ["--passphrase", f"file:/dev/fd/{reader}"]
+            call = _Call(self, [*arguments[:1], *source, *arguments[1:]], (reader,))
+            try:
+                return call.finish((), b"", b"")
+            finally:
+                call.close()
+        finally:
+            os.close(reader)
+
+
+class _Call:
+    """One call of the program on a terminal of its own."""
+
+    def __init__(
+        self, program: _Program, arguments: Sequence[str], keep: Sequence[int] = ()
+    ) -> None:
+        self.deadline = program.deadline
         self.master, slave = os.openpty()
         attributes = termios.tcgetattr(slave)
         attributes[3] &= ~termios.ECHO
@@ -40,7 +74,7 @@ class _Call:
         try:
             self.process = subprocess.Popen(
                 ["scrypt", *arguments],  # noqa: S607 - its own name; what runs is `executable`
-                executable=program,
+                executable=program.path,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -95,36 +129,6 @@ class _Call:
         os.close(self.master)
 
 
-def _on_terminal(
-    program: Path,
-    arguments: Sequence[str],
-    prompts: Sequence[bytes],
-    line: bytes,
-    data: bytes = b"",
-) -> tuple[int, bytes]:
-    call = _Call(program, arguments)
-    try:
-        return call.finish(prompts, line, data)
-    finally:
-        call.close()
-
-
-def _by_descriptor(program: Path, arguments: Sequence[str], line: bytes) -> tuple[int, bytes]:
-    """Call it with the passphrase line in a pipe, as the shim's exec_real does."""
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, line)
-        os.close(writer)
-        source = ["--passphrase", f"file:/dev/fd/{reader}"]
-        call = _Call(program, [*arguments[:1], *source, *arguments[1:]], (reader,))
-        try:
-            return call.finish((), b"", b"")
-        finally:
-            call.close()
-    finally:
-        os.close(reader)
-
-
 def _done(what: str, result: tuple[int, bytes]) -> None:
     status, said = result
     if status != 0:
@@ -142,35 +146,38 @@ def _check_container(path: Path, data: bytes) -> None:
         raise RefusedError("what it writes is not encrypted")
 
 
-def probe(program: Path) -> None:
+def _check_output(path: Path, data: bytes) -> None:
+    """See that path has the data again, and remove it."""
+    if not path.exists() or path.read_bytes() != data:
+        raise RefusedError("dec gives back other data")
+    path.unlink()
+
+
+def probe(path: Path) -> None:
     """Make the program encrypt and decrypt, in each of the ways that are relied on.
 
-    Takes a fraction of a second, at most six times SECONDS.
+    Takes a tenth of a second, at most SECONDS.
 
     Raises:
         RefusedError: it doesn't do what it must; with the reason.
         OSError: there is no room for it in /tmp.
     """
+    program = _Program(path)
     line, data = b"probe!" + os.urandom(16).hex().encode(), os.urandom(256)
     with tempfile.TemporaryDirectory(prefix="shimctl-") as name:
         folder = Path(name)
         plain, first, second, out = (str(folder / part) for part in ("plain", "1", "2", "out"))
         Path(plain).write_bytes(data)
-        asked = _on_terminal(program, ["enc", *COST, "-", first], (ENTER, CONFIRM), line, data)
+        asked = program.on_terminal(["enc", *COST, "-", first], (ENTER, CONFIRM), line, data)
         _done("enc", asked)
         _check_container(Path(first), data)
-        _done("enc by file:", _by_descriptor(program, ["enc", *COST, plain, second], line))
+        _done("enc by file:", program.by_file(["enc", *COST, plain, second], line))
         _check_container(Path(second), data)
-        for what, source, ask_for_it in (("dec", second, True), ("dec by file:", first, False)):
-            arguments = ["dec", "-f", source, out]
-            if ask_for_it:
-                result = _on_terminal(program, arguments, (ENTER,), line)
-            else:
-                result = _by_descriptor(program, arguments, line)
-            _done(what, result)
-            if not Path(out).exists() or Path(out).read_bytes() != data:
-                raise RefusedError(f"{what} gives back other data")
-            Path(out).unlink()
-        wrong = _on_terminal(program, ["dec", "-f", first, out], (ENTER,), line + b"x")
+        # Each is read in the other way than it was made.
+        _done("dec by file:", program.by_file(["dec", "-f", first, out], line))
+        _check_output(Path(out), data)
+        _done("dec", program.on_terminal(["dec", "-f", second, out], (ENTER,), line))
+        _check_output(Path(out), data)
+        wrong = program.on_terminal(["dec", "-f", first, out], (ENTER,), line + b"x")
         if wrong[0] == 0:
             raise RefusedError("dec accepts a wrong passphrase")

@@ -5,9 +5,9 @@ Messages are ours; what other programs said in them went through printable().
 """
 
 import contextlib
+import json
 import os
 import pwd
-import shutil
 import socket
 import stat
 import subprocess
@@ -68,15 +68,11 @@ def _show(uid: str, bus: str, text: str, *, urgent: bool) -> subprocess.Popen[by
 
 
 def _command(text: str, *, urgent: bool) -> list[str]:
-    """Return the argv of notify-send, or of gdbus where that isn't installed.
-
-    The call: Notify of the Desktop Notifications Specification.
-    """
-    if shutil.which("notify-send", path=ENVIRONMENT["PATH"]):
-        urgency = "critical" if urgent else "normal"
-        return ["notify-send", f"--urgency={urgency}", f"--app-name={TITLE}", TITLE, text]
+    """Return gdbus' argv for Notify, as the Desktop Notifications Specification has it."""
+    markup = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     name = "org.freedesktop.Notifications"
-    call = ["gdbus", "call", "--session", f"--dest={name}", f"--method={name}.Notify"]
-    call += ["--object-path=/org/freedesktop/Notifications", "--"]
+    call = ["gdbus", "call", "--session", f"--timeout={SECONDS}", f"--dest={name}"]
+    call += ["--object-path=/org/freedesktop/Notifications", f"--method={name}.Notify", "--"]
     hints = "{'urgency': <byte 2>}" if urgent else "{}"
-    return [*call, TITLE, "0", "", TITLE, text, "[]", hints, "-1"]
+    # A JSON string is one of GVariant's text format as well.
+    return [*call, TITLE, "0", "", TITLE, json.dumps(markup), "[]", hints, "-1"]

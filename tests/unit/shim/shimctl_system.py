@@ -38,10 +38,33 @@ class System:
         """The shim's config."""
         return self.root / "etc/qubes-dedup-backup/scrypt.conf"
 
-    def package(self, *, changed: bool = False) -> None:
-        """Install or upgrade the scrypt package as rpm does: a new file is renamed into place."""
+    @property
+    def local(self) -> Path:
+        """The shim with method path."""
+        return self.root / "usr/local/bin/scrypt"
+
+    @property
+    def units(self) -> Path:
+        """Where the admin's systemd units are."""
+        return self.root / "etc/systemd/system"
+
+    def state(self) -> dict[str, Any]:
+        """Return shimctl's state."""
+        state = json.loads((self.root / "var/lib/qubes-dedup-backup/state.json").read_text())
+        assert isinstance(state, dict)
+        return state
+
+    def package(self, *, changed: bool = False, other: tuple[bytes, bytes] | None = None) -> None:
+        """Install or upgrade the scrypt package as rpm does: a new file is renamed into place.
+
+        With `other` it is one that differs: each place of the first bytes has the second ones.
+        """
         new = self.root / "usr/bin/scrypt;new"
         shutil.copy2(real_scrypt(), new)
+        if other:
+            content = new.read_bytes()
+            assert other[0] in content
+            new.write_bytes(content.replace(*other))
         if changed:
             with new.open("ab") as file:
                 file.write(b"a later version")
@@ -60,6 +83,12 @@ class System:
         result = json.loads(done.stdout)
         assert isinstance(result, dict)
         return result
+
+    def trigger(self, name: str) -> Done:
+        """Run shimctl as a part of the guard does."""
+        done = self.run("reconcile", "--trigger", name)
+        assert done.returncode == 0
+        return done
 
     def works(self) -> bool:
         """Tell whether /usr/bin/scrypt works: the real one, or the shim with one behind it."""
