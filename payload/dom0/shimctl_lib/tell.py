@@ -74,5 +74,7 @@ def _command(text: str, *, urgent: bool) -> list[str]:
     call = ["gdbus", "call", "--session", f"--timeout={SECONDS}", f"--dest={name}"]
     call += ["--object-path=/org/freedesktop/Notifications", f"--method={name}.Notify", "--"]
     hints = "{'urgency': <byte 2>}" if urgent else "{}"
-    # A JSON string is one of GVariant's text format as well.
-    return [*call, TITLE, "0", "", TITLE, json.dumps(markup), "[]", hints, "-1"]
+    # In GVariant's text format, where a JSON string is a string as well.
+    title = json.dumps(TITLE)
+    arguments = [title, "uint32 0", '""', title, json.dumps(markup), "@as []"]
+    return [*call, *arguments, f"@a{{sv}} {hints}", "int32 -1"]

@@ -330,12 +330,14 @@ def test_user_at_the_desktop_is_told(system: System, desktop: "subprocess.Popen[
     system.json("install")
     system.package(changed=True)
     system.trigger("rpm")
-    assert "member=Notify" in seen(desktop, "The shim is back")
-    system.package(other=(PROMPT[0], b"<b>$(id)\"'\\ passphrase"))
+    told = seen(desktop, "The shim is back")
+    assert "member=Notify" in told
+    assert "uint32 0" in told
+    system.package(other=(PROMPT[0], b"<b>$(id)\"'\\  passphrase"))
     system.trigger("rpm")
-    told = seen(desktop, "sudo shimctl status")
+    told = seen(desktop, "byte 2")  # urgent
     assert "&lt;b&gt;$(id)" in told
-    assert "it says" in told
+    assert "See: sudo shimctl status" in told
 
 
 def test_nobody_is_disturbed_by_a_bus_that_is_not_the_users(system: System) -> None:
