@@ -48,11 +48,61 @@ def test_any_dom0_user_can_run_it(host: Host) -> None:
     assert host.check_output("runuser -u user -- scrypt --version").startswith("scrypt 1.")
 
 
+def test_every_caller_finds_the_shim(host: Host) -> None:
+    callers = json.loads(host.run("shimctl status --json").stdout)["callers"]
+    assert callers == dict.fromkeys(("qubesd", "login shell", "sudo"), "/usr/bin/scrypt")
+
+
+def test_guard_is_ready(host: Host) -> None:
+    assert host.service("qubes-dedup-backup-guard.path").is_running
+    for unit in ("qubes-dedup-backup-guard.path", "qubes-dedup-backup-guard-boot.service"):
+        assert host.service(unit).is_enabled
+    triggers = json.loads(host.run("shimctl status --json").stdout)["triggers"]
+    assert [triggers[name]["health"] for name in ("dnf4", "path", "boot")] == ["ready"] * 3
+
+
+REPLACE = "cp -p /usr/bin/scrypt.bak /usr/bin/new && mv /usr/bin/new /usr/bin/scrypt"
+IS_SHIM = "cmp -s /usr/bin/scrypt /usr/lib/qubes-dedup-backup/scrypt"
+
+
+def test_shim_is_back_at_once_by_the_path_unit_alone(host: Host) -> None:
+    for _ in range(8):  # more often than systemd's usual limit of starts
+        assert host.run(REPLACE).rc == 0
+        assert host.run(f"timeout 60 sh -c 'until {IS_SHIM}; do sleep 0.1; done'").rc == 0
+    assert host.run("systemctl is-failed qubes-dedup-backup-guard.path").rc != 0
+
+
+def test_shim_is_back_after_a_boot(host: Host) -> None:
+    assert host.run("systemctl stop qubes-dedup-backup-guard.path").rc == 0
+    assert host.run(REPLACE).rc == 0
+    assert host.run(IS_SHIM).rc == 1
+    # What systemd does at boot: start what multi-user.target wants.
+    assert host.run("systemctl start multi-user.target").rc == 0
+    assert host.run(f"timeout 60 sh -c 'until {IS_SHIM}; do sleep 0.1; done'").rc == 0
+    assert host.service("qubes-dedup-backup-guard.path").is_running
+
+
+def test_by_path_the_package_is_never_touched(host: Host) -> None:
+    before = host.check_output("find /usr/bin /etc /usr/local | sort")
+    assert host.run("shimctl install --method path").rc == 0
+    verified = host.run("rpm -V scrypt")
+    status = json.loads(host.run("shimctl status --json").stdout)
+    again = host.run("shimctl install --method replace")
+    assert (verified.rc, verified.stdout) == (0, "")
+    assert status["healthy"], status["problems"]
+    assert set(status["callers"].values()) == {"/usr/local/bin/scrypt"}
+    assert again.rc == 0, again.stderr
+    assert host.check_output("find /usr/bin /etc /usr/local | sort") == before
+
+
 def test_remove_leaves_what_the_package_shipped(host: Host) -> None:
     assert host.run("shimctl remove").rc == 0
     verified = host.run("rpm -V scrypt")
+    found = host.run("find /etc /usr/bin /usr/local/bin /var/lib -name '*dedup-backup*'")
+    units = host.run("systemctl list-units --all 'qubes-dedup-backup*' --no-legend")
     again = host.run("shimctl install")
     assert (verified.rc, verified.stdout) == (0, "")
+    assert (found.stdout, units.stdout) == ("", "")
     assert again.rc == 0, again.stderr
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from . import guard, look, packages
-from .layout import REINSTALL, Layout, ask
+from .layout import PROGRAMS, REINSTALL, Layout, ask
 
 Report = dict[str, Any]
 CONSEQUENCE = (
-    "until then backups are really encrypted and don't deduplicate, and containers can be restored"
-    " only with the shim itself (docs/guard.md)"
+    "until then backups are really encrypted and don't deduplicate; containers can be restored with"
+    f" PATH={PROGRAMS}:$PATH qvm-backup-restore …"
 )
 
 

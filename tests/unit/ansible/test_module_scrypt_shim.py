@@ -78,6 +78,19 @@ def test_mode_is_set_and_else_kept(modules: Modules, root: Path) -> None:
     assert "\nmode = off\n" in config.read_text()
 
 
+def test_method_is_set_and_else_kept(modules: Modules, root: Path) -> None:
+    params = options(root)
+    for check in (True, False):
+        result = modules("scrypt_shim", check=check, method="path", **params)
+        assert result["diff"]["after"]["method"] == "path"
+    assert (root / "usr/local/bin/scrypt").exists()
+    assert not (root / "usr/bin/scrypt.bak").exists()
+    assert not modules("scrypt_shim", **params)["changed"]
+    result = modules("scrypt_shim", method="replace", **params)
+    assert (result["changed"], result["diff"]["after"]["method"]) == (True, "replace")
+    assert not modules("scrypt_shim", method="replace", **params)["changed"]
+
+
 def test_reconciles_what_an_update_overwrote(modules: Modules, root: Path) -> None:
     params = options(root)
     assert not modules("scrypt_shim", state="reconciled", **params)["changed"]
@@ -98,9 +111,11 @@ def test_what_shimctl_refuses_is_told(modules: Modules, root: Path) -> None:
     assert files(root) == before
 
 
-def test_mode_goes_with_present_alone(modules: Modules, root: Path) -> None:
-    message = modules.refused("scrypt_shim", state="absent", mode="off", root=str(root))
-    assert message == "mode goes with state=present only"
+def test_mode_and_method_go_with_present_alone(modules: Modules, root: Path) -> None:
+    for name, value in (("mode", "off"), ("method", "path")):
+        params = {name: value, "root": str(root)}
+        message = modules.refused("scrypt_shim", state="absent", **params)
+        assert message == f"{name} goes with state=present only"
 
 
 def test_before_shimctl_is_laid_down(modules: Modules, root: Path) -> None:
