@@ -88,12 +88,12 @@ def attempt(at: Layout, options: Options) -> Result:
 def serve(at: Layout, names: list[str], *, quiet: bool) -> Result:
     """Reconcile for the triggers that wait; note it, and tell what came of it.
 
-    With quiet a failure is neither noted nor told: there will be another look.
+    With quiet a failure is neither noted nor told to the path unit: it will look again.
     """
     before = state.load(at)
     options = Options("reconcile", False, False, None, None, None, str(at.root))
     result = attempt(at, options)
-    if before is None or (quiet and "error" in result):
+    if before is None or (quiet and names == ["path"] and "error" in result):
         return result
     failure = result.get("error")
     said = printable(
@@ -112,9 +112,11 @@ def serve(at: Layout, names: list[str], *, quiet: bool) -> Result:
         text = f"The scrypt shim is not in place: {failure}. See: sudo shimctl status"
         tell.journal(at, tell.WARNING, text)
         tell.notify(at, text, urgent=True)
-    elif result["changed"] and result["before"]["scrypt"] != result["after"]["scrypt"]:
-        was = result["before"]["scrypt"]
-        tell.notify(at, f"/usr/bin/scrypt had become '{was}'. The shim is back.", urgent=False)
+    for place in ("scrypt", "local"):
+        was, now = (result.get(when, {}).get(place) for when in ("before", "after"))
+        if was != now == "shim" and not failure:
+            text = f"{getattr(at, place)} was '{was}'. The scrypt shim is back there."
+            tell.notify(at, text, urgent=False)
     return result
 
 

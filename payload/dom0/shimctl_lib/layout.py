@@ -68,6 +68,7 @@ def ask(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,
+            start_new_session=True,  # nothing can ask on, or type into, our terminal
             env={**ENVIRONMENT, **(environment or {})},
             check=False,
         )

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the package manager says: whose a file is, and where dpkg puts the package's file."""
 
+import hashlib
+from pathlib import Path
+
 from .layout import Layout, ShimctlError, ask, printable
 
 SCRYPT = "/usr/bin/scrypt"
 DIVERTED = "/usr/bin/scrypt.bak"
+DIGESTS = {32: "md5", 64: "sha256"}  # by the number of hex digits
 OURS = "qubes-dedup-backup"
 
 
@@ -43,6 +47,24 @@ def owner(at: Layout) -> str | None:
     rpm = _rpm(at)
     done = ask([*rpm, "-qf", "--qf", r"%{NEVRA}\n", SCRYPT]) if rpm else None
     return printable(done[1].splitlines()[0]) if done and done[0] == 0 and done[1] else None
+
+
+def as_shipped(at: Layout, program: Path) -> str:
+    """Tell whether the program is, byte for byte, what its package shipped: `yes`, `no`, or `?`."""
+    lines: list[bytes] = []
+    if rpm := _rpm(at):
+        listing = r"[%{FILEDIGESTS} %{FILENAMES}\n]"
+        done = ask([*rpm, "-qf", "--qf", listing, SCRYPT])
+        lines = done[1].splitlines() if done and done[0] == 0 else []
+    if not lines:  # dpkg's list has names without the slash, after two blanks
+        sums = at.root / "var/lib/dpkg/info/scrypt.md5sums"
+        lines = sums.read_bytes().splitlines() if sums.is_file() else []
+    for line in lines:
+        digest, _, name = line.decode(errors="replace").partition(" ")
+        if name.strip().lstrip("/") == SCRYPT[1:] and len(digest) in DIGESTS:
+            found = hashlib.new(DIGESTS[len(digest)], program.read_bytes(), usedforsecurity=False)
+            return "yes" if found.hexdigest() == digest else "no"
+    return "?"
 
 
 def rpm_installed(at: Layout) -> bool:

@@ -268,9 +268,15 @@ class Planner:
         if found.state is not None:
             entries = {"phase": "removing"}
             self.record(f"record the removal in {at.state}", entries, installed="partly")
+        guards = [piece for piece in found.guard if piece.now in ("right", "wrong")]
+        if guards:  # first, or it would notice what comes now
+            self.add("let systemd watch no more", lambda: guard.stop_watching(at), guard="absent")
         self.remove_local()
         left = self.restore_if_ours()
-        self.remove_guard()
+        for piece in guards:
+            self.add(f"remove {piece.path}", partial(files.delete, piece.path))
+        if guards:
+            self.add("let systemd forget the units", lambda: guard.forget(at))
         if found.mode and found.config == CONFIG_TEXT.format(found.mode).encode():
             self.add(f"remove {at.config}", lambda: files.delete(at.config), mode="no config")
         if found.state is not None:
@@ -291,17 +297,6 @@ class Planner:
         if ours and (found.real.kind == "real" or found.scrypt.kind != "missing"):
             self.restore_scrypt(" (only the shim restores containers)")
         return ""
-
-    def remove_guard(self) -> None:
-        """Let systemd watch no more, and take the guard's files away."""
-        at = self.at
-        present = [piece for piece in self.found.guard if piece.now in ("right", "wrong")]
-        if present:
-            self.add("let systemd watch no more", lambda: guard.stop_watching(at), guard="absent")
-        for piece in present:
-            self.add(f"remove {piece.path}", partial(files.delete, piece.path))
-        if present:
-            self.add("let systemd forget the units", lambda: guard.forget(at))
 
     def reconcile(self) -> Plan:
         """Plan what the state file says: repair, complete a removal, or nothing."""

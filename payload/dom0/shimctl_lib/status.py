@@ -130,6 +130,8 @@ def report(at: Layout, found: look.Found) -> tuple[Report, list[str]]:
     runs = recorded.get("triggers", {})
     facts: Report = found.summary()
     facts["package"] = packages.owner(at)
+    real = found.scrypt if found.scrypt.kind == "real" else found.real
+    facts["as_shipped"] = packages.as_shipped(at, real.path) if real.kind == "real" else "?"
     facts["paths"] = {
         str(entry.path): {
             "kind": entry.kind,
@@ -159,7 +161,8 @@ def lines(facts: Report) -> list[str]:
     text = [f"{key}: {facts[key]}" for key in ("installed", "method", "scrypt", "real", "mode")]
     if facts["local"] != "missing":
         text.append(f"/usr/local/bin/scrypt: {facts['local']}")
-    text.append(f"package: {facts['package'] or 'none known'}")
+    shipped = {"yes": ", as shipped", "no": ", but it shipped another one", "?": ""}
+    text.append(f"package: {facts['package'] or 'none known'}{shipped[facts['as_shipped']]}")
     if facts["diverted"] == "yes":
         text.append("dpkg-divert: the package's scrypt goes to /usr/bin/scrypt.bak")
     for path, place in facts["paths"].items():

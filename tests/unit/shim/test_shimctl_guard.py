@@ -330,7 +330,7 @@ def test_user_at_the_desktop_is_told(system: System, desktop: "subprocess.Popen[
     system.json("install")
     system.package(changed=True)
     system.trigger("rpm")
-    told = seen(desktop, "The shim is back")
+    told = seen(desktop, "The scrypt shim is back")
     assert "member=Notify" in told
     assert "uint32 0" in told
     system.package(other=(PROMPT[0], b"<b>$(id)\"'\\  passphrase"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """shimctl: where the shim goes, what it takes over, and what is refused; by path and with dpkg."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -196,6 +197,8 @@ def dpkg(system: System, number: str, content: bytes) -> None:
         f"Package: scrypt\nVersion: {number}\nArchitecture: all\nMaintainer: x <x@example.org>\n"
         "Description: x\n"
     )
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    (tree / "DEBIAN/md5sums").write_text(f"{digest}  usr/bin/scrypt\n")
     package = system.root / f"tmp/scrypt-{number}.deb"
     run("dpkg-deb", "--build", "--root-owner-group", str(tree), str(package))
     run("dpkg", "--root", str(system.root), "--install", str(package))
@@ -226,6 +229,7 @@ def test_dpkg_is_told_to_divert(debian: System) -> None:
     assert diverted(debian) == "/usr/bin/scrypt.bak"
     status = debian.json("status")
     assert (status["package"], status["diverted"]) == ("scrypt-1.0", "yes")
+    assert status["as_shipped"] == "yes"
     assert not debian.json("install")["changed"]
     dpkg(debian, "1.1", newer())
     assert debian.scrypt.read_bytes() == SHIM  # at no time was it away
@@ -260,6 +264,14 @@ def test_diverted_binary_that_breaks_the_protocol_comes_to_the_front(debian: Sys
     assert debian.scrypt.read_bytes() == bad
     assert not debian.real.exists()
     assert diverted(debian) == "/usr/bin/scrypt"
+
+
+def test_other_binary_than_the_package_s_is_told(debian: System) -> None:
+    debian.json("install")
+    debian.real.write_bytes(newer(b"by hand"))
+    debian.trigger("path")
+    assert debian.json("status")["as_shipped"] == "no"
+    assert "it shipped another one" in debian.run("status").stdout
 
 
 def test_shim_goes_when_its_package_is_gone(debian: System) -> None:
