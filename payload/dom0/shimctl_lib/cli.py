@@ -104,6 +104,8 @@ def serve(at: Layout, names: list[str], *, quiet: bool) -> Result:
         if (current := state.load(at)) is not None:
             run = {"time": state.now(), "result": said}
             current["last"] = {**run, "trigger": ", ".join(names)}
+            if result["changed"]:
+                current["last_change"] = current["last"]
             current["triggers"] = {**current.get("triggers", {}), **dict.fromkeys(names, run)}
             state.save(at, current)
     except OSError as error:

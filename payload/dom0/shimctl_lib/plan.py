@@ -117,7 +117,7 @@ class Planner:
             def save() -> None:
                 # The bookkeeping of triggers may have been written since.
                 current = state.load(self.at) or {}
-                kept = {key: current[key] for key in ("last", "triggers") if key in current}
+                kept = {key: current[key] for key in state.BOOKKEEPING if key in current}
                 state.save(self.at, {**new, **kept})
 
             self.add(text, save, **after)

@@ -8,7 +8,9 @@ shim_sha256     the shim that was put in place
 real_sha256     the real scrypt behind it, which was probed
 package         the package that owned it then
 refused         a real scrypt that the probe refused: sha256, reason
-last, triggers  when reconcile ran last, for each trigger too, and with what result
+last            when a trigger let reconcile run last, which, and with what result
+last_change     the last time that this changed something
+triggers        for each trigger when it ran last, and with what result
 """
 
 import contextlib
@@ -24,6 +26,7 @@ from . import files
 from .layout import TRIGGERS, Layout, ShimctlError
 
 PATIENCE = 3  # seconds that a person waits for the lock
+BOOKKEEPING = ("last", "last_change", "triggers")
 State = dict[str, Any]
 
 

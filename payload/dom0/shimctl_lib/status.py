@@ -148,6 +148,7 @@ def report(at: Layout, found: look.Found) -> tuple[Report, list[str]]:
         if key in recorded
     }
     facts["last"] = recorded.get("last")
+    facts["last_change"] = recorded.get("last_change")
     facts["triggers"] = {
         name: {"health": health, "last": runs.get(name)}
         for name, health in guard.health(at, found.guard).items()
@@ -169,8 +170,9 @@ def lines(facts: Report) -> list[str]:
         text.append(f"{path}: {place['kind']}, {place['mode']}, owner {place['owner']}")
     for who, program in facts["callers"].items():
         text.append(f"{who} runs: {program or 'not known'}")
-    if last := facts["last"]:
-        text.append(f"last reconcile: {last['time']}, by {last['trigger']}: {last['result']}")
+    for what, run in (("reconcile", facts["last"]), ("change by it", facts["last_change"])):
+        if run:
+            text.append(f"last {what}: {run['time']}, by {run['trigger']}: {run['result']}")
     for name, trigger in facts["triggers"].items():
         ran = trigger["last"]
         when = f"; last run {ran['time']}: {ran['result']}" if ran else "; never ran"

@@ -118,7 +118,7 @@ def end_of(system: System) -> dict[str, object]:
         found["state"] = {
             key: value
             for key, value in json.loads(state).items()
-            if key not in ("last", "triggers")
+            if key not in ("last", "last_change", "triggers")
         }
     return found
 

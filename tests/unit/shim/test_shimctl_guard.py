@@ -79,6 +79,7 @@ def test_any_trigger_puts_the_shim_around_the_new_binary(
     status = system.json("status")
     assert status["healthy"]
     assert status["last"]["result"] == "nothing to do"
+    assert "put the shim at" in status["last_change"]["result"]
 
 
 def test_trigger_does_nothing_where_nothing_is_installed(system: System) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, real_scrypt
+from shim_driver import PAYLOAD, Root, line, real_scrypt
 from shimctl_system import System
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
@@ -101,6 +101,26 @@ def test_by_path_another_scrypt_in_the_way_is_left_alone(system: System) -> None
     before = system.listing()
     assert str(system.local) in system.json("install", "--method", "path", status=1)["error"]
     assert system.listing() == before
+
+
+def test_by_path_the_shim_uses_the_package_s_file_and_its_root(root: Root) -> None:
+    local = root.path / "usr/local/bin/scrypt"
+    local.parent.mkdir(parents=True)
+    root.scrypt.rename(local)
+    root.real.rename(root.scrypt)
+    root.scrypt, root.real = local, root.scrypt
+    assert root.enc(b"payload", line()).status == 0
+    assert len(root.ledger()) == 1
+    assert root.dec(line()).status == 0
+    assert (root.work / "out").read_bytes() == b"payload"
+    assert root.becomes_real(root.start_enc(line(b"ordinary")))[0] == "enc"
+
+
+def test_containers_are_restored_by_the_shim_where_it_was_laid_down(root: Root) -> None:
+    root.enc(b"payload", line())
+    root.scrypt = PAYLOAD / "scrypt"  # as PATH=/usr/lib/qubes-dedup-backup:$PATH would find it
+    assert root.dec(line()).status == 0
+    assert (root.work / "out").read_bytes() == b"payload"
 
 
 # ---- links, owners, labels
