@@ -85,14 +85,13 @@ def attempt(at: Layout, options: Options) -> Result:
         return {"changed": False, "steps": [], "error": str(error)}
 
 
-def serve(at: Layout, names: list[str], *, quiet: bool) -> Result:
+def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Result:
     """Reconcile for the triggers that wait; note it, and tell what came of it.
 
     With quiet a failure is neither noted nor told to the path unit: it will look again.
     """
     before = state.load(at)
-    options = Options("reconcile", False, False, None, None, None, str(at.root))
-    result = attempt(at, options)
+    result = attempt(at, options._replace(command="reconcile", check=False))
     if before is None or (quiet and names == ["path"] and "error" in result):
         return result
     failure = result.get("error")
@@ -142,7 +141,7 @@ def locked_change(at: Layout, options: Options, *, quiet: bool = False) -> Resul
             if pending:
                 result, pending = attempt(at, options), False
             if names := state.take(at):
-                served = serve(at, names, quiet=quiet)
+                served = serve(at, options, names, quiet=quiet)
                 result = result if options.trigger is None else served
         # Whoever came in vain while the lock was held has noted that before; see state.enter.
         if not state.waiting(at):

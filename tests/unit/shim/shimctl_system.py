@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A root folder with the scrypt package in it, and shimctl to run there."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -108,6 +109,43 @@ class System:
     def contents(self) -> dict[str, object]:
         """Return names and contents of all files."""
         return {name: what[0] for name, what in self.listing().items()}
+
+
+def with_dpkg(system: System) -> None:
+    """Let dpkg install scrypt."""
+    system.scrypt.unlink()
+    database = system.root / "var/lib/dpkg"
+    for name in ("info", "updates", "triggers"):
+        (database / name).mkdir(parents=True)
+    for name in ("status", "available"):
+        (database / name).touch()
+    dpkg(system, "1.0", real_scrypt().read_bytes())
+
+
+def dpkg(system: System, number: str, content: bytes) -> None:
+    """Install a version of a package scrypt with the real dpkg."""
+    tree = system.root / f"tmp/scrypt-{number}"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "usr/bin").mkdir(parents=True)
+    (tree / "usr/bin/scrypt").write_bytes(content)
+    (tree / "usr/bin/scrypt").chmod(0o755)
+    (tree / "DEBIAN/control").write_text(
+        f"Package: scrypt\nVersion: {number}\nArchitecture: all\nMaintainer: x <x@example.org>\n"
+        "Description: x\n"
+    )
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    (tree / "DEBIAN/md5sums").write_text(f"{digest}  usr/bin/scrypt\n")
+    package = system.root / f"tmp/scrypt-{number}.deb"
+    succeed("dpkg-deb", "--build", "--root-owner-group", str(tree), str(package))
+    succeed("dpkg", "--root", str(system.root), "--install", str(package))
+    shutil.rmtree(system.root / "tmp")
+
+
+def succeed(*argv: str) -> str:
+    """Run a program that must succeed."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD, limit_file_size, wait_for
-from shimctl_system import Done, System
+from shimctl_system import Done, System, with_dpkg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 # All calls by which a file, a folder, or what is known of one changes, and those before it lasts;
@@ -52,6 +52,11 @@ def nothing(_system: System) -> None:
     """It is as the package left it."""
 
 
+def debian(system: System) -> None:
+    with_dpkg(system)
+    system.json("install")
+
+
 RECONCILE = ("reconcile", "--trigger", "boot")
 SITUATIONS: dict[str, tuple[tuple[str, ...], Callable[[System], None]]] = {
     "install": (("install",), nothing),
@@ -61,6 +66,8 @@ SITUATIONS: dict[str, tuple[tuple[str, ...], Callable[[System], None]]] = {
     "reconcile": (RECONCILE, upgraded),
     "stand back": (RECONCILE, refused),
     "remove": (("remove",), installed),
+    "install in Debian": (("install",), with_dpkg),
+    "remove in Debian": (("remove",), debian),
 }
 
 
@@ -113,6 +120,8 @@ def sound(system: System) -> None:
 def end_of(system: System) -> dict[str, object]:
     """Return all that there is but for when it was done, which differs."""
     found = system.contents()
+    for name in ("diversions-old", "lock"):
+        found.pop(f"var/lib/dpkg/{name}", None)
     if state := found.pop("var/lib/qubes-dedup-backup/state.json", None):
         assert isinstance(state, bytes)
         found["state"] = {

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """shimctl: where the shim goes, what it takes over, and what is refused; by path and with dpkg."""
 
-import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD, Root, line, real_scrypt
-from shimctl_system import System
+from shimctl_system import System, dpkg, succeed, with_dpkg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()
@@ -194,48 +192,16 @@ def test_program_and_its_parts_leave_nothing_beside_themselves(system: System) -
 
 
 @pytest.fixture
-def debian(system: System) -> Iterator[System]:
+def debian(system: System) -> System:
     """A root where dpkg installed scrypt."""
-    system.scrypt.unlink()
-    database = system.root / "var/lib/dpkg"
-    for name in ("info", "updates", "triggers"):
-        (database / name).mkdir(parents=True)
-    for name in ("status", "available"):
-        (database / name).touch()
-    dpkg(system, "1.0", real_scrypt().read_bytes())
-    yield system
-
-
-def dpkg(system: System, number: str, content: bytes) -> None:
-    """Install a version of a package scrypt with the real dpkg."""
-    tree = system.root / f"tmp/scrypt-{number}"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "usr/bin").mkdir(parents=True)
-    (tree / "usr/bin/scrypt").write_bytes(content)
-    (tree / "usr/bin/scrypt").chmod(0o755)
-    (tree / "DEBIAN/control").write_text(
-        f"Package: scrypt\nVersion: {number}\nArchitecture: all\nMaintainer: x <x@example.org>\n"
-        "Description: x\n"
-    )
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    (tree / "DEBIAN/md5sums").write_text(f"{digest}  usr/bin/scrypt\n")
-    package = system.root / f"tmp/scrypt-{number}.deb"
-    run("dpkg-deb", "--build", "--root-owner-group", str(tree), str(package))
-    run("dpkg", "--root", str(system.root), "--install", str(package))
-    shutil.rmtree(system.root / "tmp")
-
-
-def run(*argv: str) -> str:
-    """Run a program that must succeed."""
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    with_dpkg(system)
+    return system
 
 
 def diverted(system: System) -> str:
     """Return where dpkg puts the package's file."""
     argv = ("dpkg-divert", "--root", str(system.root), "--truename", "/usr/bin/scrypt")
-    return run(*argv).strip()
+    return succeed(*argv).strip()
 
 
 def newer(tail: bytes = b"newer") -> bytes:
@@ -261,7 +227,7 @@ def test_dpkg_is_told_to_divert(debian: System) -> None:
     debian.json("remove")
     assert diverted(debian) == "/usr/bin/scrypt"
     assert debian.scrypt.read_bytes() == newer()
-    assert run("dpkg", "--root", str(debian.root), "--verify", "scrypt") == ""
+    assert succeed("dpkg", "--root", str(debian.root), "--verify", "scrypt") == ""
     same = {name for name, content in debian.contents().items() if before.get(name) == content}
     assert {name for name in before if "dpkg" not in name} - same == {"usr/bin/scrypt"}
 
@@ -296,7 +262,7 @@ def test_other_binary_than_the_package_s_is_told(debian: System) -> None:
 
 def test_shim_goes_when_its_package_is_gone(debian: System) -> None:
     debian.json("install")
-    run("dpkg", "--root", str(debian.root), "--purge", "scrypt")
+    succeed("dpkg", "--root", str(debian.root), "--purge", "scrypt")
     assert not debian.real.exists()
     problems = debian.json("status", status=3)["problems"]
     assert any("no package owns" in problem for problem in problems)
@@ -307,7 +273,7 @@ def test_shim_goes_when_its_package_is_gone(debian: System) -> None:
 
 def test_diversion_of_somebody_else_is_respected(debian: System) -> None:
     argv = ["dpkg-divert", "--root", str(debian.root), "--local", "--no-rename"]
-    run(*argv, "--divert", "/usr/bin/scrypt.mine", "--add", "/usr/bin/scrypt")
+    succeed(*argv, "--divert", "/usr/bin/scrypt.mine", "--add", "/usr/bin/scrypt")
     before = debian.listing()
     error = debian.json("install", status=1)["error"]
     assert "dpkg-divert" in error
