@@ -7,14 +7,8 @@ qubes-core-admin rpm_spec/core-dom0.spec.in.
 
 from __future__ import annotations
 
-import contextlib
-import grp
-import os
-import pwd
 import re
 import secrets
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +17,10 @@ import yaml
 
 if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError
+    from module_utils.dedup_files import Rights, replace_file
 else:
     from ansible.module_utils.dedup_common import ProvisionError
+    from ansible.module_utils.dedup_files import Rights, replace_file
 
 # The name becomes the argument of admin.backup.Execute, a qrexec argument.
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}\Z")
@@ -120,11 +116,7 @@ class ProfileFile:
             ProvisionError: there is no such user or group here.
         """
         self.path = folder / f"{name}.conf"
-        try:
-            self.uid = pwd.getpwnam(owner).pw_uid
-            self.gid = grp.getgrnam(group).gr_gid
-        except KeyError as error:
-            raise ProvisionError(f"no such user or group in dom0: {error}") from error
+        self.rights = Rights.of(owner, group, MODE)
 
     def read(self) -> dict[str, object] | None:
         """Return the file's content, or None when there is none.
@@ -167,13 +159,7 @@ class ProfileFile:
 
     def rights_are_right(self) -> bool:
         """Tell whether owner, group and mode of the existing file are as they must be."""
-        found = self.path.lstat()
-        mode = stat.S_IMODE(found.st_mode)
-        return stat.S_ISREG(found.st_mode) and (found.st_uid, found.st_gid, mode) == (
-            self.uid,
-            self.gid,
-            MODE,
-        )
+        return self.rights.are_those_of(self.path)
 
     def write(self, content: dict[str, object]) -> None:
         """Replace the file in one step; at no moment can others read it.
@@ -181,21 +167,4 @@ class ProfileFile:
         Raises:
             ProvisionError: it can't be written.
         """
-        text = HEADER + yaml.safe_dump(content, sort_keys=False)
-        try:
-            # mkstemp makes it 0600; the name doesn't end in .conf, so it is no profile.
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fchown(file.fileno(), self.uid, self.gid)
-                    os.fchmod(file.fileno(), MODE)
-                    os.fsync(file.fileno())
-                Path(temporary).replace(self.path)
-            except BaseException:
-                with contextlib.suppress(FileNotFoundError):
-                    Path(temporary).unlink()
-                raise
-        except OSError as error:
-            raise ProvisionError(f"can't write {self.path}: {error.strerror}") from error
+        replace_file(self.path, HEADER + yaml.safe_dump(content, sort_keys=False), self.rights)

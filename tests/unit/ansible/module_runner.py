@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[3]
-MODULES = ("backup_profile", "qube", "scrypt_shim")
+MODULES = ("backup_profile", "qrexec_policy", "qube", "scrypt_shim")
 
 RUNNER = """
 import json, runpy, sys
