@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The policy file that the role `qrexec_policy` writes, asked about every call there could be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from policy_role import apply, refused
+from policy_table import DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed
+from qubeslab.policy import Denied, Loader, PolicySyntaxError, decide
+from qubeslab.policy_files import Dom0Files
+
+DEFAULT, BOTH = ("restic+default",), ("restic+default", "borg+archive")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The lab logs a warning about each call to a qube that isn't there."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("storage", "repositories"), [("", DEFAULT), (STORAGE, DEFAULT), (STORAGE, BOTH)]
+)
+def test_every_call(tmp_path: Path, storage: str, repositories: tuple[str, ...]) -> None:
+    """Also with files beside ours that allow everything, but those that come first."""
+    apply(tmp_path, storage, repositories)
+    (tmp_path / "etc/qubes/policy.d/80-others.policy").write_text(OTHERS)
+    rules = Loader(Dom0Files(tmp_path)).load()
+    ours = others = 0
+    for call in calls():
+        try:
+            target = decide(rules, call, DOMAINS).target
+        except (Denied, PolicySyntaxError):
+            target = ""
+        if call.service not in OURS:
+            others += bool(target)
+            continue
+        allowed = is_allowed(call, storage, repositories)
+        assert target == (STORAGE if allowed else ""), call
+        ours += allowed
+    # By name and by uuid, once for each repository.
+    assert ours == (2 * len(repositories) if storage else 0)
+    assert others > 10_000
+
+
+def test_the_file_itself(tmp_path: Path) -> None:
+    text = apply(tmp_path, STORAGE, BOTH).read_text()
+    rules = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    assert rules == [
+        ["dedupbackup.Restore", "*", "*", "*", "deny"],
+        ["dedupbackup.Repository", "+restic+default", "dedup-backup", "sys-storage", "allow"],
+        ["dedupbackup.Repository", "+borg+archive", "dedup-backup", "sys-storage", "allow"],
+        ["dedupbackup.Repository", "*", "*", "*", "deny"],
+        ["dedupbackup.Maintenance", "*", "*", "*", "deny"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("storage", "repository", "message"),
+    [
+        ("@anyvm", "restic+a", "must be the names of two qubes"),
+        ("*", "restic+a", "must be the names of two qubes"),
+        ("dedup-backup", "restic+a", "must be the names of two qubes"),
+        ("a * * allow", "restic+a", "must be the names of two qubes"),
+        ("a\n* * * * allow", "restic+a", "must be the names of two qubes"),
+        (STORAGE, "restic+a+b", "A name in qrexec_policy_repositories must be"),
+        (STORAGE, "restic+a @anyvm", "A name in qrexec_policy_repositories must be"),
+        (STORAGE, "restic+", "A name in qrexec_policy_repositories must be"),
+        (STORAGE, "rclone+a", "value of engine must be one of"),
+    ],
+)
+def test_names_that_would_open_more(
+    tmp_path: Path, storage: str, repository: str, message: str
+) -> None:
+    assert message in refused(tmp_path, storage, (repository,))
+    assert list((tmp_path / "etc/qubes/policy.d").iterdir()) == []
