@@ -42,6 +42,7 @@ done
 # These tests share the helpers of others.
 upstream=tests/upstream:tests/unit/dom0:tests/unit/store:tests/unit/shim:tests/unit/lab_backup
 upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0
+upstream=$upstream:tests/unit/ansible:.
 check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
 check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
 check 'mypy tools' mypy_part tools tools/settings.py

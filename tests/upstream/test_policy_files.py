@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import grp
 import itertools
-import json
 import logging
 import os
 import pwd
@@ -26,10 +25,10 @@ import pytest
 if not os.environ.get("QUBES_SRC"):
     pytest.skip("QUBES_SRC is not set: nothing runs against upstream", allow_module_level=True)
 
-PROJECT = Path(__file__).resolve().parents[2]
-QREXEC = Path(os.environ["QUBES_SRC"]).resolve() / "qubes-core-qrexec"
-# The parser needs nothing but Python, so it runs here.
-sys.path[:0] = [str(QREXEC), str(PROJECT), str(PROJECT / "tests/unit/ansible")]
+from lab_policy import DENIED, PROJECT, REFUSED, SOURCES, Upstream
+
+QREXEC = SOURCES / "qubes-core-qrexec"
+sys.path[:0] = [str(PROJECT), str(PROJECT / "tests/unit/ansible")]
 
 import ansible.module_utils  # noqa: E402 -- the paths above come first
 
@@ -38,8 +37,9 @@ ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 from module_runner import Modules  # noqa: E402
 from policy_role import apply  # noqa: E402
 from policy_table import DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed  # noqa: E402
-from qrexec import exc, utils  # noqa: E402
+from qrexec import exc  # noqa: E402
 from qrexec.policy import parser, parser_compat  # noqa: E402
+from qubeslab.policy import Call  # noqa: E402
 
 if TYPE_CHECKING:
     from module_utils import dedup_policy as policy
@@ -250,7 +250,7 @@ def test_rules_of_one_call_overlap() -> None:
     tokens = [token for token in TOKENS if is_target(token)]
     # Two chance tokens rarely match one call.
     tokens += ["*", "@anyvm", "@tag:office", "@type:AppVM", "@type:AdminVM", "work"] * 5
-    info = system_info()
+    info = Upstream(DOMAINS).info
     questions = [c for c in calls() if (c.service, c.argument) == (OURS[0], "+restic+default")]
     for _ in range(400):
         texts = [
@@ -286,39 +286,15 @@ def is_target(token: str) -> bool:
     return True
 
 
-def matches(rule: parser.Rule, call: Any, info: Any) -> bool:  # noqa: ANN401 - upstream's types
+def matches(rule: parser.Rule, call: Call, info: Any) -> bool:
     """Tell whether upstream's rule matches a call."""
     try:
         request = parser.Request(
             call.service, call.argument, call.source, call.target, system_info=info
         )
         return bool(rule.is_match(request))
-    # Upstream stumbles over some; its daemon then refuses the call without looking further.
-    except (exc.AccessDenied, exc.PolicySyntaxError, AttributeError, KeyError, AssertionError):
+    except REFUSED:
         return False
-
-
-def system_info() -> Any:  # noqa: ANN401 - upstream's type
-    """Return the system info as upstream's code gets it from qubesd."""
-    answer = json.dumps({"domains": DOMAINS}).encode()
-    with mock.patch.object(utils, "qubesd_call", lambda *_: answer):
-        return utils.get_system_info()
-
-
-def decide(rules: parser.FilePolicy, call: Any, info: Any) -> str:  # noqa: ANN401
-    """Return the target that upstream lets a call go to, or nothing."""
-    try:
-        request = parser.Request(
-            call.service, call.argument, call.source, call.target, system_info=info
-        )
-        execution = rules.evaluate(request).execute()
-        try:
-            execution.send(None)
-        except StopIteration as answer:
-            found = dict(line.split("=", 1) for line in answer.value.splitlines())
-    except (exc.AccessDenied, exc.PolicySyntaxError, AttributeError, KeyError, AssertionError):
-        return ""
-    return str(utils.uuid_to_name(info["domains"], found.get("target_uuid", found["target"])))
 
 
 @pytest.mark.parametrize(
@@ -330,16 +306,17 @@ def test_upstream_decides_every_call_as_meant(
 ) -> None:
     apply(tmp_path, storage, repositories)
     (tmp_path / ETC / "80-others.policy").write_text(OTHERS)
-    info = system_info()
-    rules = parser.FilePolicy(policy_path=[tmp_path / RUN, tmp_path / ETC])
+    upstream = Upstream(DOMAINS)
+    rules = upstream.load(tmp_path)
+    assert rules
     ours = others = 0
     for call in calls():
-        target = decide(rules, call, info)
+        target = upstream.decide(rules, call).removesuffix(" DEFAULT True")
         if call.service not in OURS:
-            others += bool(target)
+            others += target != DENIED
             continue
         allowed = is_allowed(call, storage, repositories)
-        assert target == (STORAGE if allowed else ""), call
+        assert target == (STORAGE if allowed else DENIED), call
         ours += allowed
     assert ours == (2 * len(repositories) if storage else 0)
     assert others > 10_000

@@ -38,10 +38,10 @@ def reached(token: str, column: str) -> set[tuple[str, str]]:
     for source, wanted in itertools.product(DOMAINS, TARGETS):
         try:
             target = lab._verified(wanted, DOMAINS)
+            if lab.matches(token, source if column == "source" else target, source, DOMAINS):
+                found.add((source, target))
         except (lab.Denied, lab.PolicySyntaxError):
             continue
-        if lab.matches(token, source if column == "source" else target, source, DOMAINS):
-            found.add((source, target))
     return found
 
 
