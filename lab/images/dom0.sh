@@ -13,22 +13,30 @@ install -d -m 0755 "$tree/etc/qubes-rpc" "$tree/var/lib/qubes" "$tree/srv/rpm"
 printf 'Qubes release 4.3 (lab)\n' >"$tree/etc/qubes-release"
 printf 'L+ /run/qubesd.sock - - - - /run/qubes-lab/qubesd.sock\n' >"$tree/usr/lib/tmpfiles.d/qubes-lab.conf"
 
-# Debian's rpm keeps its database in the home folder; rpm >= 4.20 wants a private mount namespace.
+# Debian's rpm keeps its database in the home folder; rpm >= 4.20 wants a private mount namespace;
+# rpm >= 6 wants signatures.
 mkdir -p "$tree/etc/rpm" "$tree/etc/yum.repos.d"
-printf '%%_dbpath /var/lib/rpm\n%%__transaction_unshare %%{nil}\n' >"$tree/etc/rpm/macros"
+cat >"$tree/etc/rpm/macros" <<'END'
+%_dbpath /var/lib/rpm
+%__transaction_unshare %{nil}
+%_pkgverify_level none
+END
 chroot "$tree" rpm --initdb
 printf '[lab]\nname=lab\nbaseurl=file:///srv/rpm\ngpgcheck=0\n' >"$tree/etc/yum.repos.d/lab.repo"
 
+# Debian 12's plugin has a typing error in a name.
+plugin=$tree/usr/lib/python3/dist-packages/dnf-plugins/post-transaction-actions.py
+if [ -e "$plugin" ]; then
+    sed -i 's/ConfigParser_substitute/ConfigParser.substitute/' "$plugin"
+fi
+
+cp "$here/debian.spec" "$here/scrypt.spec" "$here/scrypt-rpm.sh" "$tree/tmp/"
+# What Debian's packages give and rpm doesn't know.
+chroot "$tree" rpmbuild -bb --quiet --define '_topdir /tmp/rpmbuild' --define '_rpmdir /srv/rpm' \
+    /tmp/debian.spec
+# scrypt from Debian's package becomes scrypt from an rpm.
 version=$(chroot "$tree" dpkg-query --show --showformat="\${Version}" scrypt | sed "s/[^0-9.].*//")
-mkdir -p "$tree/tmp/scrypt"
-cp "$tree/usr/bin/scrypt" "$tree/tmp/scrypt/"
-printf '.TH scrypt 1\n' | gzip -n >"$tree/tmp/scrypt/scrypt.1.gz"
-cp "$here/scrypt.spec" "$tree/tmp/"
-chroot "$tree" rpmbuild -bb --quiet --define '_topdir /tmp/rpmbuild' \
-    --define '_rpmdir /srv/rpm' --define '_build_id_links none' --define 'debug_package %{nil}' --define '__os_install_post %{nil}' \
-    --define "scrypt_version $version" --define 'scrypt_release 1.fc41' \
-    --define 'scrypt_source /tmp/scrypt' /tmp/scrypt.spec
+chroot "$tree" /tmp/scrypt-rpm.sh /usr/bin/scrypt "$version" /srv/rpm
 chroot "$tree" dpkg --purge scrypt
-chroot "$tree" createrepo_c --quiet /srv/rpm
-chroot "$tree" sh -c 'rpm --install --nodeps /srv/rpm/*/scrypt-*.rpm && rpm -V scrypt'
-rm -rf "$tree/tmp/scrypt" "$tree/tmp/rpmbuild" "$tree/tmp/scrypt.spec"
+chroot "$tree" sh -c 'rpm --install /srv/rpm/*/*.rpm && rpm -V scrypt'
+rm -rf "$tree/tmp/rpmbuild" "$tree"/tmp/*.spec "$tree/tmp/scrypt-rpm.sh"

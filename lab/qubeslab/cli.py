@@ -28,16 +28,22 @@ def say(text: str) -> None:
 
 def up(paths: LabPaths, args: argparse.Namespace) -> int:
     """Make the lab if it isn't there, and start it."""
-    wanted = (images.DOM0_IMAGE,) if args.dom0_only else (images.DOM0_IMAGE, images.TEMPLATE_IMAGE)
-    images.ensure(wanted)
+    dom0 = images.DOM0_IMAGES[args.suite]
+    images.ensure((dom0,) if args.dom0_only else (dom0, images.TEMPLATE_IMAGE))
     containers = Containers(paths.state)
     if containers.is_running(DOM0):
         say(f"{paths.state.name} is up already")
         return 0
     if not paths.dom0_image.exists():
-        setup.create(paths, containers, with_template=not args.dom0_only)
-    setup.start(paths, containers, with_daemon=not args.dom0_only)
+        setup.create(paths, containers, dom0, with_template=not args.dom0_only)
+    setup.start(paths, containers, dom0, with_daemon=not args.dom0_only)
     say(f"{paths.state.name} is up; dom0: lab/lab shell dom0")
+    return 0
+
+
+def build(_paths: LabPaths, args: argparse.Namespace) -> int:
+    """Make dom0's image if it isn't there, and nothing else."""
+    images.ensure((images.DOM0_IMAGES[args.suite],))
     return 0
 
 
@@ -98,6 +104,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="lab", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    def add_suite(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--suite",
+            choices=images.DOM0_IMAGES,
+            default=images.SUITE,
+            help=f"the Debian release that dom0 is made of (default: {images.SUITE})",
+        )
+
     def add(
         name: str, function: Callable[[LabPaths, argparse.Namespace], int]
     ) -> argparse.ArgumentParser:
@@ -108,6 +122,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = add("up", up)
     command.add_argument("--dom0-only", action="store_true", help="no qubes and no daemon")
+    add_suite(command)
+    command = add("build", build)
+    add_suite(command)
     command = add("down", down)
     command.add_argument("--destroy", action="store_true", help="remove all of the lab's state")
     add("status", status)

@@ -125,8 +125,11 @@ class Containers:
                 self._clean(qube.name)
                 raise
 
-    def start_dom0(self) -> None:
+    def start_dom0(self, boots: bool = True) -> None:
         """Start dom0 on its own root image; the checkout is at /srv/qubes-dedup-backup, read-only.
+
+        Args:
+            boots: start its systemd; else it has no services, only what is run in it.
 
         Raises:
             LabError: as for `start`.
@@ -143,6 +146,7 @@ class Containers:
                     f"--volume={PROJECT}:/srv/qubes-dedup-backup:ro,bind",
                 ],
                 root,
+                boots,
             )
 
     def stop(self, name: str) -> None:
@@ -291,15 +295,16 @@ class Containers:
         run(["mount", "-t", "ext4", "-o", options, str(image), str(where)])
         return where
 
-    def _launch(self, qube: QubeSpec, options: list[str], root: Path) -> None:
+    def _launch(self, qube: QubeSpec, options: list[str], root: Path, boots: bool = True) -> None:
         run_dir = self.paths.run_dir(qube.name)
         run_dir.mkdir(parents=True, exist_ok=True)
         name = self.paths.container(qube.name)
         self.podman(
             *("run", "--detach", f"--name={name}", f"--hostname={qube.name}"),
-            *("--network=none", "--systemd=always", "--log-driver=none"),
+            *("--network=none", f"--systemd={'always' if boots else 'false'}", "--log-driver=none"),
             *(f"--volume={run_dir}:/run/qubes-lab", *options),
-            *("--rootfs", f"{root}{'' if qube.root_persistent else ':O'}", "/sbin/init"),
+            *("--rootfs", f"{root}{'' if qube.root_persistent else ':O'}"),
+            *(("/sbin/init",) if boots else ("/usr/bin/sleep", "infinity")),
         )
         pid = int(self.podman("inspect", "--format={{.State.Pid}}", name))
         start = process_start(pid)
@@ -313,7 +318,8 @@ class Containers:
             "mount": str(root),
         }
         write_atomic(self.paths.records / f"{qube.name}.json", json.dumps(record))
-        self._wait_for_boot(qube.name)
+        if boots:
+            self._wait_for_boot(qube.name)
 
     def _wait_for_boot(self, name: str) -> None:
         deadline = time.monotonic() + BOOT_SECONDS

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Make the root images that labs start from: dom0's and a template's, both Debian 13.
 
+dom0 can also be made of another Debian, to have other versions of rpm and dnf.
 They are built once for a checkout, named after what went into them, and copied by each lab.
 Debian's own signatures are checked by mmdebstrap while it fetches the packages.
 """
@@ -23,11 +24,9 @@ MIRROR = os.environ.get("LAB_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 ROOT_BYTES = 10 * 2**30  # a template's root volume: qubes-core-admin qubes/config.py defaults
 
 COMMON = ["systemd", "systemd-sysv", "dbus", "python3", "sudo", "procps", "tar", "e2fsprogs"]
-DOM0_PACKAGES = [
-    *COMMON,
-    *("rpm", "dnf", "dnf-plugins-core", "createrepo-c", "scrypt"),
-    *("python3-yaml", "python3-lxml", "ansible-core"),
-]
+RPM = ["rpm", "createrepo-c", "scrypt"]
+DNF4 = ["dnf", "dnf-plugins-core"]
+DOM0_PACKAGES = [*COMMON, *RPM, *DNF4, "python3-yaml", "python3-lxml", "ansible-core"]
 # What a template may install from the lab's copy of Debian.
 REPOSITORY_PACKAGES = ["restic", "borgbackup", "rclone", "openssh-client", "openssh-server"]
 
@@ -37,14 +36,20 @@ class Image:
     """One image to build.
 
     Attributes:
-        name: `dom0` or `template`, also the name of its customize script in lab/images/.
+        name: what its files in the cache are called; no two names may begin alike.
+        script: its customize script in lab/images/.
         packages: what mmdebstrap installs.
         download: what is only downloaded, for the templates' repository.
+        suite: the Debian release.
+        boots: its systemd runs in a container.
     """
 
     name: str
+    script: str
     packages: list[str]
     download: list[str]
+    suite: str = SUITE
+    boots: bool = True
 
     @property
     def key(self) -> str:
@@ -65,7 +70,7 @@ class Image:
 
     def command(self, tree: Path, repository: Path) -> list[str]:
         """Return mmdebstrap's argv that builds `tree`."""
-        script = LAB_DIR / "images" / f"{self.name}.sh"
+        script = LAB_DIR / "images" / self.script
         argv = [
             "mmdebstrap",
             "--quiet",
@@ -80,12 +85,21 @@ class Image:
                 '--customize-hook=chroot "$1" apt-get install -qq --yes --download-only '
                 f"--no-install-recommends {fetch} >/dev/null",
             ]
+        if self.suite == "sid":  # its Release file is valid for a week; signatures stay checked
+            argv += ['--aptopt=Acquire::Check-Valid-Until "false"']
         argv += [f'--customize-hook=LAB_REPOSITORY="{repository}" "{script}" "$1"']
-        return [*argv, SUITE, str(tree), MIRROR]
+        return [*argv, self.suite, str(tree), MIRROR]
 
 
-DOM0_IMAGE = Image("dom0", DOM0_PACKAGES, [])
-TEMPLATE_IMAGE = Image("template", [*COMMON, "python3-apt"], REPOSITORY_PACKAGES)
+DOM0_IMAGE = Image("dom0", "dom0.sh", DOM0_PACKAGES, [])
+TEMPLATE_IMAGE = Image("template", "template.sh", [*COMMON, "python3-apt"], REPOSITORY_PACKAGES)
+# By Debian release: rpm 4.20 and dnf 4.23, as near as Debian comes to R4.3's rpm 4.20; rpm 4.18 and
+# dnf 4.14, as in R4.2; rpm 6.1 and dnf5, as in R4.3.
+DOM0_IMAGES = {
+    SUITE: DOM0_IMAGE,
+    "bookworm": Image("bookworm", "dom0.sh", [*COMMON, *RPM, *DNF4], [], "bookworm"),
+    "sid": Image("sid", "dom0.sh", [*COMMON, *RPM, "dnf5"], [], "sid", boots=False),
+}
 
 
 def ensure(images: tuple[Image, ...] = (DOM0_IMAGE, TEMPLATE_IMAGE)) -> None:
@@ -98,9 +112,9 @@ def ensure(images: tuple[Image, ...] = (DOM0_IMAGE, TEMPLATE_IMAGE)) -> None:
     if not missing:
         return
     CACHE.mkdir(parents=True, exist_ok=True)
-    names = " and ".join(image.name for image in missing)
+    names = " and ".join(f"{image.name} ({image.suite})" for image in missing)
     print(
-        f"lab: building the {names} image from Debian {SUITE} (once, about a minute)",
+        f"lab: building the images {names} from Debian's packages (once, about a minute)",
         file=sys.stderr,
     )
     builds = [(image, _start(image)) for image in missing]

@@ -35,7 +35,9 @@ QUBE_FILES = {
 }
 
 
-def create(paths: LabPaths, containers: Containers, with_template: bool) -> None:
+def create(
+    paths: LabPaths, containers: Containers, dom0: images.Image, with_template: bool
+) -> None:
     """Lay down a new lab's images and state; dom0's image last, as it says that the lab exists."""
     if paths.state.exists():
         shutil.rmtree(paths.state)
@@ -50,12 +52,12 @@ def create(paths: LabPaths, containers: Containers, with_template: bool) -> None
 
         create_initial(paths.state, BASE_TEMPLATE)
     scratch = paths.dom0_image.with_suffix(".new")
-    copy_sparse(images.DOM0_IMAGE.path, scratch)
+    copy_sparse(dom0.path, scratch)
     _install(containers, scratch, DOM0_FILES, probe=not with_template)
     scratch.rename(paths.dom0_image)
 
 
-def start(paths: LabPaths, containers: Containers, with_daemon: bool) -> None:
+def start(paths: LabPaths, containers: Containers, dom0: images.Image, with_daemon: bool) -> None:
     """Start the daemon and dom0.
 
     Raises:
@@ -63,7 +65,7 @@ def start(paths: LabPaths, containers: Containers, with_daemon: bool) -> None:
     """
     if with_daemon:
         _start_daemon(paths)
-    containers.start_dom0()
+    containers.start_dom0(dom0.boots)
 
 
 def stop(paths: LabPaths, containers: Containers) -> None:
