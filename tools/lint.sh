@@ -45,7 +45,7 @@ upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:pay
 upstream=$upstream:tests/unit/ansible:.
 check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
 check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
-check 'mypy tools' mypy_part tools tools/settings.py
+check 'mypy tools' mypy_part tools tools/settings.py packaging/man.py
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q
 # shellcheck disable=SC2046 # names in this project have no spaces

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 packages='podman crun runc mmdebstrap debian-archive-keyring e2fsprogs util-linux dpkg-dev
 python3-venv python3-yaml shellcheck strace sudo scrypt restic borgbackup procps zstd dbus-daemon
-dbus-bin libglib2.0-bin'
+dbus-bin libglib2.0-bin rpm rpmlint'
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
