@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-	    while IFS='	' read -r target text; do printf '  make %-13s %s\n' "$$target" "$$text"; done
+	    while IFS='	' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the lab and the tests need (Debian packages, .venv)
 	@tools/setup.sh
@@ -17,7 +17,7 @@ setup: ## install what the lab and the tests need (Debian packages, .venv)
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-test: lint unit molecule test-upstream e2e ## everything that CI runs
+test: lint unit molecule molecule-guard test-upstream e2e ## everything that CI runs
 
 lint: setup ## all linters
 	@tools/lint.sh
@@ -37,13 +37,19 @@ bench-shim: setup ## measure the shim against the guide's script and the real sc
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/molecule.sh
 
+molecule-guard: setup ## updates of scrypt by the real dnf 4 and 5, and our RPM
+	@tools/molecule.sh guard
+
 e2e: setup ## end-to-end tests, in a lab of their own
 	@$(SUDO) $(BIN)/pytest -q tests/e2e
 
 test-upstream: setup ## against the real Qubes: QUBES_SRC=DIR with checkouts, see CONTRIBUTING.md
 	@QUBES_SRC="$(QUBES_SRC)" tools/upstream.sh
 
+rpm: setup ## build the RPM for dom0 into build/rpm
+	@packaging/build
+
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup demo test lint unit fuzz bench-shim molecule e2e test-upstream clean
+.PHONY: help setup demo test lint unit fuzz bench-shim molecule molecule-guard e2e test-upstream rpm clean

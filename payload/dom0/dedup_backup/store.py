@@ -16,10 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import qubesadmin
-import qubesadmin.exc
-import qubesadmin.utils
-
 from dedup_backup.errors import BackupError, clean
 from dedup_backup.settings import Source
 
@@ -181,6 +177,11 @@ class Store:
         return self._call("get", run)
 
     def _call(self, command: str, *arguments: str) -> Call:
+        # Only here, so that --help works outside dom0, as when the manual page is made.
+        import qubesadmin  # noqa: PLC0415
+        import qubesadmin.exc  # noqa: PLC0415
+        import qubesadmin.utils  # noqa: PLC0415
+
         qube, profile = self._source.qube, self._source.store_profile
         words = ("dedup-store", command, "--profile", profile, *arguments)
         try:
