@@ -129,7 +129,8 @@ def main() -> int:
     met = True
     for folder in folders:
         folder.mkdir(exist_ok=True)
-        name = f"{filesystem(folder)} ({folder})"
+        shown = folder.relative_to(CHECKOUT) if folder.is_relative_to(CHECKOUT) else folder
+        name = f"{filesystem(folder)} ({shown})"
         place = Path(tempfile.mkdtemp(prefix="bench-", dir=folder))
         try:
             times = measure(place, chunk, options.runs, options.real_runs)
