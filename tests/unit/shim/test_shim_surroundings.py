@@ -303,6 +303,6 @@ def test_shim_runs_on_all_supported_pythons(root: Root, version: str) -> None:
         refusal = b"scrypt: Input is not valid scrypt-encrypted block\n"
         assert (refused.finish().stderr, (root.work / "other").exists()) == (refusal, False)
     for number in (signal.SIGINT, signal.SIGTERM):
-        ended = root.start_enc(line(), "b.000.enc", prefix=prefix)
+        ended = root.start_enc(line(member="b.000.enc"), "b.000.enc", prefix=prefix)
         ended.process.send_signal(number)
         assert (ended.finish().status, "b.000.enc" in root.files()) == (-number, False)
