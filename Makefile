@@ -23,7 +23,7 @@ lint: setup ## all linters
 	@tools/lint.sh
 
 unit: setup ## unit tests: shim, store, lab, modules
-	@$(SUDO) $(BIN)/pytest -q tests/unit
+	@$(SUDO) $(BIN)/pytest -q -n auto tests/unit
 
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
