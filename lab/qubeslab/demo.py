@@ -98,16 +98,20 @@ class Demo:
         with self.step("starting a fresh lab: dom0 and a Debian 13 template"):
             self.lab.lab("down", "--destroy")
             self.lab.lab("up")
-        sources = {"work": [PROJECT / ".venv"], "personal": [Path("/usr/lib"), Path("/usr/share")]}
         with self.step("adding the qubes work and personal, with real files"):
-            staging = LABS / "demo-data"
-            shutil.rmtree(staging, ignore_errors=True)
-            for qube in QUBES:
-                size = corpus(staging / qube, sources[qube], 110 * MEGABYTE)
-                (staging / qube / "marker.txt").write_text(MARKER + "\n")
-                self.lab.lab("add-qube", qube, "--data", str(staging / qube), "--size=400M")
-                self.say(f"  {qube}: {size / MEGABYTE:.0f} MB")
-            shutil.rmtree(staging)
+            self._both(
+                lambda: self._add_qube("work", [PROJECT / ".venv"]),
+                lambda: self._add_qube("personal", [Path("/usr/lib"), Path("/usr/share")]),
+            )
+
+    def _add_qube(self, name: str, sources: list[Path]) -> None:
+        staging = LABS / f"demo-data-{name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        size = corpus(staging, sources, 100 * MEGABYTE)
+        (staging / "marker.txt").write_text(MARKER + "\n")
+        self.lab.lab("add-qube", name, "--data", str(staging), "--size=256M")
+        shutil.rmtree(staging)
+        self.say(f"  {name}: {size / MEGABYTE:.0f} MB")
 
     def official_before(self) -> None:
         """Back up with the official tool and the real scrypt, before anything is installed."""
