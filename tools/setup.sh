@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 
 packages='podman crun runc mmdebstrap debian-archive-keyring e2fsprogs util-linux dpkg-dev
 python3-venv python3-yaml shellcheck strace sudo scrypt restic borgbackup procps zstd dbus-daemon
-dbus-bin libglib2.0-bin rpm rpmlint'
+dbus-bin libglib2.0-bin rpm rpmlint rclone openssh-server iproute2
+gcc pkg-config python3-dev libacl1-dev liblz4-dev libssl-dev libxxhash-dev libzstd-dev' # borg's build
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
@@ -20,6 +21,13 @@ done
 if [ -n "$missing" ]; then
     echo "setup: installing Debian packages:$missing"
     log=$(mktemp)
+    case "$missing " in
+    *' openssh-server '*) # the tests start one of their own; this machine's stays off
+        as_root mkdir -p /etc/systemd/system
+        as_root ln -sf /dev/null /etc/systemd/system/ssh.service
+        as_root ln -sf /dev/null /etc/systemd/system/ssh.socket
+        ;;
+    esac
     # shellcheck disable=SC2086 # a list of names
     if ! { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -qq --yes --no-install-recommends $missing; } >"$log" 2>&1; then
