@@ -36,7 +36,8 @@ repository (setting lock_wait); with restic, several can put and get at the same
 
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic" or "borg"
-  repository     absolute path, or a location of the engine's (default /rw/dedup-store/NAME/repo)
+  repository     absolute path, qrexec:QUBE/NAME for the repository NAME of a storage qube, or a
+                 location of the engine's (default /rw/dedup-store/NAME/repo)
   password_file  mode 0600, made by init (default NAME.password beside the configuration)
   lock_wait      seconds to wait for a locked repository, borg (default 3600)
 """

@@ -19,6 +19,9 @@ LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (bor
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _KEYS = {"engine": str, "repository": str, "password_file": str, "lock_wait": int}
+# qrexec:QUBE/NAME, a repository in the storage qube; names as qubes/vm/__init__.py validate_name and
+# dedup-storage's config.py want them
+_STORAGE = re.compile(r"qrexec:([A-Za-z][A-Za-z0-9_.-]{0,30})/([A-Za-z0-9][A-Za-z0-9_-]{0,31})")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:.+|[^/:@\s]+@[^/:\s]+:.+")
 _MAX_CONFIG = 64 * 1024
 
@@ -30,7 +33,8 @@ class Config:
     Attributes:
         profile: its name.
         engine: `restic` or `borg`.
-        repository: absolute path, or a location that the engine understands (`rclone:...`).
+        repository: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location that
+            the engine understands (`rclone:...`).
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
     """
@@ -45,6 +49,12 @@ class Config:
     def local_repository(self) -> Path | None:
         """The repository's folder, or None when it isn't on this machine."""
         return Path(self.repository) if self.repository.startswith("/") else None
+
+    @property
+    def storage(self) -> tuple[str, str] | None:
+        """The storage qube and the repository's name there, or None."""
+        match = _STORAGE.fullmatch(self.repository)
+        return (match[1], match[2]) if match else None
 
 
 def load(profile: str) -> Config:
@@ -109,6 +119,10 @@ def _check(config: Config, path: Path) -> None:
     repository = config.repository
     if not repository.isprintable() or "::" in repository:
         raise UsageError(f"{path}: 'repository' has a control character or '::' in it")
+    if repository.startswith("qrexec:") and not config.storage:
+        raise UsageError(
+            f"{path}: 'repository' must be qrexec:QUBE/NAME, NAME of at most 32 letters"
+        )
     if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
         raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
     if not config.password_file.is_absolute():

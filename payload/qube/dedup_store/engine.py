@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import subprocess
@@ -109,6 +110,20 @@ def environment() -> dict[str, str]:
         if value := os.environ.get(name):
             variables[name] = value
     return variables
+
+
+def storage_call(config: Config) -> str | None:
+    """Give the command, for a shell-like splitter, that reaches the storage qube's service.
+
+    Both engines add arguments of their own, which qrexec-client-vm would take for a local program:
+    so it is called by a program beside this one, which ignores them.
+    """
+    if config.storage is None:
+        return None
+    qube, name = config.storage
+    program = Path(__file__).resolve().parent.parent / "dedup-store-qrexec"
+    service = f"dedupbackup.Repository+{config.engine}+{name}"
+    return shlex.join([str(program), qube, service])
 
 
 @dataclass(frozen=True)

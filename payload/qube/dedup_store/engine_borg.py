@@ -12,6 +12,7 @@ it may wait), also for the lock of a process that was killed.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import tempfile
@@ -23,7 +24,7 @@ from typing import IO, TypeVar
 
 from dedup_store import engine, pipes
 from dedup_store.config import Config
-from dedup_store.errors import StoreError
+from dedup_store.errors import StoreError, clean
 from dedup_store.manifest import is_run_name
 
 _PAYLOAD, _MANIFEST = ".payload", ".manifest"
@@ -34,6 +35,7 @@ _MAX_LIST = 512 << 20
 _PATH_RECORD = 4096
 _SETTLE = 0.01  # seconds
 _LOCK_TRY = 5  # seconds that borg itself waits for a lock; it looks every half second then
+_SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
 
 T = TypeVar("T")
@@ -48,6 +50,28 @@ class Borg:
     def __init__(self, config: Config) -> None:
         """Use the repository of a profile."""
         self._config = config
+        self._is_safe = False
+
+    def _require_version(self) -> None:
+        """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
+
+        Raises:
+            StoreError: when it is too old.
+        """
+        if self._is_safe:
+            return
+        command = engine.Command(["borg", "--version"], engine.environment(), _STOP)
+        text = engine.read_all(
+            engine.ChildStream(iter([partial(engine.Child, command, False)])), 4096
+        )
+        match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
+        if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
+            found = clean(text.decode(errors="replace"), 40)
+            raise StoreError(
+                f"{found} is too old for a repository in a storage qube: 1.2.5 or newer is needed"
+                " (CVE-2023-36811)"
+            )
+        self._is_safe = True
 
     def when_unlocked(self, attempt: Callable[[], T]) -> T:
         """Do something as often as needed to get the repository's lock, within `lock_wait`.
@@ -76,6 +100,11 @@ class Borg:
             "BORG_PASSPHRASE_FD": str(password),
             "BORG_HOST_ID": _host_id(),
         }
+        if call := engine.storage_call(self._config):
+            self._require_version()
+            qube, name = self._config.storage or ("", "")
+            # /./ is borg's mark for a path that is relative to where its server runs
+            variables |= {"BORG_REPO": f"ssh://{qube}/./{name}", "BORG_RSH": call}
         command, *options = arguments
         wait = self._config.lock_wait
         if command != "extract":  # a stream can't be begun again; the list before it could

@@ -44,11 +44,19 @@ class Restic:
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
         """Start restic on the repository."""
+        location, options = self._config.repository, []
+        if call := engine.storage_call(self._config):
+            # restic speaks to `rclone serve restic --stdio`, here in the storage qube
+            location, options = (
+                f"rclone:{self._config.repository}",
+                ["-o", f"rclone.program={call}"],
+            )
         variables = engine.environment() | {
-            "RESTIC_REPOSITORY": self._config.repository,
+            "RESTIC_REPOSITORY": location,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
         }
-        command = engine.Command(["restic", "--quiet", *arguments], variables, _STOP)
+        argv = ["restic", "--quiet", *options, *arguments]
+        command = engine.Command(argv, variables, _STOP)
         return engine.Child(command, feed)
 
     def exists(self) -> bool:
