@@ -19,8 +19,8 @@ LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (bor
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _KEYS = {"engine": str, "repository": str, "password_file": str, "lock_wait": int}
-# qrexec:QUBE/NAME, a repository in the storage qube; names as qubes/vm/__init__.py validate_name and
-# dedup-storage's config.py want them
+# a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
+# and dedup-storage's config.py want them
 _STORAGE = re.compile(r"qrexec:([A-Za-z][A-Za-z0-9_.-]{0,30})/([A-Za-z0-9][A-Za-z0-9_-]{0,31})")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:.+|[^/:@\s]+@[^/:\s]+:.+")
 _MAX_CONFIG = 64 * 1024
@@ -33,8 +33,8 @@ class Config:
     Attributes:
         profile: its name.
         engine: `restic` or `borg`.
-        repository: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location that
-            the engine understands (`rclone:...`).
+        repository: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location
+            that the engine understands (`rclone:...`).
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
     """

@@ -121,7 +121,7 @@ def storage_call(config: Config) -> str | None:
     if config.storage is None:
         return None
     qube, name = config.storage
-    program = Path(__file__).resolve().parent.parent / "dedup-store-qrexec"
+    program = Path(__file__).resolve().parent / "qrexec-call"
     service = f"dedupbackup.Repository+{config.engine}+{name}"
     return shlex.join([str(program), qube, service])
 

@@ -17,7 +17,7 @@ For people:
 For qrexec services (ARGUMENT is restic+NAME or borg+NAME):
   serve             dedupbackup.Repository: append-only access
   maintain          dedupbackup.Maintenance: full access, while dom0 keeps it open
-  maintenance-open  dedupbackup.MaintenanceOpen: dom0 opens it by this call, and closes it by its end
+  maintenance-open  dedupbackup.MaintenanceOpen: dom0 opens it by this call until its end
 
 exit codes:
   0    success

@@ -212,6 +212,8 @@ def stop(server: subprocess.Popen[bytes]) -> None:
     if server.stdin:
         with contextlib.suppress(BrokenPipeError):
             server.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(_TICK)  # borg then closes the repository in order
     if server.poll() is None:
         server.terminate()
         try:

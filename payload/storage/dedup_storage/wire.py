@@ -2,10 +2,11 @@
 """Cuts a stream of msgpack objects into messages, strictly and with bounds.
 
 Format: github.com/msgpack/msgpack/blob/master/spec.md. Strings come out as bytes, as borg reads
-them (borg/helpers/msgpack.py: raw=True). What borg doesn't send (floats, extensions) is refused,
+them (borg/helpers/msgpack.py: raw=True). What borg doesn't send (extensions) is refused,
 and so is a map with a key twice: two readers might take different ones.
 """
 
+import struct
 from collections.abc import Hashable
 
 from dedup_storage.errors import RefusedError
@@ -16,7 +17,7 @@ MAX_MESSAGE = 24 << 20
 _MAX_DEPTH = 8
 _MAX_ITEMS = 100_000
 
-Value = bytes | int | bool | None | list["Value"] | dict[Hashable, "Value"]
+Value = bytes | int | float | bool | None | list["Value"] | dict[Hashable, "Value"]
 
 
 class _ShortError(Exception):
@@ -71,6 +72,8 @@ class _Reader:
             return self._number(1 << (kind - 0xCC))
         if 0xD0 <= kind <= 0xD3:
             return self._number(1 << (kind - 0xD0), signed=True)
+        if kind in (0xCA, 0xCB):
+            return float(struct.unpack(">f" if kind == 0xCA else ">d", self._take(4 << kind - 0xCA))[0])
         if kind in _BYTES:
             return self._take(self._number(_BYTES[kind]))
         if kind in (0xDC, 0xDD):

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A storage qube in a folder, and a backup qube's store that reaches it.
+
+Between them stands a program named qrexec-client-vm that starts the service as qrexec does:
+qubes-core-qrexec lib/qubes-rpc-multiplexer (service and argument) and agent/qrexec-client-vm.c (a
+third argument would be a local program).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store_profile import Store
+
+ROOT = Path(__file__).resolve().parents[3]
+PAYLOAD = ROOT / "payload" / "storage"
+QUBE = "sys-storage"
+ENGINES = Path(sys.prefix) / "bin"  # borg and rclone of requirements.txt
+PATH = f"{ENGINES}:{os.environ['PATH']}"
+
+
+@dataclass
+class StorageQube:
+    """A storage qube: its files, its services, and the way to them."""
+
+    folder: Path
+    path: str = PATH
+
+    def __post_init__(self) -> None:
+        """Lay it out."""
+        for name in ("config", "data", "run", "home", "rpc", "bin"):
+            (self.folder / name).mkdir()
+        for service in (PAYLOAD / "rpc").iterdir():
+            text = service.read_text().replace("/usr/lib/qubes-dedup-backup", str(PAYLOAD))
+            copy = self.folder / "rpc" / service.name
+            copy.write_text(text)
+            copy.chmod(0o755)
+        client = self.folder / "bin" / "qrexec-client-vm"
+        client.write_text(
+            '#!/bin/sh\n[ "$#" = 2 ] || exit 125\n'
+            f'echo "$1 $2" >>{self.folder}/calls\n'
+            f'[ "$1" = {QUBE} ] || {{ echo "Request refused" >&2; exit 126; }}\n'
+            f'exec {self._call("dedup-backup")} "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}"\n'
+        )
+        client.chmod(0o755)
+
+    def _call(self, caller: str) -> str:
+        variables = self.environment | {"QREXEC_REMOTE_DOMAIN": caller}
+        return "env -i " + " ".join(f"'{key}={value}'" for key, value in variables.items())
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of programs in it."""
+        return {
+            "PATH": self.path,
+            "HOME": str(self.folder / "home"),
+            "DEDUP_STORAGE_CONFIG_DIR": str(self.folder / "config"),
+            "DEDUP_STORAGE_RUN_DIR": str(self.folder / "run"),
+        }
+
+    @property
+    def data(self) -> Path:
+        """The folder that holds the repositories."""
+        return self.folder / "data"
+
+    def configure(self, name: str, engine: str, **settings: object) -> None:
+        """Offer a repository."""
+        values = {"engine": engine, "place": str(self.data)} | settings
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        (self.folder / "config" / f"{name}.toml").write_text(text)
+
+    def start(
+        self, service: str, argument: str, *, caller: str = "dedup-backup"
+    ) -> subprocess.Popen[bytes]:
+        """Call a service."""
+        return subprocess.Popen(
+            [self.folder / "rpc" / service, argument],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment | {"QREXEC_REMOTE_DOMAIN": caller},
+        )
+
+    def call(self, service: str, argument: str, **more: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401
+        """Call a service, send nothing, and wait for its end."""
+        with self.start(service, argument, **more) as process:
+            out, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run dedup-storage in it."""
+        command = [PAYLOAD / "dedup-storage", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=self.environment
+        )
+
+
+@dataclass
+class QrexecStore(Store):
+    """A profile whose repository is in a storage qube."""
+
+    qube: StorageQube | None = None
+    name: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """With the way to the storage qube."""
+        assert self.qube is not None
+        return super().environment | {"PATH": f"{self.qube.folder}/bin:{self.qube.path}"}
+
+    def configure(self, **settings: object) -> None:
+        """Write the configuration."""
+        super().configure(**{"repository": f"qrexec:{QUBE}/{self.name}"} | settings)
+
+    def engine_itself(
+        self, *arguments: str, service: str = "Repository", data: bytes = b""
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the engine with all that the backup qube holds: it may be hostile."""
+        wrapper = ROOT / "payload" / "qube" / "dedup_store" / "qrexec-call"
+        call = f"{wrapper} {QUBE} dedupbackup.{service}+{self.engine}+{self.name}"
+        password = self.password.read_text().strip()
+        if self.engine == "restic":
+            variables = {"RESTIC_REPOSITORY": "rclone:x", "RESTIC_PASSWORD": password}
+            argv = ["restic", "-o", f"rclone.program={call}", *arguments]
+        else:
+            variables = {"BORG_REPO": f"ssh://{QUBE}/./{self.name}", "BORG_RSH": call}
+            variables |= {"BORG_PASSPHRASE": password, "BORG_CHECK_I_KNOW_WHAT_I_AM_DOING": "YES"}
+            variables |= {"BORG_DELETE_I_KNOW_WHAT_I_AM_DOING": "YES"}
+            argv = ["borg", *arguments]
+        return subprocess.run(
+            argv, input=data, capture_output=True, check=False, env=self.environment | variables
+        )
