@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from dedup_store import VERSION, config, engine, pipes
+from dedup_store import VERSION, config, engine, pipes, restore_service
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, EXIT_READER_GONE, StoreError, UsageError, clean
@@ -97,12 +97,26 @@ def _parse() -> argparse.Namespace:
     commands.add_parser("put", parents=[common], help="store the backup that comes on stdin")
     getter = commands.add_parser("get", parents=[common], help="write a stored backup to stdout")
     getter.add_argument("run", metavar="RUN", help="a run's name, or `latest`")
+    getter.add_argument(
+        "--members",
+        metavar="PREFIX",
+        nargs="+",
+        help="only members whose names begin with one of these",
+    )
     shower = commands.add_parser("show", parents=[common], help="list the members of a run")
     shower.add_argument("run", metavar="RUN", help="a run's name, or `latest`")
     lister = commands.add_parser("list", parents=[common], help="list the runs, oldest first")
     for command, each in ((shower, "the run and each member"), (lister, "each run, without qubes")):
         command.add_argument("--lines", action="store_true", help=f"a line of JSON for {each}")
-    return parser.parse_args()
+    restorer = commands.add_parser(
+        "restore-service", help="what the qrexec service dedupbackup.Restore runs"
+    )
+    restorer.add_argument("argument", metavar="[PROFILE+]RUN")
+    restorer.set_defaults(json=False)
+    arguments = parser.parse_args()
+    if arguments.command == "restore-service":
+        arguments.profile, arguments.run = restore_service.split_argument(arguments.argument)
+    return arguments
 
 
 def _drain_if_put(arguments: argparse.Namespace) -> None:
@@ -180,7 +194,7 @@ def _get(arguments: argparse.Namespace, settings: config.Config) -> int:
     run = get_module.find(repository, arguments.run)
     if run["status"] != WHOLE:
         _warn(f"{run['run']} is {run['status']}: {run['reason']}")
-    get_module.get(repository, run["run"], _STDOUT)
+    get_module.get(repository, run["run"], _STDOUT, arguments.members)
     if arguments.json:
         _write_json(arguments, run)
     return 0
@@ -218,6 +232,16 @@ def _short(run: dict[str, Any]) -> dict[str, Any]:
     """A run in one line of bounded length, for programs that read line by line."""
     del run["qubes"]
     return run | {"reason": clean(run["reason"])}
+
+
+def _restore_service(arguments: argparse.Namespace, settings: config.Config) -> int:
+    restore_service.require_dom0()
+    prefixes = restore_service.read_prefixes(_STDIN)
+    repository = _open(settings)
+    run = get_module.find(repository, arguments.run)
+    if run["status"] != WHOLE:
+        _warn(f"{run['run']} is {run['status']}: {run['reason']}")
+    return restore_service.send(repository, run["run"], prefixes)
 
 
 def _list(arguments: argparse.Namespace, settings: config.Config) -> int:
@@ -271,4 +295,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "get": _get,
     "show": _show,
     "list": _list,
+    "restore-service": _restore_service,
 }

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -98,8 +98,8 @@ class Engine(Protocol):
     def manifest(self, run: str) -> Stream:
         """Read the manifest object of a run."""
 
-    def payload(self, run: str, objects: range) -> Stream:
-        """Read payload objects of a run, one after the other."""
+    def payload(self, run: str, objects: Sequence[int]) -> Stream:
+        """Read payload objects of a run, ascending, one after the other."""
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,7 @@ import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
@@ -149,7 +149,7 @@ class Borg:
         """Read the manifest object of a run."""
         return self._extract(f"::{run}{_MANIFEST}", ["manifest"])
 
-    def payload(self, run: str, objects: range) -> engine.Stream:
+    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
         """Read payload objects of a run."""
         if not objects:
             return engine.ChildStream(iter(()))

@@ -9,7 +9,7 @@ Two puts at once work: restic needs no exclusive lock to add data.
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
@@ -88,7 +88,7 @@ class Restic:
         """Read the manifest object of a run."""
         return self._dump([self._objects()[run].manifest], "/manifest")
 
-    def payload(self, run: str, objects: range) -> engine.Stream:
+    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
         """Read payload objects of a run."""
         known = self._objects()[run].payload
         missing = [number for number in objects if number not in known]

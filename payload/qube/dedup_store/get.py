@@ -2,6 +2,7 @@
 """get: joins a run's payload and recipe to the stream that was stored."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dedup_store import engine, manifest, pipes, recipe
@@ -58,6 +59,47 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+class Choice:
+    """The members that are wanted of a run, and the payload objects that have them.
+
+    Attributes:
+        is_all: whether all of the stream is wanted.
+        objects: numbers of the payload objects to read, ascending.
+        length: bytes of the stream that are wanted.
+    """
+
+    def __init__(self, found: Manifest, prefixes: Sequence[str] | None) -> None:
+        """Choose.
+
+        Args:
+            found: the run.
+            prefixes: beginnings of names, as upstream's tar2qfile takes them; None for all.
+        """
+        self.is_all = prefixes is None
+        self._prefixes = tuple(prefixes or ())
+        wanted = [member for member in found.members if self.wants(member)]
+        # what isn't wanted but lies in the same object, in front of it, has to be read too
+        self._objects = {member.object for member in wanted if member.object is not None}
+        self.objects: Sequence[int] = sorted(self._objects)
+        self.length = sum(member.length for member in wanted)
+        if self.is_all:
+            self.objects, self.length = range(len(found.objects)), found.stream_length
+
+    def wants(self, member: Member | None) -> bool:
+        """Tell whether a member is wanted."""
+        if self.is_all:
+            return True
+        return bool(member and member.name and member.name.startswith(self._prefixes))
+
+    def reads(self, member: Member | None) -> bool:
+        """Tell whether a member's payload is in an object that is read."""
+        return bool(member and member.object in self._objects)
+
+    def is_done(self, written: int) -> bool:
+        """Tell whether nothing more is wanted."""
+        return not self.is_all and written == self.length
+
+
 class Joiner:
     """Writes the stream, and checks each member's payload against the manifest.
 
@@ -65,9 +107,10 @@ class Joiner:
         written: bytes so far.
     """
 
-    def __init__(self, found: Manifest, payload: engine.Stream, fd: int) -> None:
+    def __init__(self, found: Manifest, payload: engine.Stream, fd: int, choice: "Choice") -> None:
         """Read payload, write to fd."""
         self._members = iter(found.members)
+        self._choice = choice
         self._payload = payload
         self._fd = fd
         self._buffer = memoryview(bytearray(pipes.BUFFER))
@@ -76,41 +119,62 @@ class Joiner:
         self.written = 0
 
     def run(self, packed: bytes) -> None:
-        """Write the stream that a compressed recipe describes."""
+        """Write the stream that a compressed recipe describes, or what is wanted of it."""
         for kind, count, data in recipe.operations(packed):
             if kind == recipe.MEMBER:
                 self._check_member()
+                if self._choice.is_done(self.written):
+                    return
                 self._member = next(self._members, None)
                 self._hash = hashlib.sha256()
-            elif kind == recipe.LITERAL:
-                self._write(data)
-            elif kind == recipe.PAYLOAD:
-                self._hash.update(data)
-                self._write(data)
-            elif kind == recipe.ZEROS:
-                self._zeros(count)
-            else:
-                self._copy(count)
+            elif self._choice.wants(self._member):
+                self._do(kind, count, data)
+            elif kind == recipe.COPY and self._choice.reads(self._member):
+                self._skip(count)
         self._check_member()
         if next(self._members, None) is not None:
             raise DamagedError("the recipe is shorter than the manifest says")
-        if self._payload.readinto(self._buffer):
+        if self._choice.is_all and self._payload.readinto(self._buffer):
             raise DamagedError("there is more payload than the recipe uses")
+
+    def _do(self, kind: bytes, count: int, data: bytes) -> None:
+        """Do an operation within a member."""
+        if kind == recipe.LITERAL:
+            self._write(data)
+        elif kind == recipe.PAYLOAD:
+            self._hash.update(data)
+            self._write(data)
+        elif kind == recipe.ZEROS:
+            self._zeros(count)
+        else:
+            self._copy(count)
 
     def _check_member(self) -> None:
         """Compare the payload of the member that ended."""
         member = self._member
-        if member and self._hash.hexdigest() != member.payload_sha256:
+        if (
+            member
+            and self._choice.wants(member)
+            and self._hash.hexdigest() != member.payload_sha256
+        ):
             raise DamagedError(f"{clean(member.name or 'the unsplit part', 120)} is damaged")
 
     def _copy(self, count: int) -> None:
+        for piece in self._pieces(count):
+            self._hash.update(piece)
+            self._write(piece)
+
+    def _skip(self, count: int) -> None:
+        """Pass over payload that lies in front of what is wanted."""
+        for _ in self._pieces(count):
+            pass
+
+    def _pieces(self, count: int) -> Iterator[memoryview]:
         while count:
             got = self._payload.readinto(self._buffer[: min(count, pipes.BUFFER)])
             if not got:
                 raise DamagedError("there is less payload than the recipe needs")
-            piece = self._buffer[:got]
-            self._hash.update(piece)
-            self._write(piece)
+            yield self._buffer[:got]
             count -= got
 
     def _zeros(self, count: int) -> None:
@@ -124,13 +188,17 @@ class Joiner:
         self.written += len(data)
 
 
-def get(repository: engine.Engine, run: str, fd: int) -> None:
+def get(
+    repository: engine.Engine, run: str, fd: int, prefixes: Sequence[str] | None = None
+) -> None:
     """Write a run's stream to a file descriptor.
 
     Args:
         repository: where from.
         run: name of a run that exists.
         fd: where to.
+        prefixes: only members whose names begin with one of these, each with all of its bytes;
+            None for the whole stream. Only payload objects that have some of them are read.
 
     Raises:
         StoreError: when the engine failed, or the data aren't what was stored; what was written
@@ -138,12 +206,13 @@ def get(repository: engine.Engine, run: str, fd: int) -> None:
         BrokenPipeError: when the reader has gone.
     """
     found, packed = read_manifest(repository, run)
+    choice = Choice(found, prefixes)
     pipes.widen(fd)
-    payload = repository.payload(run, range(len(found.objects)))
+    payload = repository.payload(run, choice.objects)
     try:
-        joiner = Joiner(found, payload, fd)
+        joiner = Joiner(found, payload, fd, choice)
         joiner.run(packed)
     finally:
         payload.close()
-    if joiner.written != found.stream_length:
-        raise DamagedError(f"{run} has {joiner.written} bytes instead of {found.stream_length}")
+    if joiner.written != choice.length:
+        raise DamagedError(f"{run} has {joiner.written} bytes instead of {choice.length}")

@@ -68,12 +68,12 @@ class _Reader:
     def _long(self, kind: int, depth: int) -> Value:
         if kind in _SIMPLE:
             return _SIMPLE[kind]
-        if 0xCC <= kind <= 0xCF:
-            return self._number(1 << (kind - 0xCC))
-        if 0xD0 <= kind <= 0xD3:
-            return self._number(1 << (kind - 0xD0), signed=True)
+        if 0xCC <= kind <= 0xD3:
+            return self._number(1 << (kind & 3), signed=kind >= 0xD0)
         if kind in (0xCA, 0xCB):
-            return float(struct.unpack(">f" if kind == 0xCA else ">d", self._take(4 << kind - 0xCA))[0])
+            return float(
+                struct.unpack(">f" if kind == 0xCA else ">d", self._take(4 << kind - 0xCA))[0]
+            )
         if kind in _BYTES:
             return self._take(self._number(_BYTES[kind]))
         if kind in (0xDC, 0xDD):

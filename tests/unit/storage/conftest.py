@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))  # archives, store_profile
 
-from storage_qube import PAYLOAD, QrexecStore, StorageQube  # noqa: E402
+from storage_qube import PAYLOAD, QrexecStore, StorageQube
 
 sys.path.insert(0, str(PAYLOAD))
 

@@ -2,9 +2,10 @@
 """Splits and joins without an engine: payload objects are byte strings in memory."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dedup_store.get import Joiner
+from dedup_store.get import Choice, Joiner
 from dedup_store.manifest import Manifest
 from dedup_store.pipes import Source
 from dedup_store.recipe import RecipeWriter
@@ -32,9 +33,9 @@ class Objects:
         """See splitter.Writer."""
         assert self.objects[-1], "an empty object"
 
-    def rewind(self) -> None:
-        """Begin to give everything back."""
-        self._data = b"".join(self.objects)
+    def rewind(self, objects: Sequence[int]) -> None:
+        """Begin to give objects back."""
+        self._data = b"".join(self.objects[number] for number in objects)
 
     def readinto(self, buffer: memoryview) -> int:
         """See engine.Stream."""
@@ -55,12 +56,13 @@ class Split:
     payload: Objects
     verdict: Verdict
 
-    def join(self) -> bytes:
-        """Give the stream back."""
+    def join(self, prefixes: Sequence[str] | None = None) -> bytes:
+        """Give the stream, or members of it, back."""
         fd = os.memfd_create("joined")
         try:
-            self.payload.rewind()
-            joiner = Joiner(self.manifest, self.payload, fd)
+            choice = Choice(self.manifest, prefixes)
+            self.payload.rewind(choice.objects)
+            joiner = Joiner(self.manifest, self.payload, fd, choice)
             joiner.run(self.recipe)
             return os.pread(fd, joiner.written + 1, 0)
         finally:
