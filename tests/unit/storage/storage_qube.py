@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[3]
 PAYLOAD = ROOT / "payload" / "storage"
 QUBE = "sys-storage"
 ENGINES = Path(sys.prefix) / "bin"  # borg and rclone of requirements.txt
-PATH = f"{ENGINES}:{os.environ['PATH']}"
 
 
 @dataclass
@@ -28,12 +27,14 @@ class StorageQube:
     """A storage qube: its files, its services, and the way to them."""
 
     folder: Path
-    path: str = PATH
+    prefix: tuple[str, ...] = ()  # what its services are started with
 
     def __post_init__(self) -> None:
-        """Lay it out."""
-        for name in ("config", "data", "run", "home", "rpc", "bin"):
+        """Lay it out; its borg is that of requirements.txt, its rclone Debian's."""
+        for name in ("config", "data", "run", "home", "rpc", "bin", "engines"):
             (self.folder / name).mkdir()
+        self.use("borg", ENGINES / "borg")
+        self.use("rclone", Path("/usr/bin/rclone"))
         for service in (PAYLOAD / "rpc").iterdir():
             text = service.read_text().replace("/usr/lib/qubes-dedup-backup", str(PAYLOAD))
             copy = self.folder / "rpc" / service.name
@@ -44,13 +45,32 @@ class StorageQube:
             '#!/bin/sh\n[ "$#" = 2 ] || exit 125\n'
             f'echo "$1 $2" >>{self.folder}/calls\n'
             f'[ "$1" = {QUBE} ] || {{ echo "Request refused" >&2; exit 126; }}\n'
-            f'exec {self._call("dedup-backup")} "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}"\n'
+            f"exec {' '.join(self.prefix)} {self._call('dedup-backup')}"
+            f' "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}"\n'
         )
         client.chmod(0o755)
 
     def _call(self, caller: str) -> str:
         variables = self.environment | {"QREXEC_REMOTE_DOMAIN": caller}
         return "env -i " + " ".join(f"'{key}={value}'" for key, value in variables.items())
+
+    @property
+    def path(self) -> str:
+        """Where programs are."""
+        return f"{self.folder}/engines:{os.environ['PATH']}"
+
+    def use(self, name: str, program: Path) -> None:
+        """Choose the program of a name."""
+        link = self.folder / "engines" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(program)
+
+    def use_version(self, name: str, line: str) -> None:
+        """Put a program there that can only tell its version."""
+        link = self.folder / "engines" / name
+        link.unlink(missing_ok=True)
+        link.write_text(f"#!/bin/sh\necho '{line}'\n")
+        link.chmod(0o755)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,7 +98,7 @@ class StorageQube:
     ) -> subprocess.Popen[bytes]:
         """Call a service."""
         return subprocess.Popen(
-            [self.folder / "rpc" / service, argument],
+            [*self.prefix, self.folder / "rpc" / service, argument],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
