@@ -112,18 +112,36 @@ def environment() -> dict[str, str]:
     return variables
 
 
-def storage_call(config: Config) -> str | None:
-    """Give the command, for a shell-like splitter, that reaches the storage qube's service.
+@dataclass(frozen=True)
+class StorageCall:
+    """How an engine reaches its repository in a storage qube.
 
-    Both engines add arguments of their own, which qrexec-client-vm would take for a local program:
-    so it is called by a program beside this one, which ignores them.
+    Attributes:
+        command: for a splitter like the shell's. Both engines add arguments of their own, which
+            qrexec-client-vm would take for a local program: so a program beside this one calls
+            it, and ignores them.
+        location: the repository, in the engine's words.
+        hint: for its error messages; the engines don't tell what qrexec said.
     """
+
+    command: str
+    location: str
+    hint: str
+
+
+def storage_call(config: Config) -> StorageCall | None:
+    """Give the way to a profile's storage qube, None when it has none."""
     if config.storage is None:
         return None
     qube, name = config.storage
     program = Path(__file__).resolve().parent / "qrexec-call"
     service = f"dedupbackup.Repository+{config.engine}+{name}"
-    return shlex.join([str(program), qube, service])
+    return StorageCall(
+        command=shlex.join([str(program), qube, service]),
+        # restic shows it only; /./ is borg's mark for a path relative to where its server runs
+        location=f"rclone:{name}" if config.engine == "restic" else f"ssh://{qube}/./{name}",
+        hint=f" (it calls {service} in {qube}: does policy allow it, and is {name} set up there?)",
+    )
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,7 @@ class Command:
             would take the end of its input for the end of the data, or wait for ever.
         cwd: its folder.
         keep: file descriptors that it inherits.
+        hint: what a person should know when it fails.
     """
 
     argv: list[str]
@@ -144,6 +163,7 @@ class Command:
     how: signal.Signals
     cwd: Path | None = None
     keep: tuple[int, ...] = ()
+    hint: str = ""
 
 
 class Child:
@@ -159,6 +179,7 @@ class Child:
         """
         self._name = command.argv[0]
         self._how = command.how
+        self._hint = command.hint
         if not shutil.which(self._name, path=command.variables["PATH"]):
             raise StoreError(f"{self._name} is not installed here (not found in PATH)")
         death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG"), "--"]
@@ -240,7 +261,7 @@ class Child:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}")
+        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}{self._hint}")
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""

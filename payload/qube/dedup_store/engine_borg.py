@@ -91,6 +91,9 @@ class Borg:
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
     ) -> engine.Child:
         """Start borg on the repository; it reads the password from a file descriptor."""
+        call = engine.storage_call(self._config)
+        if call:
+            self._require_version()
         try:
             password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
@@ -100,18 +103,17 @@ class Borg:
             "BORG_PASSPHRASE_FD": str(password),
             "BORG_HOST_ID": _host_id(),
         }
-        if call := engine.storage_call(self._config):
-            self._require_version()
-            qube, name = self._config.storage or ("", "")
-            # /./ is borg's mark for a path that is relative to where its server runs
-            variables |= {"BORG_REPO": f"ssh://{qube}/./{name}", "BORG_RSH": call}
+        if call:
+            variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
         command, *options = arguments
         wait = self._config.lock_wait
         if command != "extract":  # a stream can't be begun again; the list before it could
             wait = min(wait, _LOCK_TRY)
         argv = ["borg", command, "--lock-wait", str(wait), *options]
         try:
-            return engine.Child(engine.Command(argv, variables, _STOP, cwd, (password,)), feed)
+            hint = call.hint if call else ""
+            how = engine.Command(argv, variables, _STOP, cwd, (password,), hint)
+            return engine.Child(how, feed)
         finally:
             os.close(password)
 

@@ -44,19 +44,15 @@ class Restic:
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
         """Start restic on the repository."""
-        location, options = self._config.repository, []
-        if call := engine.storage_call(self._config):
-            # restic speaks to `rclone serve restic --stdio`, here in the storage qube
-            location, options = (
-                f"rclone:{self._config.repository}",
-                ["-o", f"rclone.program={call}"],
-            )
+        call = engine.storage_call(self._config)
         variables = engine.environment() | {
-            "RESTIC_REPOSITORY": location,
+            "RESTIC_REPOSITORY": call.location if call else self._config.repository,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
         }
+        # restic speaks to `rclone serve restic --stdio`, in the storage qube
+        options = ["-o", f"rclone.program={call.command}"] if call else []
         argv = ["restic", "--quiet", *options, *arguments]
-        command = engine.Command(argv, variables, _STOP)
+        command = engine.Command(argv, variables, _STOP, hint=call.hint if call else "")
         return engine.Child(command, feed)
 
     def exists(self) -> bool:

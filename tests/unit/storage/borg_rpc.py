@@ -37,6 +37,8 @@ class Client:
             raise EndedError from None
         while True:
             for answer in self._unpacker:
+                if not isinstance(answer, dict):
+                    raise EndedError  # borg's last words, as text
                 return answer
             data = os.read(self._server.stdout.fileno(), 1 << 20)
             if not data:

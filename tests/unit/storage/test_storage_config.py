@@ -137,4 +137,5 @@ def test_call_that_policy_refuses(qube: StorageQube, tmp_path: Path) -> None:
         store.configure(repository="qrexec:another/main")
         result = store.run("init")
         assert result.returncode == 1
-        assert b"refused" in result.stderr, result.stderr
+        call = f"it calls dedupbackup.Repository+{engine}+main in another: does policy allow it"
+        assert call in result.stderr.decode()
