@@ -8,20 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))  # archives, store_profile
 
-from storage_qube import PAYLOAD, QrexecStore, StorageQube
+from storage_qube import PAYLOAD, QrexecStore, StorageQube, make_store
 
 sys.path.insert(0, str(PAYLOAD))
-
-
-def make_store(folder: Path, qube: StorageQube, engine: str, name: str = "main") -> QrexecStore:
-    """Make a repository in the storage qube, through the service."""
-    folder.mkdir()
-    qube.configure(name, engine)
-    store = QrexecStore(folder, engine, qube, name)
-    store.configure()
-    result = store.run("init")
-    assert result.returncode == 0, result.stderr
-    return store
 
 
 @pytest.fixture

@@ -154,3 +154,14 @@ class QrexecStore(Store):
         return subprocess.run(
             argv, input=data, capture_output=True, check=False, env=self.environment | variables
         )
+
+
+def make_store(folder: Path, qube: StorageQube, engine: str, name: str = "main") -> QrexecStore:
+    """Make a repository in the storage qube, through the service."""
+    folder.mkdir()
+    qube.configure(name, engine)
+    store = QrexecStore(folder, engine, qube, name)
+    store.configure()
+    result = store.run("init")
+    assert result.returncode == 0, result.stderr
+    return store
