@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import pwd
-import shlex
 import shutil
 import signal
 import subprocess
@@ -110,38 +109,6 @@ def environment() -> dict[str, str]:
         if value := os.environ.get(name):
             variables[name] = value
     return variables
-
-
-@dataclass(frozen=True)
-class StorageCall:
-    """How an engine reaches its repository in a storage qube.
-
-    Attributes:
-        command: for a splitter like the shell's. Both engines add arguments of their own, which
-            qrexec-client-vm would take for a local program: so a program beside this one calls
-            it, and ignores them.
-        location: the repository, in the engine's words.
-        hint: for its error messages; the engines don't tell what qrexec said.
-    """
-
-    command: str
-    location: str
-    hint: str
-
-
-def storage_call(config: Config) -> StorageCall | None:
-    """Give the way to a profile's storage qube, None when it has none."""
-    if config.storage is None:
-        return None
-    qube, name = config.storage
-    program = Path(__file__).resolve().parent / "qrexec-call"
-    service = f"dedupbackup.Repository+{config.engine}+{name}"
-    return StorageCall(
-        command=shlex.join([str(program), qube, service]),
-        # restic shows it only; /./ is borg's mark for a path relative to where its server runs
-        location=f"rclone:{name}" if config.engine == "restic" else f"ssh://{qube}/./{name}",
-        hint=f" (it calls {service} in {qube}: does policy allow it, and is {name} set up there?)",
-    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
-from dedup_store import engine, pipes
+from dedup_store import engine, pipes, storage
 from dedup_store.config import Config
 from dedup_store.errors import StoreError, clean
 from dedup_store.manifest import is_run_name
@@ -91,7 +91,7 @@ class Borg:
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
     ) -> engine.Child:
         """Start borg on the repository; it reads the password from a file descriptor."""
-        call = engine.storage_call(self._config)
+        call = storage.storage_call(self._config)
         if call:
             self._require_version()
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
-from dedup_store import engine
+from dedup_store import engine, storage
 from dedup_store.config import Config
 from dedup_store.errors import StoreError
 from dedup_store.manifest import is_run_name
@@ -44,7 +44,7 @@ class Restic:
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
         """Start restic on the repository."""
-        call = engine.storage_call(self._config)
+        call = storage.storage_call(self._config)
         variables = engine.environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.repository,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
