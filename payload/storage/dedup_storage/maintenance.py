@@ -46,6 +46,8 @@ def hold_open(repository: Repository) -> int:
     fd = os.open(path, flags, 0o644)
     try:
         _lock(fd, repository)
+        os.fchmod(fd, 0o644)  # whatever the umask: the other service runs as another user
+        path.parent.chmod(0o755)
         until = _now() + 60 * repository.maintenance_minutes
         os.ftruncate(fd, 0)
         os.pwrite(fd, str(until).encode(), 0)

@@ -58,30 +58,32 @@ def command(repository: Repository, *, append_only: bool) -> list[str]:
     if ssh:
         return _ssh_command(repository, ssh, append_only=append_only)
     require_version(repository)
+    config = repository.rclone_config
     if repository.folder:
         _require_folder(repository, repository.folder)
         target = str(repository.folder / repository.name)
+        # without a configuration rclone says so at each start, and the local disk needs none
+        config = config or os.devnull
     else:
-        target = f"{str(repository.remote).rstrip('/')}/{repository.name}"
-    return _server(repository, target, append_only=append_only)
+        remote = str(repository.remote)  # `far:` is another folder than `far:/`
+        target = f"{remote}{'' if remote.endswith((':', '/')) else '/'}{repository.name}"
+    return _server(repository, target, append_only=append_only, rclone_config=config)
 
 
-def _server(repository: Repository, target: str, *, append_only: bool) -> list[str]:
+def _server(
+    repository: Repository, target: str, *, append_only: bool, rclone_config: str | None = None
+) -> list[str]:
     only = ["--append-only"] if append_only else []
     if repository.engine == "borg":
         return ["borg", "serve", *only, "--restrict-to-repository", target]
-    # without a configuration rclone says so at each start, and the local disk needs none
-    config = repository.rclone_config or (os.devnull if repository.folder else None)
-    more = ["--config", config] if config else []
-    return ["rclone", "serve", "restic", "--stdio", *only, *more, target]
+    config = ["--config", rclone_config] if rclone_config else []
+    return ["rclone", "serve", "restic", "--stdio", *only, *config, target]
 
 
 def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list[str]:
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    if repository.engine == "restic":
-        server = [word for word in server if word not in ("--config", repository.rclone_config)]
     remote = f"cd {shlex.quote(ssh.folder)} && exec {shlex.join(server)}"
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]

@@ -66,10 +66,10 @@ class StorageQube:
         link.symlink_to(program)
 
     def use_version(self, name: str, line: str) -> None:
-        """Put a program there that can only tell its version."""
+        """Put a program there that can only tell its version; `$*` is what it is told."""
         link = self.folder / "engines" / name
         link.unlink(missing_ok=True)
-        link.write_text(f"#!/bin/sh\necho '{line}'\n")
+        link.write_text(f'#!/bin/sh\necho "{line}"\n')
         link.chmod(0o755)
 
     @property

@@ -105,6 +105,18 @@ def test_rclone_that_is_refused_for_remotes(qube: StorageQube, version: str) -> 
     assert b"1.75.0 or newer is needed" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [("far:", "far:main"), ("far:/", "far:/main"), ("far:x/y", "far:x/y/main")],
+)
+def test_what_rclone_is_told(qube: StorageQube, place: str, target: str) -> None:
+    qube.configure("main", "restic", place=f"rclone:{place}", rclone_config="/x/y.conf")
+    qube.use_version("rclone", "rclone v1.75.0 $*")
+    result = qube.call("dedupbackup.Repository", "restic+main")
+    words = "serve restic --stdio --append-only --config /x/y.conf"
+    assert result.stdout.decode() == f"rclone v1.75.0 {words} {target}\n"
+
+
 def test_missing_programs(qube: StorageQube, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = qube.folder / "tools"
     tools.mkdir()
