@@ -14,6 +14,9 @@ help: ## list the targets
 setup: ## install what the lab and the tests need (Debian packages, .venv)
 	@tools/setup.sh
 
+setup-tests:
+	@tools/setup.sh tests
+
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
@@ -22,7 +25,7 @@ test: lint unit molecule molecule-guard test-upstream e2e ## everything that CI 
 lint: setup ## all linters
 	@tools/lint.sh
 
-unit: setup ## unit tests: shim, store, lab, modules
+unit: setup-tests ## unit tests: shim, store, lab, modules
 	@$(SUDO) $(BIN)/pytest -q -n auto tests/unit
 
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
@@ -52,4 +55,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup demo test lint unit fuzz bench-shim molecule molecule-guard e2e test-upstream rpm clean
+.PHONY: help setup setup-tests demo test lint unit fuzz bench-shim molecule molecule-guard e2e test-upstream rpm clean

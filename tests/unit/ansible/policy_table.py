@@ -59,7 +59,10 @@ TARGETS = (
     *("@tag:office", "@type:AppVM", *(f"uuid:{qube['uuid']}" for qube in DOMAINS.values())),
     *(f"@dispvm:uuid:{DOMAINS['dvm']['uuid']}", "uuid:11111111-2222-3333-4444-555555555555"),
 )
-OURS = ("dedupbackup.Repository", "dedupbackup.Restore", "dedupbackup.Maintenance")
+OURS = (
+    *("dedupbackup.Repository", "dedupbackup.Restore"),
+    *("dedupbackup.Maintenance", "dedupbackup.MaintenanceOpen"),
+)
 SERVICES = (*OURS, "dedupbackup.repository", "dedupbackup", "qubes.Filecopy")
 ARGUMENTS = (
     *("+", "+restic+default", "+borg+default", "+restic+Default", "+restic+default+", "+restic"),

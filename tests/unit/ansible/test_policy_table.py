@@ -58,6 +58,7 @@ def test_the_file_itself(tmp_path: Path) -> None:
         ["dedupbackup.Repository", "+borg+archive", "dedup-backup", "sys-storage", "allow"],
         ["dedupbackup.Repository", "*", "*", "*", "deny"],
         ["dedupbackup.Maintenance", "*", "*", "*", "deny"],
+        ["dedupbackup.MaintenanceOpen", "*", "*", "*", "deny"],
     ]
 
 

@@ -20,7 +20,10 @@ def ask(tty: int, prompt: bytes) -> bytes:
     os.write(2, prompt)
     line = b""
     while not line.endswith(b"\n"):
-        line += os.read(tty, 4096)
+        got = os.read(tty, 4096)
+        if not got:
+            sys.exit("scrypt: EOF reading password")
+        line += got
     return line[:-1]
 
 
