@@ -25,8 +25,12 @@ test: lint unit molecule molecule-guard test-upstream e2e ## everything that CI 
 lint: setup ## all linters
 	@tools/lint.sh
 
+# The others look at all processes, at /tmp, or build in one place: they don't run side by side.
+PARALLEL := $(addprefix tests/unit/,ansible dom0 storage store shim/test_shimctl_faults.py)
+
 unit: setup-tests ## unit tests: shim, store, lab, modules
-	@$(SUDO) $(BIN)/pytest -q -n auto tests/unit
+	@$(SUDO) $(BIN)/pytest -q -n auto $(PARALLEL)
+	@$(SUDO) $(BIN)/pytest -q tests/unit $(addprefix --ignore=,$(PARALLEL))
 
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
