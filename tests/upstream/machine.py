@@ -80,7 +80,7 @@ def machine(disk: Path, folders: list[Path], environment: Mapping[str, str]) -> 
         "--net",
         "--fork",
         "--kill-child",
-        "--propagation=private",
+        "--propagation=slave",
     ]
     arguments = [str(disk), str(REPOSITORY), *map(str, folders)]
     process = subprocess.Popen(
