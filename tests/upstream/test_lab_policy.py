@@ -23,7 +23,6 @@ from lab_policy import (
     DVM_UUID,
     NO_UUID,
     POLICY_DIR,
-    PROJECT,
     RUN_DIR,
     SOURCES,
     WORK_UUID,
@@ -268,26 +267,6 @@ def test_the_policies_that_qubes_ships(tmp_path: Path) -> None:
     assert not found, shown(found, tally)
     assert tally.broken == 0
     assert tally.allowed
-
-
-OURS = sorted(
-    path
-    for folder in ("payload", "roles", "salt", "lab")
-    for path in (PROJECT / folder).rglob("*.policy")
-)
-
-
-def test_our_own_policies(tmp_path: Path) -> None:
-    """Whatever policy files are in the repository, as they are, in one dom0."""
-    for path in OURS:
-        tree(tmp_path, path.parent, POLICY_DIR)
-    if not OURS:
-        pytest.skip("there are no policy files in the repository yet")
-    (tmp_path / RUN_DIR).mkdir(parents=True)
-    tally = Tally()
-    found = list(compare(tmp_path, calls_over(SERVICES, CALLERS, TARGETS), tally))
-    assert not found, shown(found, tally)
-    assert tally.broken == 0
 
 
 SERVICE = st.sampled_from(("test.A", "test.B", "*", "te$t", "test.A+x", ""))
