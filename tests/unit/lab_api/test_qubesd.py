@@ -139,7 +139,7 @@ def test_firewall(lab: Lab, work: QubesVM) -> None:
         "action=accept dst4=10.0.0.1/32 proto=tcp dstports=80-80",
         "action=drop comment=the rest",
     ]
-    text = (lab.state / "qubes/appvms/work/firewall.xml").read_text()
+    text = (lab.state / "qubes/appvms" / "work" / "firewall.xml").read_text()
     assert '<property name="dsthost">10.0.0.1/32</property>' in text
     for bad in ("accept", "action=allow", "action=accept dstports=80", "action=drop x=1"):
         with pytest.raises(exc.QubesDaemonAccessError, match="empty response"):
@@ -211,7 +211,7 @@ def test_import_replaces_a_volume_in_one_step(lab: Lab, work: QubesVM, tmp_path:
     data = os.urandom(100_000) + bytes(200_000) + b"end"
     source = tmp_path / "data"
     source.write_bytes(data)
-    image = lab.state / "qubes/appvms/work/private.img"
+    image = lab.state / "qubes/appvms" / "work" / "private.img"
     private = work.volumes["private"]
     private.import_data_with_size(source.open("rb"), len(data))
     assert image.read_bytes() == data
@@ -238,7 +238,7 @@ def test_import_replaces_a_volume_in_one_step(lab: Lab, work: QubesVM, tmp_path:
 def test_a_running_qubes_private_volume_is_read_as_it_was_at_the_start(
     lab: Lab, work: QubesVM
 ) -> None:
-    image = lab.state / "qubes/appvms/work/private.img"
+    image = lab.state / "qubes/appvms" / "work" / "private.img"
     os.truncate(image, 4096)
     work.start()
     image.write_bytes(b"changed while it runs")
@@ -252,7 +252,7 @@ def test_a_running_qubes_private_volume_is_read_as_it_was_at_the_start(
 def test_a_clone_has_everything_but_its_identity(
     lab: Lab, app: qubesadmin.Qubes, work: QubesVM
 ) -> None:
-    (lab.state / "qubes/appvms/work/private.img").write_bytes(b"private data")
+    (lab.state / "qubes/appvms" / "work" / "private.img").write_bytes(b"private data")
     work.memory, work.netvm, work.backup_timestamp = 600, None, 77
     work.features["f"], work.label = "v", "green"
     work.tags.add("t")
@@ -313,7 +313,7 @@ def test_starting_and_stopping(lab: Lab, app: qubesadmin.Qubes, work: QubesVM) -
         with pytest.raises(exc.QubesVMNotStartedError):
             stop()
     (lab.state / "roots/work").mkdir(parents=True)
-    (lab.state / "roots/work/refuses-to-start").touch()
+    (lab.state / "roots" / "work" / "refuses-to-start").touch()
     with pytest.raises(exc.QubesException, match="Start failed: it refuses to start"):
         work.start()
     assert work.is_halted()
@@ -335,7 +335,7 @@ def test_a_netvm_with_running_clients_is_stopped_by_force_only(
 
 def test_a_qube_that_died_is_halted_and_logged(lab: Lab, work: QubesVM) -> None:
     work.start()
-    frozen = lab.state / "qubes/appvms/work/private.img.before"
+    frozen = lab.state / "qubes/appvms" / "work" / "private.img.before"
     assert frozen.exists()
     os.kill(int((lab.state / "running/work").read_text()), signal.SIGKILL)
     lab.until(work.is_halted)
@@ -353,7 +353,7 @@ def test_a_daemon_that_comes_back_takes_over_what_runs(lab: Lab, work: QubesVM) 
     lab.service("work", "qubes.VMShell", "exec sh")
     assert work.run("echo alive")[0] == b"alive\n"
     work.shutdown(wait=True)
-    assert not (lab.state / "qubes/appvms/work/private.img.before").exists()
+    assert not (lab.state / "qubes/appvms" / "work" / "private.img.before").exists()
 
 
 def listen(lab: Lab, dest: str) -> socket.socket:

@@ -143,7 +143,7 @@ def test_compression_wraps_the_inner_archive(system: System) -> None:
 def test_a_running_qube_is_stored_as_before_its_start(system: System) -> None:
     work = system.add_qube("work", b"before".ljust(MIB, b"\0"))
     work.start()
-    image = system.state / "qubes/appvms/work/private.img"
+    image = system.state / "qubes/appvms" / "work" / "private.img"
     with image.open("r+b") as file:
         file.write(b"after!")
     system.profile()
@@ -235,7 +235,7 @@ def test_failing_header_and_strange_prompts(system: System) -> None:
 def test_a_volume_that_is_gone(system: System) -> None:
     system.add_qube("work")
     system.profile()
-    image = system.state / "qubes/appvms/work/private.img"
+    image = system.state / "qubes/appvms" / "work" / "private.img"
     image.unlink()
     assert failed(system) == f"Backup error: Failed to archive {image} file"
 
