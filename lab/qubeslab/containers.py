@@ -13,15 +13,17 @@ import fcntl
 import json
 import os
 import shutil
-import struct
+import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import ext4
 from .paths import DOM0, PROJECT, LabError, LabPaths
 
 __all__ = ["Containers", "LabError", "QubeSpec"]
@@ -227,7 +229,7 @@ class Containers:
         A blank image is formatted first; one that was enlarged gets its file system enlarged.
         """
         where = self._mount(image, name, False, format_blank=True)
-        if _file_system_bytes(image) < image.stat().st_size:
+        if ext4.file_system_bytes(image) < image.stat().st_size:
             # In Qubes the qube does this too: qubes-core-agent-linux init/setup-rwdev.sh.
             run(["resize2fs", run(["findmnt", "-nro", "SOURCE", str(where)]).strip()])
         return where
@@ -286,7 +288,7 @@ class Containers:
     def _mount(self, image: Path, name: str, readonly: bool, format_blank: bool = False) -> Path:
         if not image.is_file():
             raise LabError(f"no image at {image}: was the qube removed by hand?")
-        if format_blank and _is_blank(image):
+        if format_blank and ext4.is_blank(image):
             # In Qubes the qube does it: qubes-core-agent-linux init/setup-rwdev.sh.
             run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)])
         where = self.paths.mounts / name
@@ -342,26 +344,29 @@ class Containers:
             subprocess.run(["podman", "container", "exists", container], check=False).returncode
             == 0
         ):
-            self.podman("stop", f"--time={STOP_SECONDS}", container)
+            with ThreadPoolExecutor(1) as pool:
+                stop = pool.submit(self.podman, "stop", f"--time={STOP_SECONDS}", container)
+                while not wait([stop], timeout=0.1).done:
+                    _end_stopped_commands(self._record(name).get("pid"))
+            stop.result()
             self.podman("rm", "--force", container)
         (self.paths.records / f"{name}.json").unlink(missing_ok=True)
         for part in ("root", "private"):
             self.unmount(f"{name}.{part}")
 
 
-def _is_blank(image: Path) -> bool:
-    """Tell whether an image has no ext4 superblock (magic 0xEF53 at byte 1024 + 56)."""
-    with image.open("rb") as handle:
-        handle.seek(1024 + 56)
-        return handle.read(2) != b"\x53\xef"
+def _end_stopped_commands(pid: str | int | None) -> None:
+    """End the nsenter of each command in a qube that has stopped itself.
 
-
-def _file_system_bytes(image: Path) -> int:
-    """Return the size of an ext4 image's file system (superblock: blocks at 4, log2 size at 24)."""
-    with image.open("rb") as handle:
-        superblock = os.pread(handle.fileno(), 28, 1024)
-    blocks, log_size = struct.unpack_from("<I", superblock, 4)[0], superblock[24]
-    return int(blocks) << (10 + log_size)
+    The qube's systemd stops all processes before it ends them; nsenter then stops itself too, and
+    never takes notice of its command's end, for which the container would wait for ever.
+    """
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            state = (entry / "stat").read_bytes().rpartition(b") ")[2][:1]  # proc(5)
+            if argv[:3] == [b"nsenter", b"-t", str(pid).encode()] and state == b"T":
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def fill_private(private: Path, root: Path) -> None:

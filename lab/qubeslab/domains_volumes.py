@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
+from . import ext4
 from .containers import copy_sparse, run
 from .domains import KERNEL, Qube, Store, Volume
 from .paths import LabError
@@ -232,14 +232,8 @@ def grow_filesystem(image: Path) -> None:
     Raises:
         LabError: the file system is damaged or can't grow.
     """
-    with image.open("rb") as handle:
-        handle.seek(1024)
-        superblock = handle.read(1024)
-    # ext4's superblock: block count at 4, log2(block size) - 10 at 24, magic at 56.
-    if len(superblock) < 1024 or superblock[56:58] != b"\x53\xef":
-        return
-    blocks, log_size = struct.unpack_from("<I16xI", superblock, 4)
-    if blocks << (10 + log_size) >= image.stat().st_size // 4096 * 4096:
+    size = ext4.file_system_bytes(image)
+    if size == 0 or size >= image.stat().st_size // 4096 * 4096:
         return
     check = subprocess.run(["e2fsck", "-f", "-p", str(image)], check=False, capture_output=True)
     if check.returncode > 1:  # 1: errors, but corrected (e2fsck(8))

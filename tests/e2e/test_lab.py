@@ -110,6 +110,21 @@ def test_status_tells_of_a_container_that_died(started: Session) -> None:
     started.dom0("qvm-start", "personal")
 
 
+def test_down_ends_what_still_runs_inside() -> None:
+    name = "stopping"
+    command = [str(LAB_DIR / "lab"), "run", "dom0", "sh", "-c", "echo started; exec sleep 600"]
+    try:
+        assert lab_command("up", "--dom0-only", LAB_NAME=name).returncode == 0
+        env = dict(os.environ, LAB_NAME=name)
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as inside:
+            assert inside.stdout is not None
+            assert inside.stdout.readline() == b"started\n"
+            done = lab_command("down", LAB_NAME=name)
+            assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        lab_command("down", "--destroy", LAB_NAME=name)
+
+
 def test_missing_podman_is_a_clear_error() -> None:
     done = lab_command("up", "--dom0-only", LAB_NAME="nopodman", PATH="/usr/sbin")
     lab_command("down", "--destroy", LAB_NAME="nopodman")

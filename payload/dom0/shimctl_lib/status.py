@@ -115,8 +115,11 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
         )
     lines += _package_problems(at, found, facts["package"])
     for name, trigger in facts["triggers"].items():
-        if str(trigger["health"]).startswith("broken"):
-            lines.append(f"trigger {name}: {trigger['health']}: run shimctl reconcile")
+        health = str(trigger["health"])
+        if health.startswith("broken"):
+            masked = health.endswith("is masked")  # that is the admin's word, and not ours to undo
+            what = "systemctl unmask its unit, then " if masked else ""
+            lines.append(f"trigger {name}: {health}: {what}run shimctl reconcile")
     shim = at.local if found.method == "path" else at.scrypt
     for who, program in facts["callers"].items():
         if program and not lines and not Path(program).samefile(shim):

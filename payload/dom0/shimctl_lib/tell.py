@@ -23,8 +23,8 @@ TITLE = "qubes-dedup-backup"
 def journal(at: Layout, level: int, text: str) -> None:
     """Leave a line in the journal."""
     line = f"<{8 + level}>shimctl[{os.getpid()}]: {text}"  # 8: facility user
-    log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    with contextlib.suppress(OSError), log:
+    kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as log:
         log.sendto(line.encode(errors="replace"), str(at.log))
 
 

@@ -183,7 +183,7 @@ def test_masked_unit_is_the_admins_word(system: System) -> None:
     system.json("install")
     assert str(masked.readlink()) == "/dev/null"
     [problem] = system.json("status", status=3)["problems"]
-    assert "masked" in problem
+    assert "masked: systemctl unmask" in problem
     assert not system.json("reconcile")["changed"]
     system.json("remove")
     assert masked.is_symlink()
