@@ -340,10 +340,8 @@ class Containers:
     def _clean(self, name: str) -> None:
         """Stop and remove the container, if any, and unmount what it used."""
         container = self.paths.container(name)
-        if (
-            subprocess.run(["podman", "container", "exists", container], check=False).returncode
-            == 0
-        ):
+        exists = ["podman", "container", "exists", container]
+        if subprocess.run(exists, check=False).returncode == 0:
             with ThreadPoolExecutor(1) as pool:
                 stop = pool.submit(self.podman, "stop", f"--time={STOP_SECONDS}", container)
                 while not wait([stop], timeout=0.1).done:
