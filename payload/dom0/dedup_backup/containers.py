@@ -2,14 +2,13 @@
 """Containers, read by the shim's own code."""
 
 import contextlib
-import importlib.machinery
 import os
-from pathlib import Path
-from types import ModuleType
+
+from shimctl_lib.layout import ShimctlError
+from shimctl_lib.look import load_shim
 
 from dedup_backup.errors import BackupError, clean
 
-SHIM = Path(__file__).resolve().parent.with_name("scrypt")
 AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
 
 
@@ -22,13 +21,10 @@ class Containers:
 
     def __init__(self, spool: int, passphrase: bytes) -> None:
         """Load the shim; each container is read from the file `spool`."""
-        loader = importlib.machinery.SourceFileLoader("scrypt_shim", str(SHIM))
-        self._shim = ModuleType(loader.name)
-        self._shim.__file__ = str(SHIM)
         try:
-            loader.exec_module(self._shim)
-        except (OSError, SyntaxError) as error:
-            raise BackupError(f"the shim at {SHIM} can't be loaded: {error}") from error
+            self._shim = load_shim()
+        except ShimctlError as error:
+            raise BackupError(str(error)) from error
         self._spool = spool
         self._passphrase = passphrase
 

@@ -59,7 +59,7 @@ class Profile:
                     " give --qube and --store-profile"
                 )
             store_profile = store_profile or _option(words, "--profile") or "default"
-            qube = qube or str(content.get("destination_vm"))
+            qube = qube or str(content.get("destination_vm") or "")
         if not _QUBE.fullmatch(qube) or not _PROFILE.fullmatch(store_profile):
             raise UsageError("that is no name of a qube or of a profile of dedup-store")
         return Source(qube, store_profile)

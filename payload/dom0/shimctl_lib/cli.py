@@ -258,13 +258,14 @@ def main(description: str | None) -> int:
     os.umask(0o022)
     try:
         result, code = run(options)
-    except (ShimctlError, OSError) as error:
-        result, code = {"error": str(error)}, 1
     except Exception as error:
-        if not options.trigger:
+        known = isinstance(error, (ShimctlError, OSError))
+        if not known and not options.trigger:
             raise
-        result, code = {"error": f"unexpected {type(error).__name__}: {error}"}, 1
-        tell.journal(Layout(Path(options.root)), tell.WARNING, result["error"])
+        text = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+        result, code = {"error": text}, 1
+        if options.trigger:  # nobody may see its stderr
+            tell.journal(Layout(Path(options.root)), tell.WARNING, text)
     try:
         show(result, options)
         sys.stdout.flush()

@@ -86,7 +86,7 @@ class Found(NamedTuple):
 
 
 def load_shim() -> ModuleType:
-    """Load the shim that lies beside this program, to see that it loads, and for its MODE."""
+    """Load the shim that lies beside this program, to see that it loads, and for what it knows."""
     sys.dont_write_bytecode = True
     loader = importlib.machinery.SourceFileLoader("scrypt_shim", str(SHIM))
     shim = ModuleType(loader.name)

@@ -297,6 +297,18 @@ def test_trigger_succeeds_whatever_happens(system: System) -> None:
     assert done.returncode == 0
 
 
+def test_trigger_that_cannot_even_start_leaves_a_warning(
+    system: System, journal: socket.socket
+) -> None:
+    system.json("install")
+    lines(journal)
+    (system.root / "run/qubes-dedup-backup.waiting").write_text("in the way")
+    system.trigger("path")
+    [line] = lines(journal)
+    assert line.startswith("<12>shimctl[")
+    assert "qubes-dedup-backup.waiting" in line
+
+
 @pytest.fixture
 def desktop(system: System) -> Iterator["subprocess.Popen[str]"]:
     """A session bus of a user who is logged in, and one who sees what is called there."""
