@@ -13,37 +13,51 @@ from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
     from module_utils import dedup_profile as profiles
-    from module_utils.dedup_common import ProvisionError, Qubes, tell
-    from module_utils.dedup_values import check_name
+    from module_utils.dedup_common import ProvisionError, Qubes
+    from module_utils.dedup_values import plain
 else:
     from ansible.module_utils import dedup_profile as profiles
-    from ansible.module_utils.dedup_common import ProvisionError, Qubes, tell
-    from ansible.module_utils.dedup_values import check_name
+    from ansible.module_utils.dedup_common import ProvisionError, Qubes
+    from ansible.module_utils.dedup_values import plain
 
 DOCUMENTATION = r"""
 ---
 module: backup_profile
-short_description: A profile for C(qvm-backup --profile) exists
+short_description: A profile for C(qvm-backup --profile) exists, or not
 description:
   - Writes C(/etc/qubes/backup/NAME.conf) in one step, mode 0660, with compression off.
   - Generates a passphrase that asks for deduplication, 256 bits, and keeps it when run again. It is
     only in that file, never in a result, a diff or a log. Without it no backup can be restored, so
     keep a copy of it off this machine.
-  - A file with another kind of passphrase is never touched.
+  - A file with another kind of passphrase is never touched, nor removed.
   - Works in dom0 only, as root.
 options:
   name:
     description: Name of the profile.
     type: str
     required: true
+  state:
+    description:
+      - Whether the profile is there.
+      - V(absent) removes it with its passphrase, when O(confirm_removal) says so too. Of the other
+        options, only O(folder) counts then.
+    type: str
+    choices: [present, absent]
+    default: present
+  confirm_removal:
+    description:
+      - The profile's name once more. Without it, O(state=absent) fails when the profile has a
+        passphrase, as no backup made with it could be restored without a copy.
+      - Only looked at with O(state=absent).
+    type: str
   destination_vm:
-    description: Qube that gets the backup.
+    description: Qube that gets the backup. Needed unless O(state=absent).
     type: str
-    required: true
   destination_path:
-    description: Command in that qube that reads the backup on its standard input, or a folder.
+    description:
+      - Command in that qube that reads the backup on its standard input, or a folder.
+      - Needed unless O(state=absent).
     type: str
-    required: true
   include:
     description:
       - What to back up. Names of qubes, C(@tag:NAME) and C(@type:CLASS).
@@ -73,7 +87,7 @@ attributes:
     description: A missing destination is a warning then; an earlier task may make it.
     support: full
   diff_mode:
-    description: Only the keys that move; of the passphrase, only that it is new.
+    description: Only the keys that move; of the passphrase, only that it is new, or goes.
     support: full
 author:
   - The qubes-dedup-backup authors (@qubes-dedup-backup)
@@ -93,6 +107,12 @@ EXAMPLES = r"""
     destination_path: dedup-store put --profile default
     include: [work, personal, "@tag:documents"]
     exclude: [work-old]
+
+- name: Remove that profile, after its passphrase was copied or isn't needed any more
+  backup_profile:
+    name: documents
+    state: absent
+    confirm_removal: documents
 """
 
 RETURN = r"""
@@ -116,8 +136,10 @@ missing:
 
 ARGUMENT_SPEC: dict[str, dict[str, object]] = {
     "name": {"type": "str", "required": True},
-    "destination_vm": {"type": "str", "required": True},
-    "destination_path": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "confirm_removal": {"type": "str"},
+    "destination_vm": {"type": "str"},
+    "destination_path": {"type": "str"},
     "include": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
     "folder": {"type": "path", "default": "/etc/qubes/backup"},
@@ -125,6 +147,10 @@ ARGUMENT_SPEC: dict[str, dict[str, object]] = {
     "group": {"type": "str", "default": "qubes"},
 }
 SECRET = "passphrase_text"  # noqa: S105 - a key's name
+
+
+# The keys whose values may be shown; what else a file has is told by its name only.
+SHOWN = ("destination_vm", "destination_path", "include", "exclude", "compression")
 
 
 def existing_names() -> set[str]:
@@ -137,7 +163,14 @@ def existing_names() -> set[str]:
     try:
         return qubes.names()
     except qubes.errors as error:
-        raise ProvisionError(f"can't ask qubesd for the qubes: {tell(error)}") from error
+        raise ProvisionError(f"can't ask qubesd for the qubes: {qubes.tell(error)}") from error
+
+
+def shown(key: str, value: object) -> object:
+    """Return a value of the file for a diff: nothing that could be a secret, and only text."""
+    if key not in SHOWN:
+        return "(not shown)"
+    return [str(entry) for entry in value] if isinstance(value, list) else plain(value)
 
 
 def moved(
@@ -145,10 +178,12 @@ def moved(
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return what differs, keys of both sides, without any passphrase."""
     keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
-    old = {key: before[key] for key in keys if key in before and key != SECRET}
-    new = {key: after[key] for key in keys if key in after and key != SECRET}
-    if SECRET in keys:
+    old = {key: shown(key, before[key]) for key in keys if key in before and key != SECRET}
+    new = {key: shown(key, after[key]) for key in keys if key in after and key != SECRET}
+    if SECRET in keys and SECRET in after:
         new[SECRET] = "(a new one)"
+    elif SECRET in keys:
+        old[SECRET] = "(this one is lost)"
     return old, new
 
 
@@ -157,16 +192,10 @@ class Run:
 
     def __init__(self, module: AnsibleModule) -> None:
         """Take the parameters."""
-        params = module.params
         self.module = module
-        self.name = params["name"]
-        self.profile = profiles.Profile(
-            destination_vm=params["destination_vm"],
-            destination_path=params["destination_path"],
-            include=None if params["include"] is None else tuple(params["include"]),
-            exclude=tuple(params["exclude"]),
-        )
-        self.folder = Path(params["folder"])
+        self.params = module.params
+        self.name: str = self.params["name"]
+        self.folder = Path(self.params["folder"])
 
     def result(self) -> dict[str, object]:
         """Validate, write if something differs, and return the module's result.
@@ -174,38 +203,80 @@ class Run:
         Raises:
             ProvisionError: something is wrong; the file is as before.
         """
-        check_name(self.profile.destination_vm)
-        profiles.check_profile(self.name, self.profile)
-        missing = self._check_qubes()
-        file = profiles.ProfileFile(
-            self.folder, self.name, self.module.params["owner"], self.module.params["group"]
+        profiles.check_profile_name(self.name)
+        if self.params["state"] == "absent":
+            return self._remove()
+        params = self.params
+        profile = profiles.Profile(
+            destination_vm=params["destination_vm"] or "",
+            destination_path=params["destination_path"] or "",
+            include=None if params["include"] is None else tuple(params["include"]),
+            exclude=tuple(params["exclude"]),
         )
+        profiles.check_profile(self.name, profile)
+        missing = self._check_qubes(profile)
+        file = self._file()
         existing = file.read()
         passphrase = file.passphrase(existing)
-        content = {**self.profile.content(), SECRET: passphrase or profiles.new_passphrase()}
+        content = {**profile.content(), SECRET: passphrase or profiles.new_passphrase()}
         before, after = moved(existing or {}, content)
         if existing is not None and not file.rights_are_right():
             before["rights"], after["rights"] = "other", "0660"
         changed = bool(before or after)
         if changed and not self.module.check_mode:
             file.write(content)
+        return self._told(changed, file, before, after) | {
+            "passphrase_generated": passphrase is None,
+            "missing": missing,
+        }
+
+    def _remove(self) -> dict[str, object]:
+        file = self._file()
+        existing = file.read()
+        if existing is None:
+            return self._told(False, file, {}, {})
+        passphrase = file.passphrase(existing)
+        confirmation = self.params["confirm_removal"]
+        if passphrase is not None and confirmation != self.name:
+            given = "" if confirmation is None else f"confirm_removal names {confirmation!r}. "
+            raise ProvisionError(
+                f"{given}{file.path} holds the only passphrase of the backups made with it, which "
+                "can't be restored without it: keep a copy off this machine, then say "
+                f"`confirm_removal: {self.name}`"
+            )
+        if not self.module.check_mode:
+            file.remove()
+        before, _ = moved(existing, {})
+        return self._told(True, file, {"state": "present", **before}, {"state": "absent"})
+
+    def _file(self) -> profiles.ProfileFile:
+        owner, group = self.params["owner"], self.params["group"]
+        return profiles.ProfileFile(self.folder, self.name, owner, group)
+
+    @staticmethod
+    def _told(
+        changed: bool,
+        file: profiles.ProfileFile,
+        before: dict[str, object],
+        after: dict[str, object],
+    ) -> dict[str, object]:
         return {
             "changed": changed,
             "path": str(file.path),
-            "passphrase_generated": passphrase is None,
-            "missing": missing,
+            "passphrase_generated": False,
+            "missing": [],
             "diff": {"before": before, "after": after},
         }
 
-    def _check_qubes(self) -> list[str]:
+    def _check_qubes(self, profile: profiles.Profile) -> list[str]:
         names = existing_names()
-        destination = self.profile.destination_vm
+        destination = profile.destination_vm
         if destination not in names:
             message = f"{destination}, the destination of profile {self.name}, does not exist"
             if not self.module.check_mode:
                 raise ProvisionError(f"{message}: make it first, or correct the name")
             self.module.warn(f"{message} yet")
-        missing = profiles.missing_qubes(self.profile, names)
+        missing = profiles.missing_qubes(profile, names)
         if missing:
             self.module.warn(
                 f"profile {self.name} names qubes that do not exist, Qubes will ignore them: "
@@ -216,7 +287,11 @@ class Run:
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        required_if=[("state", "present", ["destination_vm", "destination_path"])],
+        supports_check_mode=True,
+    )
     try:
         result = Run(module).result()
     except ProvisionError as error:

@@ -177,7 +177,7 @@ class Run:
         if self.params["state"] == "absent":
             return self._remove()
         files.check_order(self.name)
-        text = files.render(self.params["rules"])
+        text = files.render(self.params["rules"] or [])
         lint(text.content)
         found = self._look(text)
         before = self._content()

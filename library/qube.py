@@ -11,26 +11,28 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, Qubes, tell
-    from module_utils.dedup_qube import QubeProvisioner, Wanted
+    from module_utils.dedup_common import ProvisionError, Qubes
+    from module_utils.dedup_qube import Outcome, QubeProvisioner, Wanted
+    from module_utils.dedup_qube_removal import QubeRemover
     from module_utils.dedup_values import check_name, check_tag, parse_features, parse_size
 else:
-    from ansible.module_utils.dedup_common import ProvisionError, Qubes, tell
+    from ansible.module_utils.dedup_common import ProvisionError, Qubes
     from ansible.module_utils.dedup_qube import QubeProvisioner, Wanted
+    from ansible.module_utils.dedup_qube_removal import QubeRemover
     from ansible.module_utils.dedup_values import check_name, check_tag, parse_features, parse_size
 
 DOCUMENTATION = r"""
 ---
 module: qube
-short_description: A qube or template exists, with these settings and in this power state
+short_description: A qube or template exists, with these settings and in this power state, or not
 description:
   - Creates a qube, or clones it from another one, and brings its settings to what is described.
     What is not described is left alone.
-  - Never removes a qube, never shrinks a volume, and never changes the class or the template of an
-    existing qube. It fails instead and says what to do.
+  - Never shrinks a volume, never changes the class or the template of an existing qube, and
+    removes a qube only when told so twice. It fails instead and says what to do.
   - Works in dom0 only, on the C(qubesadmin) library that dom0 ships.
-  - Upstream's M(qubesos.core.qube) can do more (devices, notes, removal), but has no check mode and
-    is not in Qubes R4.2.
+  - Upstream's M(qubesos.core.qube) can do more (devices, notes), but has no check mode, removes a
+    qube when told so once, and is not in Qubes R4.2.
 options:
   name:
     description: Name of the qube.
@@ -40,9 +42,17 @@ options:
     description:
       - V(present) leaves the power state alone; a new qube is halted.
       - V(running) starts it, V(halted) shuts it down and waits; it is never killed.
+      - V(absent) removes it with all that it holds, when O(confirm_removal) says so too. One that
+        runs, or that other qubes need, is not removed. All other options are ignored then.
     type: str
-    choices: [present, running, halted]
+    choices: [present, running, halted, absent]
     default: present
+  confirm_removal:
+    description:
+      - The qube's name once more. Without it, O(state=absent) fails when there is such a qube, and
+        says what would be lost.
+      - Only looked at with O(state=absent).
+    type: str
   klass:
     description:
       - Class of a new qube. When omitted, V(AppVM), or that of O(clone_of).
@@ -131,6 +141,12 @@ EXAMPLES = r"""
   qube:
     name: dedup-backup
     state: running
+
+- name: Remove it, with all backups in it
+  qube:
+    name: dedup-backup
+    state: absent
+    confirm_removal: dedup-backup
 """
 
 RETURN = r"""
@@ -155,7 +171,12 @@ power_state:
 
 ARGUMENT_SPEC: dict[str, dict[str, object]] = {
     "name": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "running", "halted"], "default": "present"},
+    "state": {
+        "type": "str",
+        "choices": ["present", "running", "halted", "absent"],
+        "default": "present",
+    },
+    "confirm_removal": {"type": "str"},
     "klass": {"type": "str", "choices": ["AppVM", "TemplateVM", "StandaloneVM", "DispVM"]},
     "template": {"type": "str"},
     "clone_of": {"type": "str"},
@@ -198,6 +219,23 @@ def read(params: dict[str, Any]) -> Wanted:
     )
 
 
+def apply(params: dict[str, Any], check_mode: bool) -> Outcome:
+    """Validate, then do what the parameters say.
+
+    Raises:
+        ProvisionError: it can't be done.
+    """
+    name = params["name"]
+    wanted = read(params)
+    qubes = Qubes()
+    try:
+        if params["state"] == "absent":
+            return QubeRemover(qubes, name, params["confirm_removal"], check_mode).run()
+        return QubeProvisioner(qubes, wanted, check_mode).run()
+    except qubes.errors as error:
+        raise ProvisionError(f"{name}: qubesd can't do it: {qubes.tell(error)}") from error
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
@@ -205,21 +243,15 @@ def main() -> None:
         mutually_exclusive=[("template", "clone_of")],
         supports_check_mode=True,
     )
-    name = module.params["name"]
     try:
-        wanted = read(module.params)
-        qubes = Qubes()
-        try:
-            outcome = QubeProvisioner(qubes, wanted, module.check_mode).run()
-        except qubes.errors as error:
-            raise ProvisionError(f"{name}: qubesd can't do it: {tell(error)}") from error
+        outcome = apply(module.params, module.check_mode)
     except ProvisionError as error:
         module.fail_json(msg=str(error))
     for warning in outcome.warnings:
         module.warn(warning)
     module.exit_json(
-        name=name,
-        changed=bool(outcome.after),
+        name=module.params["name"],
+        changed=bool(outcome.before or outcome.after),
         created=outcome.created,
         power_state=outcome.power_state,
         diff={"before": outcome.before, "after": outcome.after},

@@ -42,6 +42,10 @@ class Qubes:
         self.app = library.Qubes()
         self.default = library.DEFAULT
         self.errors: tuple[type[Exception], ...] = (exceptions.QubesException, OSError)
+        self._silent: tuple[type[Exception], ...] = (
+            exceptions.QubesDaemonCommunicationError,
+            OSError,
+        )
 
     def names(self) -> set[str]:
         """Return the names of all qubes, dom0's among them."""
@@ -50,6 +54,11 @@ class Qubes:
     def find(self, name: str) -> Qube | None:
         """Return the qube called `name`, or None."""
         return self.app.domains.get(name)
+
+    def tell(self, error: BaseException) -> str:
+        """Return one of `errors` in one bounded line, and what to do when qubesd didn't answer."""
+        hint = "; look at `systemctl status qubesd` and `journalctl -u qubesd -e`"
+        return tell(error) + (hint if isinstance(error, self._silent) else "")
 
 
 def tell(error: BaseException | str) -> str:

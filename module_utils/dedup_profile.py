@@ -17,10 +17,12 @@ import yaml
 
 if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_files import Rights, replace_file
+    from module_utils.dedup_files import Rights, remove_file, replace_file
+    from module_utils.dedup_values import check_name, check_tag
 else:
     from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_files import Rights, replace_file
+    from ansible.module_utils.dedup_files import Rights, remove_file, replace_file
+    from ansible.module_utils.dedup_values import check_name, check_tag
 
 # The name becomes the argument of admin.backup.Execute, a qrexec argument.
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}\Z")
@@ -70,27 +72,41 @@ def new_passphrase() -> str:
     return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
 
 
+def check_profile_name(name: str) -> None:
+    """Check a profile's name.
+
+    Raises:
+        ProvisionError: qubesd couldn't use it.
+    """
+    if not PROFILE_NAME.match(name):
+        raise ProvisionError(
+            f"{name!r} can't be a profile's name: use letters, digits, '_', '+', '.' and '-', at "
+            "most 63 characters"
+        )
+
+
 def check_profile(name: str, profile: Profile) -> None:
     """Check what can be checked without asking qubesd.
 
     Raises:
-        ProvisionError: a name or an entry that qubesd couldn't use, or would ignore silently.
+        ProvisionError: a qube's name or an entry that qubesd couldn't use, or would ignore
+            silently.
     """
-    if not PROFILE_NAME.match(name):
-        raise ProvisionError(
-            f"{name!r} can't be a profile's name: use letters, digits, '_', '+', '.' and '-'"
-        )
+    check_name(profile.destination_vm)
     if not profile.destination_path.strip() or not profile.destination_path.isprintable():
         raise ProvisionError(f"destination_path of {name} must be one line that isn't empty")
     for entry in (*(profile.include or ()), *profile.exclude):
         kind, _, value = entry.partition(":")
         if not entry.startswith("@"):
+            check_name(entry)
             continue
         if kind not in ("@tag", "@type") or not value:
             raise ProvisionError(
                 f"{entry!r} in {name} matches nothing: use a qube's name, @tag:NAME or @type:CLASS"
             )
-        if kind == "@type" and value not in CLASSES:
+        if kind == "@tag":
+            check_tag(value)
+        elif value not in CLASSES:
             raise ProvisionError(
                 f"{entry!r} in {name} matches nothing: use one of {', '.join(CLASSES)}"
             )
@@ -168,3 +184,11 @@ class ProfileFile:
             ProvisionError: it can't be written.
         """
         replace_file(self.path, HEADER + yaml.safe_dump(content, sort_keys=False), self.rights)
+
+    def remove(self) -> None:
+        """Remove the file.
+
+        Raises:
+            ProvisionError: it can't be removed.
+        """
+        remove_file(self.path)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, Qube, Qubes, tell
+    from module_utils.dedup_common import ProvisionError, Qube, Qubes
     from module_utils.dedup_values import RESET, plain, same
 else:
-    from ansible.module_utils.dedup_common import ProvisionError, Qubes, tell
+    from ansible.module_utils.dedup_common import ProvisionError, Qubes
     from ansible.module_utils.dedup_values import RESET, plain, same
 
-# A feature of dom0 that names the qube being cloned: a clone that was cut short has no data.
-CLONING = "dedup-backup-cloning"
+# A feature of dom0, with the name of a qube being cloned: a clone that was cut short has no data.
+CLONING = "dedup-backup-cloning-"
 # qubes-core-admin qubes/vm/qubesvm.py shutdown_timeout, plus time for the clean-up after it.
 STOP_MARGIN = 30
 
@@ -132,7 +132,7 @@ class QubeProvisioner:
 
     def _check_existing(self, qube: Qube) -> None:
         wanted, name = self.wanted, self.wanted.name
-        if self.qubes.app.domains["dom0"].features.get(CLONING) == name:
+        if f"{CLONING}{name}" in self.qubes.app.domains["dom0"].features:
             raise ProvisionError(
                 f"{name} is a half-made clone, left by a run that was stopped: remove it with "
                 f"`qvm-remove {name}` and run this again"
@@ -208,19 +208,19 @@ class QubeProvisioner:
 
     def _clone(self, source: Qube) -> Qube:
         wanted, app = self.wanted, self.qubes.app
-        marks = app.domains["dom0"].features
-        marks[CLONING] = wanted.name
+        marks, mark = app.domains["dom0"].features, f"{CLONING}{wanted.name}"
+        marks[mark] = True
         try:
             qube = app.clone_vm(source, wanted.name, wanted.klass, ignore_devices=True)
         except self.qubes.errors:
             app.domains.clear_cache()
             if self.qubes.find(wanted.name) is None:
-                del marks[CLONING]
+                del marks[mark]
             raise
         # clone_vm copies it, and the clone would look backed up.
         if not self._property_is(qube, "backup_timestamp", RESET):
             qube.backup_timestamp = self.qubes.default
-        del marks[CLONING]
+        del marks[mark]
         return qube
 
     # Settings
@@ -285,7 +285,7 @@ class QubeProvisioner:
             except self.qubes.errors as error:
                 raise ProvisionError(
                     f"can't set {change.key} ({change.area}) of {qube} to {change.after!r}: "
-                    f"{tell(error)}"
+                    f"{self.qubes.tell(error)}"
                 ) from error
 
     # Power

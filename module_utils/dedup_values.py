@@ -66,6 +66,14 @@ def parse_size(size: object) -> int:
     return int(match[1]) * UNITS[match[2]]
 
 
+def show_size(size: int) -> str:
+    """Return a number of bytes as people read it."""
+    for unit in ("TiB", "GiB", "MiB"):
+        if size >= UNITS[unit]:
+            return f"{size / UNITS[unit]:.1f} {unit}"
+    return f"{size / UNITS['KiB']:.0f} KiB"
+
+
 def parse_features(
     features: dict[str, object], services: dict[str, object]
 ) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from module_runner import Dom0
+from module_runner import Dom0, Modules
 
 NAME = "dedup-backup"
 PASSPHRASE = re.compile(r"dedup:[A-Za-z0-9_-]{43}")
@@ -154,9 +154,10 @@ def test_a_passphrase_that_is_not_ours_is_left_alone(
     kept_dom0: Dom0, params: dict[str, Any], found: str
 ) -> None:
     path(params).write_text(found)
-    message = kept_dom0.refused("backup_profile", **params)
-    assert "a passphrase that does not ask for deduplication" in message
-    assert path(params).read_text() == found
+    for state in ({}, {"state": "absent", "confirm_removal": NAME}):
+        message = kept_dom0.refused("backup_profile", **params, **state)
+        assert "a passphrase that does not ask for deduplication" in message
+        assert path(params).read_text() == found
 
 
 @pytest.mark.parametrize("found", [b"passphrase_text: 'dedup:half", b"\xff\xfe\x00", b"- a\n- b\n"])
@@ -164,10 +165,72 @@ def test_a_damaged_file_is_left_alone_and_not_quoted(
     kept_dom0: Dom0, params: dict[str, Any], found: bytes
 ) -> None:
     path(params).write_bytes(found)
+    for state in ({}, {"state": "absent", "confirm_removal": NAME}):
+        message = kept_dom0.refused("backup_profile", **params, **state)
+        assert str(path(params)) in message
+        assert "half" not in message
+        assert path(params).read_bytes() == found
+
+
+def test_other_keys_of_a_file_are_not_shown(kept_dom0: Dom0, params: dict[str, Any]) -> None:
+    path(params).write_text("old_secret: tell-nobody\ninclude: [2026-01-01, work]\n")
+    result = kept_dom0("backup_profile", **params)
+    assert "tell-nobody" not in json.dumps(result)
+    before = {"old_secret": "(not shown)", "include": ["2026-01-01", "work"]}
+    assert before.items() <= result["diff"]["before"].items()
+    assert "old_secret" not in content(params)
+
+
+def removal(params: dict[str, Any], confirmation: str | None = None) -> dict[str, Any]:
+    """Return what removes the profile, without what only counts when it is to be there."""
+    kept = {key: params[key] for key in ("name", "folder", "owner", "group")}
+    return {**kept, "state": "absent", "confirm_removal": confirmation}
+
+
+def test_removed_when_told_twice(kept_dom0: Dom0, params: dict[str, Any]) -> None:
+    kept_dom0("backup_profile", **params)
+    before = path(params).read_bytes()
+    secret = content(params)["passphrase_text"].removeprefix("dedup:")
+    for check in (True, False):
+        message = kept_dom0.refused("backup_profile", check=check, **removal(params))
+        assert f"{path(params)} holds the only passphrase of the backups made with it" in message
+        assert f"confirm_removal: {NAME}" in message
+    message = kept_dom0.refused("backup_profile", **removal(params, "other"))
+    assert message.startswith("confirm_removal names 'other'. ")
+    wanted = removal(params, NAME)
+    announced = kept_dom0("backup_profile", check=True, **wanted)
+    assert path(params).read_bytes() == before
+    removed = kept_dom0("backup_profile", **wanted)
+    assert (announced["changed"], removed["changed"]) == (True, True)
+    assert removed["diff"] == announced["diff"]
+    assert "(this one is lost)" in removed["diff"]["before"].values()
+    assert removed["diff"]["after"] == {"state": "absent"}
+    assert secret not in json.dumps([announced, removed])
+    assert list(path(params).parent.iterdir()) == []
+    for check in (True, False):
+        assert not kept_dom0("backup_profile", check=check, **wanted)["changed"]
+
+
+def test_removal_needs_no_qubesd(modules: Modules, params: dict[str, Any]) -> None:
+    path(params).write_text("destination_vm: dedup-backup\n")
+    assert modules("backup_profile", **removal(params))["changed"]
+    assert not path(params).exists()
+    missing = modules("backup_profile", **{**removal(params), "folder": "/nonexistent"})
+    assert not missing["changed"]
+
+
+def test_without_qubesd(kept_dom0: Dom0, params: dict[str, Any]) -> None:
+    gone = Modules({**kept_dom0.env, "TEST_QUBESD_SOCKET": f"{params['folder']}/nothing.sock"})
+    message = gone.refused("backup_profile", **params)
+    assert "can't ask qubesd for the qubes" in message
+    assert "systemctl status qubesd" in message
+    assert not path(params).exists()
+
+
+def test_a_destination_is_needed(kept_dom0: Dom0, params: dict[str, Any]) -> None:
+    del params["destination_vm"]
     message = kept_dom0.refused("backup_profile", **params)
-    assert str(path(params)) in message
-    assert "half" not in message
-    assert path(params).read_bytes() == found
+    assert "state is present but all of the following are missing: destination_vm" in message
 
 
 @pytest.mark.parametrize(
@@ -180,7 +243,13 @@ def test_a_damaged_file_is_left_alone_and_not_quoted(
         ({"include": ["@anyvm"]}, "'@anyvm' in dedup-backup matches nothing"),
         ({"include": ["@type:Whatever"]}, "'@type:Whatever' in dedup-backup matches nothing"),
         ({"exclude": ["@tag:"]}, "'@tag:' in dedup-backup matches nothing"),
+        ({"include": ["@tag:a b"]}, "'a b' can't be a tag"),
+        ({"include": ["work "]}, "'work ' can't be a qube's name"),
+        ({"exclude": ["a/b"]}, "'a/b' can't be a qube's name"),
+        ({"include": ["a\nb"]}, "'a\\nb' can't be a qube's name"),
         ({"include": ["dedup-backup"]}, "can't be backed up into itself"),
+        ({"destination_vm": None}, "'' can't be a qube's name"),
+        ({"destination_path": None}, "must be one line"),
         ({"group": "no-such-group"}, "no such user or group"),
         ({"folder": "/nonexistent"}, "can't write /nonexistent"),
     ],

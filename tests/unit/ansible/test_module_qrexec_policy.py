@@ -165,6 +165,8 @@ def test_a_wrong_rule_is_told_and_replaces_nothing(dom0: Dom0, line: str, messag
 def test_no_rule_is_no_policy(dom0: Dom0) -> None:
     assert "no rule is given" in dom0.refused("# only a comment")
     assert "no rule is given" in dom0.refused()
+    params = {**dom0.params(), "rules": None}
+    assert "no rule is given" in dom0.modules.refused("qrexec_policy", **params)
     params = {k: v for k, v in dom0.params().items() if k != "rules"}
     assert "state is present but" in dom0.modules.refused("qrexec_policy", **params)
 

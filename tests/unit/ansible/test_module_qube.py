@@ -152,10 +152,13 @@ def test_existing_clone_does_not_need_its_source(dom0: Dom0) -> None:
 def test_half_made_clone_is_refused(dom0: Dom0) -> None:
     dom0("qube", name="copy", clone_of=TEMPLATE)
     # What a run that was killed while it cloned leaves behind.
-    dom0("qube", name="dom0", features={"dedup-backup-cloning": "copy"})
+    dom0("qube", name="dom0", features={"dedup-backup-cloning-copy": True})
     message = dom0.refused("qube", name="copy", clone_of=TEMPLATE)
     assert "half-made clone" in message
     assert "qvm-remove copy" in message
+    # Another clone made meanwhile doesn't make it look complete.
+    dom0("qube", name="other", clone_of=TEMPLATE)
+    assert "half-made clone" in dom0.refused("qube", name="copy", clone_of=TEMPLATE)
 
 
 def test_volumes_are_never_shrunk(dom0: Dom0) -> None:
