@@ -32,6 +32,8 @@ QUBE_FILES = {
     "qube/lib": "usr/lib/qubes",
     "qube/rpc": "etc/qubes-rpc",
     "qube/rpc-config": "etc/qubes/rpc-config",
+    "qube/init": "usr/lib/qubes/init",
+    "qube/systemd": "usr/lib/systemd/system",
 }
 
 

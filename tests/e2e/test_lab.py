@@ -49,6 +49,29 @@ def test_only_rw_persists_over_a_restart(started: Session) -> None:
     assert there.stdout.split() == ["/home/user/kept", "/usr/local/kept"]
 
 
+def test_a_qube_s_own_scripts_run_at_each_start_as_root(started: Session) -> None:
+    scripts = {"rc.local": "755", "rc.local.d/b.rc": "755", "rc.local.d/a.rc": "755"}
+    scripts |= {"rc.local.d/not-executable.rc": "644", "rc.local.d/not-called.rc.old": "755"}
+    started.run("personal", "mkdir", "-p", "/rw/config/rc.local.d", user="root")
+    for name, mode in scripts.items():
+        text = f'#!/bin/sh\necho "{name} $(id -un)" >>/run/started\n[ {name} != rc.local.d/a.rc ]\n'
+        path = f"/rw/config/{name}"
+        started.run("personal", "tee", path, stdin=text.encode(), user="root")
+        started.run("personal", "chmod", mode, path, user="root")
+    try:
+        started.dom0("qvm-shutdown", "--wait", "personal")
+        started.dom0("qvm-start", "personal")
+        done = started.dom0("qvm-run", "--pass-io", "--no-gui", "personal", "cat /run/started")
+    finally:
+        remove = ("rm", "-r", "/rw/config/rc.local", "/rw/config/rc.local.d")
+        started.run("personal", *remove, user="root")
+    assert done.stdout.splitlines() == [
+        "rc.local.d/a.rc root",
+        "rc.local.d/b.rc root",
+        "rc.local root",
+    ]
+
+
 def test_dom0_runs_commands_with_streams_users_and_exit_codes(started: Session) -> None:
     done = started.dom0(
         *("qvm-run", "--pass-io", "--no-gui", "personal", "id -un; cat; echo err >&2; exit 7"),
