@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import images, setup
+from . import disks, images, setup
 from .containers import Containers
 from .paths import BASE_TEMPLATE, DOM0, LabError, LabPaths
 
@@ -99,6 +99,25 @@ def add_qube(paths: LabPaths, args: argparse.Namespace) -> int:
     return 0
 
 
+def attach_disk(paths: LabPaths, args: argparse.Namespace) -> int:
+    """Attach an image file with a file system to a running qube, and print its device there."""
+    print(disks.attach(*_disk(paths, args)))
+    return 0
+
+
+def detach_disk(paths: LabPaths, args: argparse.Namespace) -> int:
+    """Take an attached image file away from a qube."""
+    disks.detach(*_disk(paths, args))
+    return 0
+
+
+def _disk(paths: LabPaths, args: argparse.Namespace) -> tuple[Path, list[str], Path]:
+    if args.qube == DOM0:
+        raise LabError("a disk can be attached to a qube, not to dom0")
+    enter = Containers(paths.state).enter(args.qube, "root")
+    return paths.disks(args.qube), enter, Path(args.image).resolve()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     top = argparse.ArgumentParser(prog="lab", description=__doc__)
@@ -138,6 +157,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--data", metavar="DIR", required=True, help="what its home shall hold")
     command.add_argument("--template", default=BASE_TEMPLATE)
     command.add_argument("--size", default="", help="of its private volume, as 500M; default: 2G")
+    for name, function in (("attach-disk", attach_disk), ("detach-disk", detach_disk)):
+        command = add(name, function)
+        command.add_argument("qube", metavar="QUBE", help="a running qube")
+        command.add_argument("image", metavar="FILE", help="an image with a file system")
     return top
 
 

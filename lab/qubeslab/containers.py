@@ -23,7 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import ext4
+from . import disks, ext4
+from .host import process_start, run
 from .paths import DOM0, PROJECT, LabError, LabPaths
 
 __all__ = ["Containers", "LabError", "QubeSpec"]
@@ -58,37 +59,6 @@ class QubeSpec:
     root: Path
     root_persistent: bool
     private: Path
-
-
-def run(argv: list[str], env: dict[str, str] | None = None) -> str:
-    """Run a host command and return its stdout.
-
-    Raises:
-        LabError: it can't be run or fails; with the last line of its stderr.
-    """
-    try:
-        done = subprocess.run(
-            argv, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=env
-        )
-    except FileNotFoundError as error:
-        raise LabError(f"{argv[0]} is missing on this machine: run `make setup`") from error
-    if done.returncode != 0:
-        lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise LabError(f"{' '.join(argv[:3])} … failed ({done.returncode}): {lines[-1]}")
-    return done.stdout
-
-
-def process_start(pid: int) -> int | None:
-    """Return when a process started (clock ticks since boot), or None if it is gone.
-
-    Source: proc_pid_stat(5), field 22.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 class Containers:
@@ -351,6 +321,7 @@ class Containers:
         (self.paths.records / f"{name}.json").unlink(missing_ok=True)
         for part in ("root", "private"):
             self.unmount(f"{name}.{part}")
+        disks.release(self.paths.disks(name))
 
 
 def _end_stopped_commands(pid: str | int | None) -> None:

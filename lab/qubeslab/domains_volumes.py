@@ -15,8 +15,9 @@ import subprocess
 from pathlib import Path
 
 from . import ext4
-from .containers import copy_sparse, run
+from .containers import copy_sparse
 from .domains import KERNEL, Qube, Store, Volume
+from .host import run
 from .paths import LabError
 from .qubesd_exc import StoragePoolException
 

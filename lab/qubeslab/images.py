@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from .containers import run
+from .host import run
 from .paths import CACHE, LAB_DIR, LabError
 
 SUITE = "trixie"

@@ -69,6 +69,10 @@ class LabPaths:
         """One JSON file per running container."""
         return self.state / "containers"
 
+    def disks(self, name: str) -> Path:
+        """The disks attached to qube `name`: links to their images."""
+        return self.state / "disks" / name
+
     @property
     def containers_conf(self) -> Path:
         """Podman settings for machines where its defaults don't work; absent elsewhere."""

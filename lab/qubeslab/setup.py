@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from . import images
-from .containers import Containers, copy_sparse, fill_private, process_start, run
+from .containers import Containers, copy_sparse, fill_private
+from .host import process_start, run
 from .paths import BASE_TEMPLATE, DOM0, LAB_DIR, LabError, LabPaths
 
 PRIVATE_BYTES = 2 * 2**30  # qubes-core-admin qubes/config.py defaults['private_img_size']

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from qubeslab.paths import LAB_DIR
@@ -70,6 +71,63 @@ def test_a_qube_s_own_scripts_run_at_each_start_as_root(started: Session) -> Non
         "rc.local.d/b.rc root",
         "rc.local root",
     ]
+
+
+@pytest.fixture
+def disk(started: Session, tmp_path: Path) -> Iterator[Path]:
+    """An image with a file system labelled `a disk`, and its line in the fstab of `personal`."""
+    image = tmp_path / "image"
+    with image.open("wb") as handle:
+        handle.truncate(10_000_000)
+    subprocess.run(["mkfs.ext4", "-q", "-L", "a disk", str(image)], check=True)
+    line = b"LABEL=a\\040disk /mnt/disk auto noauto,user,nosuid,nodev,noexec 0 0\n"
+    started.run("personal", "mkdir", "-p", "/mnt/disk", user="root")
+    started.run("personal", "tee", "-a", "/etc/fstab", stdin=line, user="root")
+    yield image
+    if not started.containers.is_running("personal"):
+        return
+    started.run("personal", "umount", "/mnt/disk", user="root", check=False)
+    lab_command("detach-disk", "personal", str(image), LAB_NAME=started.name)
+
+
+def test_the_user_mounts_an_attached_disk_by_its_label(started: Session, disk: Path) -> None:
+    command = ("mount", "/mnt/disk")
+    before = started.run("personal", *command, check=False)
+    assert before.returncode != 0
+    assert "can't find LABEL" in before.stderr
+    attached = lab_command("attach-disk", "personal", str(disk), LAB_NAME=started.name)
+    assert (attached.returncode, attached.stdout) == (0, "/dev/xvdi\n")
+    started.run("personal", *command)
+    try:
+        started.run("personal", "chmod", "777", "/mnt/disk", user="root")
+        started.run("personal", "tee", "/mnt/disk/file", stdin=b"kept")
+        mounted = lab_command("detach-disk", "personal", str(disk), LAB_NAME=started.name)
+        assert (mounted.returncode, "mounted at /mnt/disk" in mounted.stderr) == (1, True)
+    finally:
+        started.run("personal", "umount", "/mnt/disk")
+    found = started.run("personal", "blkid", "--label", "a disk", user="root").stdout
+    assert found == "/dev/xvdi\n"
+    assert lab_command("detach-disk", "personal", str(disk), LAB_NAME=started.name).returncode == 0
+    assert started.run("personal", *command, check=False).returncode != 0
+    gone = started.run("personal", "ls", "/dev/xvdi", "/dev/disk/by-label/a\\x20disk", check=False)
+    assert gone.stdout == ""
+    lab_command("attach-disk", "personal", str(disk), LAB_NAME=started.name)
+    started.run("personal", *command)
+    assert started.run("personal", "cat", "/mnt/disk/file").stdout == "kept"
+
+
+def test_a_disk_is_gone_when_its_qube_stops(started: Session, disk: Path) -> None:
+    for _ in range(2):
+        attached = lab_command("attach-disk", "personal", str(disk), LAB_NAME=started.name)
+        assert (attached.returncode, attached.stdout) == (0, "/dev/xvdi\n")
+        twice = lab_command("attach-disk", "personal", str(disk), LAB_NAME=started.name)
+        assert (twice.returncode, "attached already" in twice.stderr) == (1, True)
+        started.dom0("qvm-shutdown", "--wait", "personal")
+        loops = subprocess.run(["losetup", "-j", str(disk)], check=True, capture_output=True)
+        assert loops.stdout == b""
+        halted = lab_command("attach-disk", "personal", str(disk), LAB_NAME=started.name)
+        assert (halted.returncode, "not running" in halted.stderr) == (1, True)
+        started.dom0("qvm-start", "personal")
 
 
 def test_dom0_runs_commands_with_streams_users_and_exit_codes(started: Session) -> None:
