@@ -26,6 +26,7 @@ DOM0_FILES = {
     "dom0/backup": "usr/lib/python3/dist-packages/qubes",
     "qube/lib": "usr/lib/qubes",
     "dom0/rpc": "etc/qubes-rpc",
+    "dom0/policy": "etc/qubes/policy.d",
     "ansible": "usr/share/ansible/collections",
 }
 QUBE_FILES = {
@@ -33,6 +34,8 @@ QUBE_FILES = {
     "qube/lib": "usr/lib/qubes",
     "qube/rpc": "etc/qubes-rpc",
     "qube/rpc-config": "etc/qubes/rpc-config",
+    "qube/profile": "etc/profile.d",
+    "qube/tmpfiles": "usr/lib/tmpfiles.d",
     "qube/init": "usr/lib/qubes/init",
     "qube/systemd": "usr/lib/systemd/system",
 }

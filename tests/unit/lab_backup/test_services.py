@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,11 @@ DATA = os.urandom(300_000)
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """The first folder of PATH: with tar2qfile, and a `sync` that only notes its calls."""
+    """The first folder of PATH: the lab's helpers, and a `sync` that only notes its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    (folder / "tar2qfile").symlink_to(LAB / "qube/lib/tar2qfile")
+    for name in ("tar2qfile", "restore-from"):
+        (folder / name).symlink_to(LAB / "qube/lib" / name)
     program(folder / "sync", f'echo "sync $*" >>{tmp_path}/calls')
     return folder
 
@@ -85,34 +88,56 @@ def archive(tmp_path: Path) -> Path:
 
 
 class Dom0:
-    """The other side of qubes.Restore: the real unpacker, connected both ways."""
+    """The other side of the services that restore: the real unpacker, connected both ways."""
 
     def __init__(self, folder: Path, bin_folder: Path) -> None:
         """Unpack into FOLDER/out."""
         self.out = folder / "out"
-        self._bin = bin_folder
+        self.registry = folder / "run/qubes-backup-location"
+        path = f"{bin_folder}:{os.environ['PATH']}"
+        self._env = {"PATH": path, "XDG_RUNTIME_DIR": str(folder / "run")}
         self.errors = ""
 
     def restore(self, location: str, names: str) -> tuple[int, int]:
-        """Return the exit codes of the service and of the unpacker."""
+        """Call qubes.Restore; return the exit codes of the service and of the unpacker."""
+        return self._call(["qubes.Restore"], f"{location}\n{names}\n")
+
+    def restore_by_id(self, identity: str, names: str) -> tuple[int, int]:
+        """Call qubes.RestoreById; return the exit codes of the service and of the unpacker."""
+        return self._call(["qubes.RestoreById", *([identity] if identity else [])], f"{names}\n")
+
+    @contextmanager
+    def registered(self, location: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        """Hold a call of qubes.RegisterBackupLocation open; give what it prints, and itself."""
+        pipe = subprocess.PIPE
+        service = str(SERVICES / "qubes.RegisterBackupLocation")
+        with subprocess.Popen([service], stdin=pipe, stdout=pipe, env=self._env) as held:
+            assert held.stdin and held.stdout
+            held.stdin.write(f"{location}\n".encode())
+            held.stdin.flush()
+            yield held.stdout.read().decode().strip(), held
+
+    def _call(self, words: list[str], data: str) -> tuple[int, int]:
         pipe = subprocess.PIPE
         service = subprocess.Popen(
-            [str(SERVICES / "qubes.Restore")],
+            [str(SERVICES / words[0]), *words[1:]],
             stdin=pipe,
             stdout=pipe,
             stderr=pipe,
-            env={"PATH": f"{self._bin}:{os.environ['PATH']}"},
+            env=self._env,
         )
         assert service.stdin and service.stdout and service.stderr
-        service.stdin.write(f"{location}\n{names}\n".encode())
-        service.stdin.flush()
+        with suppress(BrokenPipeError):  # it may refuse without reading
+            service.stdin.write(data.encode())
+            service.stdin.flush()
         unpacker = subprocess.Popen(
             [str(LAB / "dom0/lib/qfile-dom0-unpacker"), str(os.getuid()), str(self.out), "-v"],
             stdin=service.stdout,
             stdout=service.stdin,
             stderr=subprocess.DEVNULL,
         )
-        service.stdin.close()
+        with suppress(BrokenPipeError):
+            service.stdin.close()
         service.stdout.close()
         self.errors = service.stderr.read().decode()
         service.stderr.close()
@@ -167,3 +192,48 @@ def test_restore_from_nothing(dom0: Dom0) -> None:
     assert status == 2
     assert unpacker != 0
     assert "no-such-command" in dom0.errors
+
+
+def test_a_registered_location_is_restored_from_while_the_call_lasts(
+    dom0: Dom0, archive: Path
+) -> None:
+    with dom0.registered(f"cat '{archive}'") as (identity, _):
+        assert [entry.name for entry in dom0.registry.iterdir()] == [identity]
+        assert dom0.restore_by_id(identity, "vm7/") == (0, 0)
+        assert dom0.names() == ["vm7/private.img.000.enc"]
+        other = identity.swapcase()
+        assert dom0.restore_by_id(other, "backup-header")[0] == 1
+        assert dom0.errors == "Invalid location ID\n"
+    assert not list(dom0.registry.iterdir())
+    assert dom0.restore_by_id(identity, "backup-header")[0] == 1
+    assert dom0.errors == "Invalid location ID\n"
+    assert dom0.names() == ["vm7/private.img.000.enc"]
+
+
+def test_a_registered_command_s_own_exit_code_counts(dom0: Dom0, archive: Path) -> None:
+    with dom0.registered(f"sh -c \"cat '{archive}'; exit 9\"") as (identity, _):
+        assert dom0.restore_by_id(identity, "vm7/") == (9, 0)
+
+
+def test_a_registered_file(dom0: Dom0, archive: Path) -> None:
+    with dom0.registered(str(archive)) as (identity, _):
+        assert dom0.restore_by_id(identity, "backup-header") == (0, 0)
+    assert dom0.names() == ["backup-header"]
+
+
+def test_a_killed_call_is_no_registration(dom0: Dom0, archive: Path) -> None:
+    with dom0.registered(str(archive)) as (identity, held):
+        held.kill()
+        held.wait()
+        assert (dom0.registry / identity).exists()
+        assert dom0.restore_by_id(identity, "vm7/")[0] == 1
+        assert dom0.errors == "Invalid location ID\n"
+        # Nor is it one when another process has its number by now.
+        (dom0.registry / identity).write_text(f"{os.getpid()} 1\n{archive}\n")
+        assert dom0.restore_by_id(identity, "vm7/")[0] == 1
+    assert dom0.names() == []
+
+
+def test_restore_by_no_id(dom0: Dom0) -> None:
+    assert dom0.restore_by_id("", "vm7/")[0] == 1
+    assert dom0.errors == "Missing backup location ID argument\n"

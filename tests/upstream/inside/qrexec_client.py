@@ -35,6 +35,7 @@ def main() -> int:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/home/user",
         "LANG": "C.UTF-8",
+        "XDG_RUNTIME_DIR": "/run/user/1000",  # from pam_systemd in a qube
         "QREXEC_REMOTE_DOMAIN": source,
         "QREXEC_SERVICE_FULL_NAME": service,
         "QREXEC_SERVICE_ARGUMENT": argument,
