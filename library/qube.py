@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError, Qubes
     from module_utils.dedup_qube import Outcome, QubeProvisioner, Wanted
     from module_utils.dedup_qube_removal import QubeRemover
-    from module_utils.dedup_values import check_name, check_tag, parse_features, parse_size
+    from module_utils.dedup_values import RESET, check_name, check_tag, parse_features, parse_size
 else:
     from ansible.module_utils.dedup_common import ProvisionError, Qubes
     from ansible.module_utils.dedup_qube import QubeProvisioner, Wanted
     from ansible.module_utils.dedup_qube_removal import QubeRemover
-    from ansible.module_utils.dedup_values import check_name, check_tag, parse_features, parse_size
+    from ansible.module_utils.dedup_values import (
+        RESET,
+        check_name,
+        check_tag,
+        parse_features,
+        parse_size,
+    )
 
 DOCUMENTATION = r"""
 ---
@@ -205,6 +211,8 @@ def read(params: dict[str, Any]) -> Wanted:
     for sure in (params["name"], params["template"], params["clone_of"]):
         if sure is not None:
             check_name(sure)
+    if properties.get("netvm") not in (None, "", RESET):
+        check_name(str(properties["netvm"]))
     return Wanted(
         name=params["name"],
         state=params["state"],

@@ -174,22 +174,40 @@ class QubeProvisioner:
 
     def _create(self) -> None:
         source = self._clone_source()
+        klass = self.wanted.klass or ("AppVM" if source is None else source.klass)
+        self._check_new(klass)
         self.outcome.created = True
         self.outcome.before = {"state": "absent"}
-        self.outcome.after = self._description(source)
+        self.outcome.after = self._description(klass)
         if self.check_mode:
             return
-        qube = self._new() if source is None else self._clone(source)
-        # A new qube has the system's netvm: cut it off before anything else.
-        self._execute(qube, sorted(self._changes(qube), key=lambda change: change.key != "netvm"))
+        qube = self._new(klass) if source is None else self._clone(source)
+        try:
+            # A new qube has the system's netvm: cut it off before anything else.
+            changes = sorted(self._changes(qube), key=lambda change: change.key != "netvm")
+            self._execute(qube, changes)
+        except ProvisionError as error:
+            raise ProvisionError(
+                f"{error}. {qube} was made and is left as it is: correct this and run it again"
+            ) from error
         self._power(qube)
 
-    def _description(self, source: Qube | None) -> dict[str, object]:
+    def _check_new(self, klass: str) -> None:
+        """Refuse what a qube of this class doesn't have, as far as another one can tell."""
+        for other in self.qubes.app.domains:
+            if other.klass == klass:
+                for name in self.wanted.properties:
+                    self._expect_property(other, name)
+                for name in self.wanted.volume_sizes:
+                    self._expect_volume(other, name)
+                return
+
+    def _description(self, klass: str) -> dict[str, object]:
         """Return what a new qube is going to be, for the diff."""
         wanted = self.wanted
         described = {
             "state": "running" if wanted.state == "running" else "halted",
-            "klass": wanted.klass or ("AppVM" if source is None else source.klass),
+            "klass": klass,
             "clone_of": wanted.clone_of,
             "template": wanted.template,
             "label": wanted.label,
@@ -200,10 +218,10 @@ class QubeProvisioner:
         }
         return {key: value for key, value in described.items() if value}
 
-    def _new(self) -> Qube:
+    def _new(self, klass: str) -> Qube:
         wanted = self.wanted
         return self.qubes.app.add_new_vm(
-            wanted.klass or "AppVM", wanted.name, wanted.label or "red", template=wanted.template
+            klass, wanted.name, wanted.label or "red", template=wanted.template
         )
 
     def _clone(self, source: Qube) -> Qube:
@@ -244,9 +262,19 @@ class QubeProvisioner:
         for name, size in wanted.volume_sizes.items():
             yield from self._volume_changes(qube, name, size)
 
-    def _property_is(self, qube: Qube, name: str, value: object) -> bool:
+    @staticmethod
+    def _expect_property(qube: Qube, name: str) -> None:
         if name not in qube.property_list():
             raise ProvisionError(f"{qube} has no property {name!r}: see `qvm-prefs {qube}`")
+
+    @staticmethod
+    def _expect_volume(qube: Qube, name: str) -> None:
+        if name not in qube.volumes:
+            names = ", ".join(sorted(qube.volumes))
+            raise ProvisionError(f"{qube} has no volume {name!r}: it has {names}")
+
+    def _property_is(self, qube: Qube, name: str, value: object) -> bool:
+        self._expect_property(qube, name)
         is_default = bool(qube.property_is_default(name))
         if value == RESET:
             return is_default
@@ -259,9 +287,7 @@ class QubeProvisioner:
         return Change("properties", name, before, value, lambda: setattr(qube, name, new))
 
     def _volume_changes(self, qube: Qube, name: str, size: int) -> Iterator[Change]:
-        if name not in qube.volumes:
-            names = ", ".join(sorted(qube.volumes))
-            raise ProvisionError(f"{qube} has no volume {name!r}: it has {names}")
+        self._expect_volume(qube, name)
         volume = qube.volumes[name]
         current = int(volume.size)
         if current < size:

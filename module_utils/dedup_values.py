@@ -18,6 +18,9 @@ QUBE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,30}\Z")
 RESERVED_NAMES = ("none", "default", "Domain-0")
 # qubes-core-admin qubes/vm/__init__.py Tags.validate_tag
 TAG_NAME = re.compile(r"[a-zA-Z0-9_-]+\Z")
+# qubes-core-admin qubes/api/admin.py vm_feature_set
+FEATURE_NAME = re.compile(r"[a-zA-Z0-9_.-]+\Z")
+FEATURE_VALUE = re.compile(r"[\x20-\x7e]*\Z")
 SIZE = re.compile(r"(\d+)\s*([KMGT]iB)?\Z")
 UNITS = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # The value that stands for "the default, whatever it is"; upstream's qubesos.core.qube has it too.
@@ -81,15 +84,28 @@ def parse_features(
 
     A feature is a string; true is `1` and false is empty; None stands for "absent". A service NAME
     is the feature `service.NAME`. Source: qubes-core-admin-client qubesadmin/features.py.
+
+    Raises:
+        ProvisionError: a name or value that qubesd would refuse.
     """
     merged = {**features, **{f"service.{name}": value for name, value in services.items()}}
-    return {name: _feature(value) for name, value in merged.items()}
+    for name in merged:
+        if not FEATURE_NAME.match(str(name)):
+            raise ProvisionError(
+                f"{name!r} can't be a feature's or service's name: use letters, digits, '_', '.' "
+                "and '-'"
+            )
+    return {str(name): _feature(str(name), value) for name, value in merged.items()}
 
 
-def _feature(value: object) -> str | None:
+def _feature(name: str, value: object) -> str | None:
     if isinstance(value, bool):
         return "1" if value else ""
-    return None if value is None else str(value)
+    if value is None:
+        return None
+    if not FEATURE_VALUE.match(str(value)):
+        raise ProvisionError(f"the value of feature {name} must be one line of printable ASCII")
+    return str(value)
 
 
 def plain(value: object) -> Plain:

@@ -169,12 +169,14 @@ def test_volumes_are_never_shrunk(dom0: Dom0) -> None:
     assert dom0.qube("dedup-backup")["volumes"]["private"]["size"] == 3 * 2**30
 
 
-def test_missing_template_is_an_error_but_only_a_warning_in_check_mode(dom0: Dom0) -> None:
-    wanted = {**BACKUP, "template": "later"}
+@pytest.mark.parametrize("option", ["template", "netvm"])
+def test_what_it_needs_may_only_be_missing_in_check_mode(dom0: Dom0, option: str) -> None:
+    wanted = {**BACKUP, option: "later"}
     result = dom0("qube", check=True, **wanted)
     assert result["changed"]
-    assert "later, the template of dedup-backup, does not exist yet" in str(result["warnings"])
-    assert "later, the template of dedup-backup, does not exist" in dom0.refused("qube", **wanted)
+    problem = f"later, the {option} of dedup-backup, does not exist"
+    assert f"{problem} yet" in str(result["warnings"])
+    assert f"{problem}: make it first" in dom0.refused("qube", **wanted)
     assert "dedup-backup" not in dom0.qubes()
 
 
@@ -192,6 +194,10 @@ def test_missing_template_is_an_error_but_only_a_warning_in_check_mode(dom0: Dom
         ({"volume_sizes": {"private": "1 GB"}}, "can't be a volume's size"),
         ({"tags": ["a b"]}, "can't be a tag"),
         ({"template": "no/name"}, "can't be a qube's name"),
+        ({"netvm": "no name"}, "'no name' can't be a qube's name"),
+        ({"features": {"a b": 1}}, "'a b' can't be a feature's or service's name"),
+        ({"services": {"a\n": True}}, "'service.a\\n' can't be a feature's or service's name"),
+        ({"features": {"a": "x\ny"}}, "value of feature a must be one line of printable ASCII"),
         ({"template": "other", "clone_of": TEMPLATE}, "mutually exclusive"),
     ],
 )
@@ -201,6 +207,62 @@ def test_refused_without_any_change(
     before = provisioned.qubes()
     assert message in provisioned.refused("qube", check=check, name="dedup-backup", **wanted)
     assert provisioned.qubes() == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            " ",
+            "a b",
+            "1a",
+            "-a",
+            ".a",
+            "a/b",
+            "../a",
+            "a\nb",
+            "a\x1b[31m",
+            "a;reboot",
+            "\u00e4",
+        ),
+        *("$(id)", "@anyvm", "none", "default", "Domain-0", "a-dm", "a" * 32),
+    ],
+)
+def test_names_that_no_qube_can_have(provisioned: Dom0, name: str) -> None:
+    before = provisioned.qubes()
+    message = provisioned.refused("qube", name=name)
+    assert message.startswith(f"{name!r} can't be a qube's name")
+    assert message.isprintable()
+    assert provisioned.qubes() == before
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"properties": {"colour": "red"}}, "no property 'colour'"),
+        ({"volume_sizes": {"cellar": "1GiB"}}, "no volume 'cellar'"),
+        ({"klass": "TemplateVM", "properties": {"template_for_dispvms": True}}, "no property"),
+        ({"label": "pink"}, "there is no label 'pink'"),
+    ],
+)
+def test_a_new_one_is_not_made_when_it_can_not_be_as_described(
+    provisioned: Dom0, wanted: dict[str, object], message: str, check: bool
+) -> None:
+    before = provisioned.qubes()
+    assert message in provisioned.refused("qube", check=check, name="new", **wanted)
+    assert provisioned.qubes() == before
+
+
+def test_what_a_new_one_can_not_have_is_mended_by_another_run(dom0: Dom0) -> None:
+    wanted: dict[str, Any] = {"name": "new", "netvm": "none", "properties": {"memory": -1}}
+    message = dom0.refused("qube", **wanted)
+    assert "can't set memory (properties) of new to -1" in message
+    assert "new was made and is left as it is: correct this and run it again" in message
+    assert dom0.qube("new")["properties"]["netvm"] is None
+    wanted["properties"] = {"memory": 500}
+    assert dom0("qube", **wanted)["diff"]["after"] == {"properties": {"memory": 500}}
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -225,7 +287,10 @@ def test_what_qubesd_refuses_is_told(dom0: Dom0) -> None:
 
 def test_without_qubesd(dom0: Dom0) -> None:
     dom0.env["TEST_QUBESD_SOCKET"] = str(dom0.state / "nothing.sock")
-    assert "qubesd" in dom0.refused("qube", name="a")
+    for state in ("present", "absent"):
+        message = dom0.refused("qube", name="a", state=state)
+        assert message.startswith("a: qubesd can't do it: ")
+        assert "look at `systemctl status qubesd`" in message
 
 
 def test_outside_of_dom0(modules: Modules) -> None:

@@ -100,3 +100,17 @@ def test_errors_are_told_in_one_bounded_line_without_control_characters() -> Non
     told = tell(ValueError("one\ntwo \x1b[31mred" + "x" * 1000))
     assert told.startswith("one two ?[31mred")
     assert len(told) == 500
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 KiB"),
+        (1048575, "1024 KiB"),
+        (2**20, "1.0 MiB"),
+        (2 * 2**30, "2.0 GiB"),
+        (5 * 2**39, "2.5 TiB"),
+    ],
+)
+def test_sizes_as_people_read_them(size: int, expected: str) -> None:
+    assert values.show_size(size) == expected
