@@ -296,6 +296,7 @@ class Dom0:
         script = (
             "mkdir -p /rw/config/dedup-store && "
             f"printf %s {shlex.quote(text)} >/rw/config/dedup-store/{profile}.toml && "
+            f"echo an invented password | dedup-store set-password --profile {profile} && "
             f"dedup-store init --profile {profile}"
         )
         self.in_qube("sh", "-c", script)

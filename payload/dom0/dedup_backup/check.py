@@ -11,7 +11,8 @@ from dedup_backup import qubesxml
 from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, NONE, Containers, DamagedError
 from dedup_backup.errors import BackupError, WrongError, clean
 from dedup_backup.ledger import Row
-from dedup_backup.store import OVERHEAD, Call, Member
+from dedup_backup.qube import Call
+from dedup_backup.store import OVERHEAD, Member
 from dedup_backup.stream import HEADER, HMAC, MAX_HEADER, MAX_XML, XML, Archive, CutError
 from dedup_backup.structure import Comparison, Structure
 

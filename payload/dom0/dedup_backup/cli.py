@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tell whether the backups in a backup qube are complete and unaltered; run as root in dom0."""
+"""Set up a backup qube's store, and tell whether its backups are complete and unaltered."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dedup_backup import VERSION, ledger
+from dedup_backup import VERSION, ledger, setup
 from dedup_backup.check import Check, EnoughError, Report
 from dedup_backup.errors import (
     EXIT_UNCHECKED,
@@ -18,17 +18,23 @@ from dedup_backup.errors import (
     WrongError,
     clean,
 )
+from dedup_backup.qube import NoRunError
 from dedup_backup.settings import DEFAULT_PROFILE, Layout, Profile, Source
-from dedup_backup.store import RUN, NoRunError, Store
+from dedup_backup.store import RUN, Store
 
 _EPILOG = """\
+It runs in dom0, as root.
+
 exit codes:
-  0  all that was asked for was checked, and is right
+  0  all that was asked for was done; or was checked, and is right
   1  something is wrong: each thing is told, with the member's name
   2  wrong command line or configuration
   3  nothing wrong was found, but not everything could be checked: it is told what
-  4  the qube or its store failed or made no sense, so there is no verdict
+  4  the qube or its store failed or made no sense: it was not done, or there is no verdict
   130  interrupted
+
+init gives the store a new password, unless it has one, and makes its repository. The password is
+handed over on stdin; dom0 keeps no copy. The qube must be running.
 
 confirm is for after a backup that qvm-backup called successful. It compares the member list of
 that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
@@ -87,6 +93,8 @@ def _parse() -> argparse.Namespace:
     common.add_argument("--json", action="store_true", help="report as JSON on stdout")
     common.add_argument("--root", default="/", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", parents=[common], help="make the store's repository")
+    init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
     confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
     confirm.add_argument(
         "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
@@ -107,13 +115,28 @@ class Command:
     def __init__(self, arguments: argparse.Namespace) -> None:
         """Find out which store it is about."""
         if os.geteuid():
-            raise UsageError("dom0's ledger is root's alone: use sudo")
+            raise UsageError("this is for root in dom0 alone: use sudo")
         self._arguments = arguments
         self._layout = Layout(Path(arguments.root))
         self._profile = Profile(self._layout, arguments.profile)
         self._source = self._profile.source(arguments.qube, arguments.store_profile)
         self._store = Store(self._source)
         self._confirmed = ledger.confirmed(self._layout, self._source)
+
+    def init(self) -> int:
+        """Make the store's password and repository, unless they are there."""
+        check = self._arguments.check
+        result = setup.init(self._store, check=check)
+        if self._arguments.json:
+            print(json.dumps(result))
+            return 0
+        made = "would be made" if check else "made"
+        for what, new in (
+            ("password", result["new_password"]),
+            (f"{result['engine']} repository {result['repository']}", result["new_repository"]),
+        ):
+            print(f"{_place(self._source)}: {what} {made if new else 'is there'}")
+        return 0
 
     def confirm(self) -> int:
         """Compare a run's list with the ledger; when they agree, record it."""

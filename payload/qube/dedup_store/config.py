@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Configuration of a profile, and its repository's password file."""
+"""Configuration of a profile."""
 
 import os
 import re
-import secrets
-import stat
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,51 +127,3 @@ def _check(config: Config, path: Path) -> None:
         raise UsageError(f"{path}: 'password_file' must be an absolute path")
     if not 0 <= config.lock_wait <= 7 * 24 * 3600:
         raise UsageError(f"{path}: 'lock_wait' must be between 0 and 604800 seconds")
-
-
-def check_password_file(path: Path) -> None:
-    """Refuse a password file that others could have read or written.
-
-    Raises:
-        UsageError: when it is absent, no regular file, not the caller's, open to others, or empty.
-    """
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        raise UsageError(
-            f"password file {path} does not exist: `dedup-store init` makes it for a new"
-            " repository, for an old one bring it back from where you kept a copy"
-        ) from None
-    except OSError as error:
-        raise UsageError(f"password file {path} can't be read: {error.strerror}") from None
-    if not stat.S_ISREG(info.st_mode):
-        raise UsageError(f"password file {path} is not a regular file")
-    if info.st_uid != os.geteuid():
-        raise UsageError(f"password file {path} belongs to uid {info.st_uid}, not to the caller")
-    if stat.S_IMODE(info.st_mode) & 0o177:
-        mode = stat.S_IMODE(info.st_mode)
-        raise UsageError(f"password file {path} has mode {mode:04o}: run `chmod 600 {path}`")
-    if info.st_size == 0:
-        raise UsageError(f"password file {path} is empty: remove it and run `dedup-store init`")
-
-
-def create_password_file(path: Path) -> None:
-    """Make a password file with 256 random bits, durable before it is used.
-
-    Raises:
-        UsageError: when it exists or can't be written.
-    """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        fd = os.open(path, flags, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(fd)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise UsageError(f"password file {path} can't be made: {error.strerror}") from None

@@ -127,6 +127,15 @@ class Dom0:
         words = [f"{key}={value}" for key, value in environment.items() if key != "PATH"]
         self.store(f'exec env {shlex.join(words)} {PAYLOAD}/qube/dedup-store "$@"')
 
+    def qvm(self, *words: str) -> str:
+        """Run one of dom0's own commands; give its output."""
+        command = self.lab.dom0_command(*words)
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def is_running(self, qube: str) -> bool:
+        """Tell whether a qube runs."""
+        return f"{qube}|Running" in self.qvm("qvm-ls", "--raw-data", "--fields=NAME,STATE")
+
     def __call__(self, *words: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
         """Run the command."""
         root = str(self.root.path)

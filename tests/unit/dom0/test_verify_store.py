@@ -16,7 +16,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A real, empty repository."""
     made = Store(tmp_path, request.param)
     made.configure()
-    assert made.run("init").returncode == 0
+    made.make()
     return made
 
 

@@ -162,6 +162,5 @@ def make_store(folder: Path, qube: StorageQube, engine: str, name: str = "main")
     qube.configure(name, engine)
     store = QrexecStore(folder, engine, qube, name)
     store.configure()
-    result = store.run("init")
-    assert result.returncode == 0, result.stderr
+    store.make()
     return store

@@ -147,6 +147,7 @@ def test_call_that_policy_refuses(qube: StorageQube, tmp_path: Path) -> None:
     for engine in ("borg", "restic"):
         store = QrexecStore(tmp_path / "backup", engine, qube, "main")
         store.configure(repository="qrexec:another/main")
+        store.set_password()
         result = store.run("init")
         assert result.returncode == 1
         call = f"it calls dedupbackup.Repository+{engine}+main in another: does policy allow it"

@@ -51,8 +51,7 @@ def test_far_repository(
     (tmp_path / "backup").mkdir()
     store = QrexecStore(tmp_path / "backup", engine, far, name)
     store.configure()
-    made = store.run("init")
-    assert made.returncode == 0, made.stderr
+    store.make()
     stored = store.put(backup())
     assert store.runs() == [stored]
     assert store.get() == backup()

@@ -20,7 +20,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
     for engine in ENGINES:
         store = Store(tmp_path_factory.mktemp(engine), engine)
         store.configure()
-        assert store.run("init").returncode == 0
+        store.make()
         stores[engine] = store
     return stores
 

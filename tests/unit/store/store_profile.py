@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
+PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
 
 
 @dataclass
@@ -67,6 +68,17 @@ class Store:
             command, input=data, capture_output=True, env=self.environment, check=False
         )
 
+    def set_password(self, text: str = PASSWORD) -> None:
+        """Hand over a password, as dom0 does."""
+        result = self.run("set-password", data=text.encode() + b"\n")
+        assert result.returncode == 0, result.stderr
+
+    def make(self) -> None:
+        """Make the repository, with a password."""
+        self.set_password()
+        result = self.run("init")
+        assert result.returncode == 0, result.stderr
+
     def put(self, data: bytes, *, code: int = 0) -> dict[str, Any]:
         """Store a stream, and give the report."""
         result = self.run("put", "--json", data=data)
@@ -99,3 +111,14 @@ class Store:
             check=True,
             env=self.environment | variables,
         ).stdout
+
+
+def refusal(store: Store, *arguments: str, data: bytes = b"") -> str:
+    """Run a command that must end with exit code 2; give its message."""
+    result = store.run(*arguments, data=data)
+    assert result.returncode == 2, result
+    assert result.stdout == b""
+    text = result.stderr.decode()
+    assert text.count("\n") == 1
+    assert "Traceback" not in text
+    return text

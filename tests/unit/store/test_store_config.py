@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from store_profile import PAYLOAD, Store
+from store_profile import PAYLOAD, Store, refusal
 
 
 @pytest.fixture
@@ -17,17 +17,6 @@ def profile(tmp_path: Path) -> Store:
     store = Store(tmp_path, "borg")
     store.configure()
     return store
-
-
-def refusal(store: Store, *arguments: str, data: bytes = b"") -> str:
-    """Run a command that must end with exit code 2; give its message."""
-    result = store.run(*arguments, data=data)
-    assert result.returncode == 2, result
-    assert result.stdout == b""
-    text = result.stderr.decode()
-    assert text.count("\n") == 1
-    assert "Traceback" not in text
-    return text
 
 
 @pytest.mark.parametrize(
@@ -78,8 +67,10 @@ def test_profile_names(profile: Store, name: str) -> None:
 
 def test_other_profile_of_the_same_folder(profile: Store) -> None:
     shutil.copy(profile.config, profile.config.with_name("second-1.toml"))
-    assert profile.run("init", "--profile", "second-1").returncode == 0
-    assert profile.config.with_name("second-1.password").exists()
+    line = b"another invented password\n"
+    assert profile.run("set-password", "--profile", "second-1", data=line).returncode == 0
+    assert profile.config.with_name("second-1.password").read_bytes() == line
+    assert not profile.password.exists()
 
 
 def test_json_has_the_error_too(profile: Store) -> None:
@@ -118,84 +109,12 @@ def test_password_file_that_is_empty(borg_store: Store) -> None:
     assert "is empty" in refusal(borg_store, "list")
 
 
-def test_lost_password_file_is_not_made_anew(borg_store: Store) -> None:
-    borg_store.password.unlink()
-    assert "does not exist" in refusal(borg_store, "init")
-    assert not borg_store.password.exists()
-
-
 @pytest.mark.parametrize("command", [["list"], ["put"], ["get", "latest"]])
 def test_without_a_repository(borg_store: Store, command: list[str]) -> None:
     shutil.rmtree(borg_store.repository)
     message = refusal(borg_store, *command, data=b"x" * 2_000_000)
     assert "there is no repository at" in message
     assert "run `dedup-store init --profile default`" in message
-
-
-def test_init_makes_password_and_repository_once(profile: Store) -> None:
-    first = profile.run("init", "--json")
-    assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout) == {
-        "changed": True,
-        "password_file_created": True,
-        "engine": "borg",
-        "repository": str(profile.repository),
-        "password_file": str(profile.password),
-    }
-    password = profile.password.read_text()
-    assert len(password.strip()) == 43
-    assert profile.password.stat().st_mode & 0o7777 == 0o600
-    assert b"repokey" in (profile.native("info", "--json") or b"")
-    second = profile.run("init", "--json")
-    assert second.returncode == 0, second.stderr
-    report = json.loads(second.stdout)
-    assert (report["changed"], report["password_file_created"]) == (False, False)
-    assert profile.password.read_text() == password
-    assert b"is already there" in profile.run("init").stdout
-
-
-def test_init_uses_a_password_that_is_there(profile: Store) -> None:
-    profile.password.write_text("chosen by the user\n")
-    profile.password.chmod(0o400)
-    assert profile.run("init").returncode == 0
-    assert profile.password.read_text() == "chosen by the user\n"
-    assert profile.runs() == []
-
-
-def test_init_with_a_wrong_password(store: Store) -> None:
-    store.password.chmod(0o600)
-    store.password.write_text("wrong\n")
-    result = store.run("init")
-    assert result.returncode == 1
-    assert b"passphrase" in result.stderr.lower() or b"password" in result.stderr.lower()
-    assert store.password.read_text() == "wrong\n"
-
-
-def test_init_on_the_other_engines_repository(store: Store) -> None:
-    other = {"restic": "borg", "borg": "restic"}[store.engine]
-    store.configure(engine=other)
-    message = refusal(store, "init")
-    assert f"is {store.engine}'s, but the profile says engine = '{other}'" in message
-    assert "but the profile says" in refusal(store, "put")
-
-
-def test_init_on_foreign_data(profile: Store) -> None:
-    profile.repository.mkdir()
-    (profile.repository / "photo.jpg").write_text("x")
-    assert "holds neither restic's nor borg's data" in refusal(profile, "init")
-    assert not profile.password.exists()
-
-
-def test_init_where_the_password_cannot_be_written(profile: Store) -> None:
-    profile.configure(password_file=str(profile.folder / "absent" / "p"))
-    assert "can't be made: No such file" in refusal(profile, "init")
-    assert not profile.repository.exists()
-
-
-def test_init_in_an_empty_folder_below_new_ones(profile: Store) -> None:
-    profile.configure(repository=str(profile.folder / "a" / "b" / "c"))
-    assert profile.run("init").returncode == 0
-    assert (profile.folder / "a" / "b" / "c" / "config").exists()
 
 
 def test_engine_that_is_not_installed(borg_store: Store) -> None:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Calls services in qubes and reads what they say, within limits.
+
+dom0 calls qubes.VMExec to run a program, without a shell on either side (qubes-core-admin-client
+qubesadmin/vm/__init__.py run_with_args does the same, but keeps all output in memory).
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from dedup_backup.errors import BackupError, clean
+
+SILENCE = 4000  # seconds; dedup-store itself waits 3600 for a locked repository
+_MAX_LINE = 8192
+_STDERR = 2000  # bytes of it that are kept
+_NO_SUCH_RUN = 4  # dedup-store's exit code
+
+
+class NoRunError(BackupError):
+    """The store has no such run."""
+
+
+class Call:
+    """A command that runs in the qube; to be used in a `with` statement, which ends it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", what: str) -> None:
+        """Take the process, and what it is, for messages."""
+        if process.stdout is None or process.stderr is None:
+            raise BackupError(f"{what}: no pipe to the qube")
+        self._process = process
+        self._what = what
+        self._out = process.stdout.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._out, select.POLLIN)
+        self._said = b""
+        self._listener = threading.Thread(
+            target=self._listen, args=(process.stderr.fileno(),), daemon=True
+        )
+        self._listener.start()
+
+    def __enter__(self) -> "Call":
+        """Start to use it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the command, if it still runs; for the qube that is a closed pipe."""
+        self._process.kill()
+        self._process.wait()
+
+    def read(self, size: int) -> bytes:
+        """Read at most size bytes; none at the end.
+
+        Raises:
+            BackupError: the qube said nothing for a long time.
+        """
+        if not self._poll.poll(SILENCE * 1000):
+            raise BackupError(f"{self._what}: nothing came from the qube for {SILENCE} seconds")
+        return os.read(self._out, size)
+
+    def lines(self, limit: int) -> Iterator[dict[str, Any]]:
+        """Read a JSON object from each line.
+
+        Raises:
+            BackupError: the output isn't that, or has more lines.
+        """
+        left, count = b"", 0
+        while data := self.read(65536):
+            *whole, left = (left + data).split(b"\n")
+            for line in whole:
+                count += 1
+                if count > limit:
+                    raise BackupError(f"{self._what}: more than {limit} lines")
+                yield self._object(line)
+            if len(left) > _MAX_LINE:
+                raise BackupError(f"{self._what}: a line is too long")
+        if left:
+            raise BackupError(f"{self._what}: the answer is cut")
+
+    def send(self, data: bytes) -> None:
+        """Send all that it gets; a command that has gone says why at its end."""
+        if self._process.stdin is None:
+            raise BackupError(f"{self._what}: it takes no input")
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(data)
+            self._process.stdin.close()
+
+    def answer(self) -> dict[str, Any]:
+        """Read its only line, a JSON object, and wait for its end.
+
+        Raises:
+            BackupError: it failed, or the output isn't that.
+        """
+        rows = list(self.lines(1))
+        self.finish()
+        if not rows:
+            raise BackupError(f"{self._what}: there is no answer")
+        return rows[0]
+
+    def finish(self) -> None:
+        """Wait for the command's end.
+
+        Raises:
+            NoRunError: dedup-store says that there is no such run.
+            BackupError: it failed.
+        """
+        try:
+            code = self._process.wait(SILENCE)
+        except subprocess.TimeoutExpired:
+            raise BackupError(f"{self._what}: it doesn't end") from None
+        self._listener.join(5)
+        if code:
+            said = clean(self._said.decode(errors="replace")) or "it said nothing"
+            kind = NoRunError if code == _NO_SUCH_RUN else BackupError
+            raise kind(f"{self._what} failed with {code}: {said}")
+
+    def _object(self, line: bytes) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(line) if len(line) <= _MAX_LINE else None
+            if isinstance(found, dict):
+                return found
+        raise BackupError(f"{self._what}: the answer can't be understood")
+
+    def _listen(self, stderr: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(stderr, 65536):
+                self._said = (self._said + data)[-_STDERR:]
+
+
+def call(qube: str, service: str, what: str, *, feed: bool = False, autostart: bool = True) -> Call:
+    """Call a service in a qube as its default user.
+
+    Args:
+        qube: its name.
+        service: NAME or NAME+ARGUMENT.
+        what: what it is, for messages.
+        feed: whether something will be sent to it; else its stdin is empty.
+        autostart: whether to start the qube when it is off.
+
+    Raises:
+        BackupError: there is no such qube, it is off, or it can't be called.
+    """
+    # Only here, so that --help works outside dom0, as when the manual page is made.
+    import qubesadmin  # noqa: PLC0415
+    import qubesadmin.exc  # noqa: PLC0415
+
+    try:
+        process = (
+            qubesadmin.Qubes()
+            .domains[qube]
+            .run_service(
+                service,
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                autostart=autostart,
+            )
+        )
+    except KeyError:
+        raise BackupError(f"there is no qube {qube}") from None
+    except qubesadmin.exc.QubesVMNotRunningError:
+        raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
+    except (qubesadmin.exc.QubesException, OSError) as error:
+        raise BackupError(f"can't call {qube} ({what}): {clean(str(error))}") from error
+    return Call(process, f"{what} in {qube}")
+
+
+def run(
+    qube: str, words: tuple[str, ...], what: str, *, feed: bool = False, autostart: bool = True
+) -> Call:
+    """Run a program in a qube; see call()."""
+    import qubesadmin.utils  # noqa: PLC0415
+
+    service = "qubes.VMExec+" + qubesadmin.utils.encode_for_vmexec(words)
+    return call(qube, service, what, feed=feed, autostart=autostart)

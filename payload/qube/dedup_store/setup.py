@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands that make a profile ready: set-password, init."""
+
+import argparse
+import getpass
+import os
+
+from dedup_store import config, engine, password, tell
+
+_STDIN = 0
+
+
+def set_password(arguments: argparse.Namespace, settings: config.Config) -> int:
+    """Keep the password that comes on stdin, if there is none yet."""
+    if os.isatty(_STDIN):
+        line = getpass.getpass("Password of the repository: ").encode() + b"\n"
+    else:
+        with open(_STDIN, "rb", closefd=False) as stdin:
+            line = stdin.readline(password.MAX_LINE)
+    path = settings.password_file
+    changed = password.store(path, line)
+    text = f"stored in {path}" if changed else f"nothing changed: there is a password in {path}"
+    report = {"changed": changed, "password_file": str(path)}
+    tell.report(report, text, to_program=arguments.json)
+    return 0
+
+
+def init(arguments: argparse.Namespace, settings: config.Config) -> int:
+    """Make the repository, or tell whether it must be made."""
+    repository = engine.open_engine(settings)
+    path = settings.password_file
+    has_folder = settings.local_repository is not None and engine.check_folder(settings)
+    has_password = password.is_there(path)
+    if has_password or has_folder or not arguments.check:
+        password.check(path)
+    changed = not (has_password and repository.exists())
+    if changed and not arguments.check:
+        repository.create()
+    report = {
+        "changed": changed,
+        "has_password": has_password,
+        "engine": settings.engine,
+        "repository": settings.repository,
+        "password_file": str(path),
+    }
+    text = f"{settings.engine} repository {settings.repository}"
+    if not changed:
+        text += " is already there"
+    elif arguments.check:
+        text += " would be made"
+    else:
+        text = f"made {text}"
+    tell.report(report, text, to_program=arguments.json)
+    return 0

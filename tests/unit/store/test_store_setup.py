@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""set-password and init: from a configuration to a repository."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from store_profile import PASSWORD, Store, refusal
+
+LINE = PASSWORD.encode() + b"\n"
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Store:
+    """A profile without a password and a repository."""
+    store = Store(tmp_path, "borg")
+    store.configure()
+    return store
+
+
+def test_a_password_is_stored_once(profile: Store) -> None:
+    first = profile.run("set-password", "--json", data=LINE + b"what comes then is not read")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout) == {"changed": True, "password_file": str(profile.password)}
+    assert profile.password.read_bytes() == LINE
+    assert profile.password.stat().st_mode & 0o7777 == 0o600
+    again = profile.run("set-password", "--json", data=b"another invented password\n")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["changed"] is False
+    assert b"nothing changed" in profile.run("set-password", data=LINE).stdout
+    assert profile.password.read_bytes() == LINE
+    assert {path.name for path in profile.config.parent.iterdir()} == {
+        "default.toml",
+        "default.password",
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"a\n",
+        b"x" * 15 + b"\n",
+        b"x" * 513 + b"\n",
+        b"x" * 100_000,
+        b"cut, so its end is missing",
+        " ümlauts are not ASCII ".encode() + b"\n",
+        b"a tab\tin between them\n",
+        b"a carriage return at its end\r\n",
+        b" a space at its beginning\n",
+        b"a space at its end \n",
+        b"a zero\0 in between them\n",
+    ],
+)
+def test_what_is_no_password(profile: Store, line: bytes) -> None:
+    message = refusal(profile, "set-password", data=line)
+    assert "the password must" in message
+    assert "ümlaut" not in message
+    assert [path.name for path in profile.config.parent.iterdir()] == ["default.toml"]
+
+
+@pytest.mark.parametrize("length", [16, 512])
+def test_lengths_of_a_password(profile: Store, length: int) -> None:
+    profile.set_password("x" * length)
+    assert profile.run("init").returncode == 0
+    assert profile.runs() == []
+
+
+def test_password_through_a_link_is_not_written(profile: Store) -> None:
+    elsewhere = profile.folder / "elsewhere"
+    profile.password.symlink_to(elsewhere)
+    result = profile.run("set-password", "--json", data=LINE)
+    assert json.loads(result.stdout)["changed"] is False
+    assert not elsewhere.exists()
+    assert "is not a regular file" in refusal(profile, "init")
+
+
+def test_password_file_that_cannot_be_written(profile: Store) -> None:
+    profile.configure(password_file=str(profile.folder / "absent" / "p"))
+    assert "can't be made: No such file" in refusal(profile, "set-password", data=LINE)
+
+
+def test_set_password_that_is_ended_while_it_reads(profile: Store) -> None:
+    with profile.start("set-password", stdin=subprocess.PIPE) as setter:
+        assert setter.stdin is not None
+        setter.stdin.write(LINE[:-1])
+        setter.stdin.flush()
+        setter.send_signal(signal.SIGKILL)
+        setter.wait()
+    assert [path.name for path in profile.config.parent.iterdir()] == ["default.toml"]
+
+
+def test_two_at_once_keep_one_password(profile: Store) -> None:
+    setters = [profile.start("set-password", "--json", stdin=subprocess.PIPE) for _ in range(4)]
+    changed = []
+    for number, setter in enumerate(setters):
+        out, errors = setter.communicate(f"invented password {number}\n".encode())
+        assert setter.returncode == 0, errors
+        changed.append(json.loads(out)["changed"])
+    assert sorted(changed) == [False, False, False, True]
+    assert profile.password.read_text() == f"invented password {changed.index(True)}\n"
+
+
+def test_password_from_a_terminal_is_not_shown(profile: Store) -> None:
+    main, side = os.openpty()
+    setter = profile.start("set-password", stdin=side)
+    os.close(side)
+    shown = b""
+    # without a controlling terminal the prompt is on stderr; the echo is off when it is there
+    assert setter.stderr is not None
+    while b": " not in shown:
+        shown += os.read(setter.stderr.fileno(), 100)
+    os.write(main, LINE)
+    assert setter.wait() == 0
+    os.set_blocking(main, False)
+    with contextlib.suppress(OSError):
+        shown += os.read(main, 1000)
+    os.close(main)
+    assert PASSWORD.encode() not in shown
+    assert profile.password.read_bytes() == LINE
+
+
+def test_init_makes_the_repository_once(profile: Store) -> None:
+    assert "dom0 hands a new one over with" in refusal(profile, "init")
+    assert not profile.repository.exists()
+    profile.set_password()
+    reports = []
+    for words in (["--check"], [], [], ["--check"]):
+        result = profile.run("init", "--json", *words)
+        assert result.returncode == 0, result.stderr
+        reports.append(json.loads(result.stdout))
+        assert profile.repository.exists() == (reports[0:1] != reports)
+    assert reports[0] == {
+        "changed": True,
+        "has_password": True,
+        "engine": "borg",
+        "repository": str(profile.repository),
+        "password_file": str(profile.password),
+    }
+    assert [report["changed"] for report in reports] == [True, True, False, False]
+    assert b"repokey" in (profile.native("info", "--json") or b"")
+    assert b"is already there" in profile.run("init").stdout
+
+
+def test_check_without_a_password(profile: Store) -> None:
+    report = json.loads(profile.run("init", "--check", "--json").stdout)
+    assert (report["changed"], report["has_password"]) == (True, False)
+    assert [path.name for path in profile.config.parent.iterdir()] == ["default.toml"]
+
+
+@pytest.mark.parametrize("words", [[], ["--check"]])
+def test_a_lost_password_gets_no_successor(store: Store, words: list[str]) -> None:
+    """So dom0, which asks with --check first, hands none over."""
+    store.password.unlink()
+    assert "brought back with `dedup-store set-password`" in refusal(store, "init", *words)
+    assert not store.password.exists()
+    store.set_password()
+    assert store.runs() == []
+
+
+def test_init_uses_a_password_that_is_there(profile: Store) -> None:
+    profile.password.write_text("chosen by the user\n")
+    profile.password.chmod(0o400)
+    assert profile.run("init").returncode == 0
+    assert profile.password.read_text() == "chosen by the user\n"
+    assert profile.runs() == []
+
+
+def test_init_with_a_wrong_password(store: Store) -> None:
+    store.password.chmod(0o600)
+    store.password.write_text("wrong\n")
+    result = store.run("init")
+    assert result.returncode == 1
+    assert b"passphrase" in result.stderr.lower() or b"password" in result.stderr.lower()
+    assert store.password.read_text() == "wrong\n"
+
+
+def test_init_on_the_other_engines_repository(store: Store) -> None:
+    other = {"restic": "borg", "borg": "restic"}[store.engine]
+    store.configure(engine=other)
+    message = refusal(store, "init")
+    assert f"is {store.engine}'s, but the profile says engine = '{other}'" in message
+    assert "but the profile says" in refusal(store, "put")
+
+
+def test_init_on_foreign_data(profile: Store) -> None:
+    profile.repository.mkdir()
+    (profile.repository / "photo.jpg").write_text("x")
+    assert "holds neither restic's nor borg's data" in refusal(profile, "init")
+    assert not profile.password.exists()
+
+
+def test_init_in_an_empty_folder_below_new_ones(profile: Store) -> None:
+    profile.configure(repository=str(profile.folder / "a" / "b" / "c"))
+    profile.make()
+    assert (profile.folder / "a" / "b" / "c" / "config").exists()
