@@ -5,10 +5,11 @@ import argparse
 import json
 import os
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dedup_backup import VERSION, ledger, setup
+from dedup_backup import VERSION, kept, ledger, setup
 from dedup_backup.check import Check, EnoughError, Report
 from dedup_backup.errors import (
     EXIT_UNCHECKED,
@@ -29,12 +30,15 @@ exit codes:
   0  all that was asked for was done; or was checked, and is right
   1  something is wrong: each thing is told, with the member's name
   2  wrong command line or configuration
-  3  nothing wrong was found, but not everything could be checked: it is told what
+  3  nothing wrong was found, but not everything could be checked, or asked: it is told what
   4  the qube or its store failed or made no sense: it was not done, or there is no verdict
   130  interrupted
 
 init gives the store a new password, unless it has one, and makes its repository. The password is
 handed over on stdin; dom0 keeps no copy. The qube must be running.
+
+secrets lists what must be kept off this machine, for all backup profiles whose destination is
+dedup-store, with the command that shows each. It asks backup qubes that are running.
 
 confirm is for after a backup that qvm-backup called successful. It compares the member list of
 that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
@@ -82,7 +86,10 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"qubes-dedup-backup {VERSION}")
-    common = argparse.ArgumentParser(add_help=False)
+    basic = argparse.ArgumentParser(add_help=False)
+    basic.add_argument("--json", action="store_true", help="report as JSON on stdout")
+    basic.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    common = argparse.ArgumentParser(add_help=False, parents=[basic])
     common.add_argument(
         "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
     )
@@ -90,11 +97,14 @@ def _parse() -> argparse.Namespace:
     common.add_argument(
         "--store-profile", metavar="NAME", help="default: the profile's destination"
     )
-    common.add_argument("--json", action="store_true", help="report as JSON on stdout")
-    common.add_argument("--root", default="/", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     init = commands.add_parser("init", parents=[common], help="make the store's repository")
     init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
+    commands.add_parser(
+        "secrets",
+        parents=[basic],
+        help="tell which secrets to keep elsewhere, and how to show them",
+    )
     confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
     confirm.add_argument(
         "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
@@ -110,18 +120,30 @@ def _parse() -> argparse.Namespace:
 
 
 class Command:
-    """One command, with what all of them need."""
+    """One command, with what they need."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        """Find out which store it is about."""
+        """Take what the command line says."""
         if os.geteuid():
             raise UsageError("this is for root in dom0 alone: use sudo")
         self._arguments = arguments
         self._layout = Layout(Path(arguments.root))
-        self._profile = Profile(self._layout, arguments.profile)
-        self._source = self._profile.source(arguments.qube, arguments.store_profile)
-        self._store = Store(self._source)
-        self._confirmed = ledger.confirmed(self._layout, self._source)
+
+    @cached_property
+    def _profile(self) -> Profile:
+        return Profile(self._layout, self._arguments.profile)
+
+    @cached_property
+    def _source(self) -> Source:
+        return self._profile.source(self._arguments.qube, self._arguments.store_profile)
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self._source)
+
+    @cached_property
+    def _confirmed(self) -> dict[str, dict[str, Any]]:
+        return ledger.confirmed(self._layout, self._source)
 
     def init(self) -> int:
         """Make the store's password and repository, unless they are there."""
@@ -137,6 +159,21 @@ class Command:
         ):
             print(f"{_place(self._source)}: {what} {made if new else 'is there'}")
         return 0
+
+    def secrets(self) -> int:
+        """Tell which secrets there are, and how each is shown; never the secrets."""
+        rows, unknown = kept.secrets(self._layout)
+        if self._arguments.json:
+            print(json.dumps({"secrets": rows, "unknown": unknown}))
+        else:
+            print("Keep these off this machine, or its backups can't be read after its loss.")
+            for row in rows:
+                print(f"{row['secret']} of the profile {row['profile']} ({row['place']})")
+                if row["command"]:
+                    print(f"    {row['command']}")
+        for text in unknown:
+            _say(text)
+        return EXIT_UNCHECKED if unknown else 0
 
     def confirm(self) -> int:
         """Compare a run's list with the ledger; when they agree, record it."""

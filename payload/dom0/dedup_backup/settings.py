@@ -15,6 +15,7 @@ DEFAULT_PROFILE = "dedup-backup"
 # As Qubes and dedup-store name them (qubes/vm/__init__.py validate_name; dedup_store/config.py)
 _QUBE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 _PROFILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}")
+_STORE_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class Layout:
@@ -39,10 +40,16 @@ class Profile:
     """A profile of qvm-backup (qubes-core-admin qubes/api/admin.py _load_backup_profile)."""
 
     def __init__(self, layout: Layout, name: str) -> None:
-        """Name it; it is read when something of it is needed."""
+        """Name it; it is read when something of it is needed.
+
+        Attributes:
+            name: its name.
+            path: its file.
+        """
         if not _PROFILE.fullmatch(name):
             raise UsageError("a backup profile's name has letters, digits, '_', '+', '.' and '-'")
-        self._path = layout.profiles / f"{name}.conf"
+        self.name = name
+        self.path = layout.profiles / f"{name}.conf"
 
     def source(self, qube: str | None, store_profile: str | None) -> Source:
         """Find the store: as the command line says, else from the profile's destination.
@@ -51,18 +58,35 @@ class Profile:
             UsageError: the profile has no destination that a store can be told from.
         """
         if qube is None or store_profile is None:
-            content = self._read()
-            words = _words(str(content.get("destination_path", "")))
-            if words[:2] != ["dedup-store", "put"]:
+            found = self._destination()
+            if found is None:
                 raise UsageError(
-                    f"destination_path of {self._path} is not 'dedup-store put ...':"
+                    f"destination_path of {self.path} is not 'dedup-store put ...':"
                     " give --qube and --store-profile"
                 )
-            store_profile = store_profile or _option(words, "--profile") or "default"
-            qube = qube or str(content.get("destination_vm") or "")
-        if not _QUBE.fullmatch(qube) or not _PROFILE.fullmatch(store_profile):
-            raise UsageError("that is no name of a qube or of a profile of dedup-store")
-        return Source(qube, store_profile)
+            qube, store_profile = qube or found[0], store_profile or found[1]
+        return _source(qube, store_profile)
+
+    def store(self) -> Source | None:
+        """Give the store that it sends to, None when that is something else.
+
+        Raises:
+            UsageError: it can't be read, or names no store.
+        """
+        found = self._destination()
+        return found and _source(*found)
+
+    def _destination(self) -> tuple[str, str] | None:
+        content = self._read()
+        words = _words(str(content.get("destination_path", "")))
+        if words[:2] != ["dedup-store", "put"]:
+            return None
+        profile = _option(words, "--profile") or "default"
+        return str(content.get("destination_vm") or ""), profile
+
+    def has_passphrase(self) -> bool:
+        """Tell whether the passphrase is in it (else Qubes gets it from elsewhere)."""
+        return bool(self._read().get("passphrase_text"))
 
     def passphrase(self, file: str | None) -> bytes:
         """Read the passphrase: the first line of a file (`-`: stdin), else from the profile.
@@ -82,25 +106,37 @@ class Profile:
         else:
             text = self._read().get("passphrase_text") or ""
             if not isinstance(text, str):
-                raise UsageError(f"passphrase_text of {self._path} is no text: put it in quotes")
+                raise UsageError(f"passphrase_text of {self.path} is no text: put it in quotes")
         if not text:
-            raise UsageError(f"no passphrase: {self._path} has none, use --passphrase-file")
+            raise UsageError(f"no passphrase: {self.path} has none, use --passphrase-file")
         return text.encode()
 
     def _read(self) -> dict[str, Any]:
         try:
-            content = yaml.safe_load(self._path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UsageError(
-                f"there is no {self._path}: name another with --profile, or give --qube,"
+                f"there is no {self.path}: name another with --profile, or give --qube,"
                 " --store-profile and --passphrase-file"
             ) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             # a YAML error quotes what is around it, perhaps the passphrase
-            raise UsageError(f"can't read {self._path} ({type(error).__name__})") from None
+            raise UsageError(f"can't read {self.path} ({type(error).__name__})") from None
         if not isinstance(content, dict):
-            raise UsageError(f"{self._path} is no backup profile")
+            raise UsageError(f"{self.path} is no backup profile")
         return content
+
+
+def profiles(layout: Layout) -> list[Profile]:
+    """List the backup profiles, by name; what Qubes can't use as one is none."""
+    names = sorted(path.stem for path in layout.profiles.glob("*.conf"))
+    return [Profile(layout, name) for name in names if _PROFILE.fullmatch(name)]
+
+
+def _source(qube: str, store_profile: str) -> Source:
+    if not _QUBE.fullmatch(qube) or not _STORE_PROFILE.fullmatch(store_profile):
+        raise UsageError("that is no name of a qube or of a profile of dedup-store")
+    return Source(qube, store_profile)
 
 
 def _words(command: str) -> list[str]:

@@ -14,6 +14,7 @@ RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-([A-Za-z0-9-]{1,64})-[0-9a-f]{4}")  # 1: t
 MAX_RUNS, MAX_MEMBERS = 100_000, 200_000  # 200,000 full members are 20 TB
 OVERHEAD = 128  # bytes of a container, scrypt's or ours, around the payload
 _MAX_LENGTH = 1 << 50
+SECRETS = ("password", "borg key")
 ENGINES = ("restic", "borg")
 _STATUSES = ("whole", "partial", "opaque")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -99,6 +100,14 @@ class Store:
         check = () if make else ("--check",)
         with self._call("init", "--json", *check, autostart=False) as call:
             return _repository(call.answer())
+
+    def secret_names(self) -> list[str]:
+        """Tell which secrets there are, of SECRETS; never the secrets. The qube must be running."""
+        with self._call("export-keys", "--names", "--json", autostart=False) as call:
+            names = call.answer().get("secrets")
+        if not isinstance(names, list) or any(name not in SECRETS for name in names):
+            raise BackupError("what the store says of its secrets can't be understood")
+        return [name for name in SECRETS if name in names]
 
     def set_password(self, password: bytes) -> bool:
         """Hand over the repository's password; tell whether it was taken, or there was one."""

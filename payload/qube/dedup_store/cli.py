@@ -99,6 +99,12 @@ def _parse() -> argparse.Namespace:
     maker.add_argument(
         "--check", action="store_true", help="change nothing, tell whether there is something to do"
     )
+    exporter = subparsers.add_parser(
+        "export-keys",
+        parents=[common],
+        help="show the password and borg's key, to be kept off this machine",
+    )
+    exporter.add_argument("--names", action="store_true", help="tell only which there are")
     subparsers.add_parser("put", parents=[common], help="store the backup that comes on stdin")
     getter = subparsers.add_parser("get", parents=[common], help="write a stored backup to stdout")
     getter.add_argument("run", metavar="RUN", help="a run's name, or `latest`")
@@ -133,6 +139,7 @@ def _drain_if_put(arguments: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "set-password": setup.set_password,
     "init": setup.init,
+    "export-keys": setup.export_keys,
     "put": commands.put,
     "get": commands.get,
     "show": commands.show,

@@ -88,6 +88,9 @@ class Engine(Protocol):
     def create(self) -> None:
         """Make the repository."""
 
+    def key(self) -> str | None:
+        """Give what has to be kept beside the password, in case the repository loses it."""
+
     def runs(self) -> list[StoredRun]:
         """List the runs (those that have a manifest)."""
 

@@ -105,11 +105,10 @@ class Borg:
         }
         if call:
             variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
-        command, *options = arguments
         wait = self._config.lock_wait
-        if command != "extract":  # a stream can't be begun again; the list before it could
+        if arguments[0] != "extract":  # a stream can't be begun again; the list before it could
             wait = min(wait, _LOCK_TRY)
-        argv = ["borg", command, "--lock-wait", str(wait), *options]
+        argv = ["borg", "--lock-wait", str(wait), *arguments]
         try:
             hint = call.hint if call else ""
             how = engine.Command(argv, variables, _STOP, cwd, (password,), hint)
@@ -132,6 +131,13 @@ class Borg:
     def create(self) -> None:
         """Make the repository."""
         self._run("init", "--encryption", "repokey-blake2", "--make-parent-dirs")
+
+    def key(self) -> str:
+        """Give the key, as `borg key import` takes it; its password encrypts it."""
+        text = self._run("key", "export", "::").decode(errors="replace")
+        if not text.startswith("BORG_KEY "):
+            raise StoreError("borg's key can't be understood")
+        return text
 
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""

@@ -71,6 +71,9 @@ class Restic:
         """Make the repository."""
         self._run("init")
 
+    def key(self) -> None:
+        """There is none: with the password, restic opens its own, in the repository."""
+
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
         found = self._objects()

@@ -49,6 +49,14 @@ def is_there(path: Path) -> bool:
     return os.path.lexists(path)
 
 
+def read(path: Path) -> str:
+    """Read the password, the file's first line, as the engines do."""
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0]
+    except UnicodeDecodeError:
+        raise UsageError(f"password file {path} is no text") from None
+
+
 def store(path: Path, line: bytes) -> bool:
     """Store a password, unless there is one: that is never replaced.
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands that make a profile ready: set-password, init."""
+"""The commands set-password, init, export-keys: a profile is made ready, and kept safe."""
 
 import argparse
 import getpass
 import os
 
 from dedup_store import config, engine, password, tell
+from dedup_store.commands import open_repository
 
 _STDIN = 0
 
@@ -51,4 +52,28 @@ def init(arguments: argparse.Namespace, settings: config.Config) -> int:
     else:
         text = f"made {text}"
     tell.report(report, text, to_program=arguments.json)
+    return 0
+
+
+def export_keys(arguments: argparse.Namespace, settings: config.Config) -> int:
+    """Show what must be kept elsewhere, or (`--names`) tell only what there is."""
+    report: dict[str, object] = {
+        "profile": settings.profile,
+        "engine": settings.engine,
+        "repository": settings.repository,
+    }
+    if arguments.names:
+        has_password = password.is_there(settings.password_file)
+        names = ["password", "borg key"] if settings.engine == "borg" else ["password"]
+        report["secrets"] = names if has_password else []
+        text = "\n".join(names if has_password else ["none yet"])
+        tell.report(report, text, to_program=arguments.json)
+        return 0
+    repository = open_repository(settings)
+    report["password"] = password.read(settings.password_file)
+    report["borg_key"] = key = repository.key()
+    lines = [f"{name}: {value}" for name, value in report.items() if name != "borg_key"]
+    if key:
+        lines += ["borg key, for `borg key import`:", key.rstrip("\n")]
+    tell.report(report, "\n".join(lines), to_program=arguments.json)
     return 0

@@ -4,10 +4,12 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
+import archives
 import pytest
 from store_profile import PASSWORD, Store, refusal
 
@@ -199,3 +201,51 @@ def test_init_in_an_empty_folder_below_new_ones(profile: Store) -> None:
     profile.configure(repository=str(profile.folder / "a" / "b" / "c"))
     profile.make()
     assert (profile.folder / "a" / "b" / "c" / "config").exists()
+
+
+def test_what_to_keep_brings_a_repository_back(store: Store, tmp_path: Path) -> None:
+    """On another machine, which has the repository only, and has lost borg's key in it."""
+    run = store.put(archives.join(archives.members(archives.small_qubes())))
+    result = store.run("export-keys", "--json")
+    assert result.returncode == 0, result.stderr
+    kept = json.loads(result.stdout)
+    assert (kept["engine"], kept["repository"]) == (store.engine, str(store.repository))
+    text = store.run("export-keys").stdout.decode()
+    assert f"\npassword: {kept['password']}\n" in text
+
+    other = Store(tmp_path / "other", kept["engine"])
+    other.folder.mkdir()
+    shutil.copytree(store.repository, other.repository)
+    other.configure()
+    other.set_password(kept["password"])
+    if store.engine == "borg":
+        assert kept["borg_key"] in text
+        config = other.repository / "config"
+        lines = config.read_text().splitlines(keepends=True)
+        config.write_text("".join(line for line in lines if line[:3] != "key" and line[0] != "\t"))
+        assert other.run("list").returncode == 1
+        other.native("key", "import", "::", "-", data=kept["borg_key"].encode())
+    else:
+        assert kept["borg_key"] is None
+    assert other.runs() == [run]
+
+
+def test_names_of_secrets_without_them(store: Store) -> None:
+    result = store.run("export-keys", "--names", "--json")
+    assert json.loads(result.stdout) == {
+        "profile": "default",
+        "engine": store.engine,
+        "repository": str(store.repository),
+        "secrets": ["password", "borg key"] if store.engine == "borg" else ["password"],
+    }
+    assert store.password.read_bytes().strip() not in result.stdout
+    store.password.unlink()
+    report = json.loads(store.run("export-keys", "--names", "--json").stdout)
+    assert report["secrets"] == []
+    assert store.run("export-keys", "--names").stdout == b"none yet\n"
+    assert "does not exist" in refusal(store, "export-keys")
+
+
+def test_export_without_a_repository(profile: Store) -> None:
+    profile.set_password()
+    assert "there is no repository" in refusal(profile, "export-keys")
