@@ -26,8 +26,8 @@ def rows() -> list[str]:
             "options"
         ]
         for name, option in options.items():
-            # Which side of a role runs is the playbook's business, not the user's.
-            if not name.endswith("_side"):
+            # What a role is to do, and where, is the playbook's business, not the user's.
+            if not name.endswith(("_side", "_state")):
                 lines.append(f"| `{name}` | {_default(option)} | {_text(option)} |")
     return lines
 

@@ -28,7 +28,9 @@ RPM = ["rpm", "createrepo-c", "scrypt"]
 DNF4 = ["dnf", "dnf-plugins-core"]
 DOM0_PACKAGES = [*COMMON, *RPM, *DNF4, "python3-yaml", "python3-lxml", "ansible-core"]
 # What a template may install from the lab's copy of Debian.
-REPOSITORY_PACKAGES = ["restic", "borgbackup", "rclone", "openssh-client", "openssh-server"]
+REPOSITORY_PACKAGES = [
+    *("restic", "borgbackup", "rclone", "scrypt", "openssh-client", "openssh-server"),
+]
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,12 @@ class Session:
         command = 'cd /srv/qubes-dedup-backup && exec ansible-playbook "$@"'
         return self.dom0("sh", "-c", command, "sh", *args).stdout
 
+    def passphrase(self, profile: str) -> bytes:
+        """Return a backup profile's passphrase, with a line end."""
+        show = "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['passphrase_text'])"
+        path = f"/etc/qubes/backup/{profile}.conf"
+        return self.dom0("sudo", "python3", "-c", show, path).stdout.encode()
+
     def private_image(self, qube: str) -> Path:
         """Return the host's path of an app qube's private image."""
         return self.paths.qubes / "appvms" / qube / "private.img"

@@ -15,7 +15,7 @@ sys.path.insert(0, str(PROJECT / "lab"))
 
 from qubeslab.session import Session, corpus  # noqa: E402 -- the path above comes first
 
-INVENTORY = "lab/demo_inventory/hosts.yml"
+INVENTORY = "tests/e2e/inventory/hosts.yml"
 BACKUP_QUBE = "dedup-backup"
 
 
@@ -52,10 +52,16 @@ def check_from_nothing(fresh_lab: Session) -> str:
 
 
 @pytest.fixture(scope="session")
-def lab(fresh_lab: Session, check_from_nothing: str) -> Session:
-    """The lab after the playbook, with the backup qube running."""
+def provisioned(fresh_lab: Session, check_from_nothing: str) -> str:
+    """All that the playbook prints when it provisions the lab."""
     assert "PLAY RECAP" in check_from_nothing
-    fresh_lab.playbook("-i", INVENTORY, "playbooks/site.yml")
+    return fresh_lab.playbook("-vvv", "--diff", "-i", INVENTORY, "playbooks/site.yml")
+
+
+@pytest.fixture(scope="session")
+def lab(fresh_lab: Session, provisioned: str) -> Session:
+    """The lab after the playbook, with the backup qube running."""
+    assert "PLAY RECAP" in provisioned
     fresh_lab.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
     return fresh_lab
 
@@ -63,13 +69,7 @@ def lab(fresh_lab: Session, check_from_nothing: str) -> Session:
 @pytest.fixture
 def passphrases(lab: Session) -> dict[str, bytes]:
     """The generated passphrase of each profile, with a line end."""
-    show = "import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))['passphrase_text'])"
-    return {
-        engine: lab.dom0(
-            "sudo", "python3", "-c", show, f"/etc/qubes/backup/dedup-{engine}.conf"
-        ).stdout.encode()
-        for engine in ("restic", "borg")
-    }
+    return {engine: lab.passphrase(f"dedup-{engine}") for engine in ("restic", "borg")}
 
 
 @pytest.fixture

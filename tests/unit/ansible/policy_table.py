@@ -13,7 +13,7 @@ sys.path.insert(0, str(PROJECT / "lab"))
 
 from qubeslab.policy import Call, Domains  # noqa: E402 -- the path above comes first
 
-BACKUP, STORAGE = "dedup-backup", "sys-storage"
+BACKUP, STORAGE = "dedup-backup", "dedup-storage"
 OTHERS = """
 # Whoever is allowed most by later files still has no way to our services.
 * * * @default allow target=dom0
@@ -67,7 +67,7 @@ SERVICES = (*OURS, "dedupbackup.repository", "dedupbackup", "qubes.Filecopy")
 ARGUMENTS = (
     *("+", "+restic+default", "+borg+default", "+restic+Default", "+restic+default+", "+restic"),
     *("+restic-default", "+restic+default2", "+restic+other", "++restic+default", "+borg+archive"),
-    *("+latest", "+default"),
+    *("+latest", "+default", "+restic+restic", "+borg+borg"),
 )
 
 
@@ -88,7 +88,7 @@ def is_allowed(call: Call, storage: str, repositories: tuple[str, ...]) -> bool:
     """
     names = (storage, f"uuid:{DOMAINS[storage]['uuid']}") if storage else ()
     return (
-        call.service == "dedupbackup.Repository"
+        call.service in ("dedupbackup.Repository", "dedupbackup.Maintenance")
         and call.source == BACKUP
         and call.target in names
         and call.argument in {f"+{repository}" for repository in repositories}

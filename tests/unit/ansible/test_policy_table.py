@@ -44,8 +44,8 @@ def test_every_call(tmp_path: Path, storage: str, repositories: tuple[str, ...])
         allowed = is_allowed(call, storage, repositories)
         assert target == (STORAGE if allowed else ""), call
         ours += allowed
-    # By name and by uuid, once for each repository.
-    assert ours == (2 * len(repositories) if storage else 0)
+    # Two services, by name and by uuid, once for each repository.
+    assert ours == (4 * len(repositories) if storage else 0)
     assert others > 10_000
 
 
@@ -54,9 +54,11 @@ def test_the_file_itself(tmp_path: Path) -> None:
     rules = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
     assert rules == [
         ["dedupbackup.Restore", "*", "*", "*", "deny"],
-        ["dedupbackup.Repository", "+restic+default", "dedup-backup", "sys-storage", "allow"],
-        ["dedupbackup.Repository", "+borg+archive", "dedup-backup", "sys-storage", "allow"],
+        ["dedupbackup.Repository", "+restic+default", "dedup-backup", "dedup-storage", "allow"],
+        ["dedupbackup.Repository", "+borg+archive", "dedup-backup", "dedup-storage", "allow"],
         ["dedupbackup.Repository", "*", "*", "*", "deny"],
+        ["dedupbackup.Maintenance", "+restic+default", "dedup-backup", "dedup-storage", "allow"],
+        ["dedupbackup.Maintenance", "+borg+archive", "dedup-backup", "dedup-storage", "allow"],
         ["dedupbackup.Maintenance", "*", "*", "*", "deny"],
         ["dedupbackup.MaintenanceOpen", "*", "*", "*", "deny"],
     ]
@@ -70,6 +72,7 @@ def test_the_file_itself(tmp_path: Path) -> None:
         ("dedup-backup", "restic+a", "must be the names of two qubes"),
         ("a * * allow", "restic+a", "must be the names of two qubes"),
         ("a\n* * * * allow", "restic+a", "must be the names of two qubes"),
+        (STORAGE, "restic+a.b", "A name in qrexec_policy_repositories must be"),
         (STORAGE, "restic+a+b", "A name in qrexec_policy_repositories must be"),
         (STORAGE, "restic+a @anyvm", "A name in qrexec_policy_repositories must be"),
         (STORAGE, "restic+", "A name in qrexec_policy_repositories must be"),
