@@ -32,7 +32,10 @@ repository (setting lock_wait); with restic, several can put and get at the same
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic" or "borg"
   repository     absolute path, qrexec:QUBE/NAME for the repository NAME of a storage qube, or a
-                 location of the engine's (default /rw/dedup-store/NAME/repo)
+                 location of the engine's (default /rw/dedup-store/NAME/repo, or with a device
+                 /mnt/dedup-store/LABEL/dedup-store/NAME)
+  device         label of the attached file system that the repository is on; it is mounted at
+                 /mnt/dedup-store/LABEL when needed, and must have a line in /etc/fstab
   password_file  mode 0600, made by set-password (default NAME.password beside the configuration)
   lock_wait      seconds to wait for a locked repository, borg (default 3600)
 """

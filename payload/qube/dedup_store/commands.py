@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from dedup_store import config, engine, password, restore_service, tell
+from dedup_store import config, device, engine, password, restore_service, tell
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, UsageError, clean
@@ -19,6 +19,7 @@ _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own a
 def open_repository(settings: config.Config) -> engine.Engine:
     """Give the repository, which must be there."""
     password.check(settings.password_file)
+    device.require(settings)
     engine.require_folder(settings)
     return engine.open_engine(settings)
 

@@ -12,11 +12,15 @@ from dedup_store.errors import UsageError, clean
 
 CONFIG_DIR = "/rw/config/dedup-store"
 REPOSITORY = "/rw/dedup-store/{profile}/repo"
+MOUNT_DIR = "/mnt/dedup-store"  # has a mount point for each device, named as its label
+ON_DEVICE = "dedup-store/{profile}"
 ENGINES = ("restic", "borg")
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_KEYS = {"engine": str, "repository": str, "password_file": str, "lock_wait": int}
+_KEYS = {"engine": str, "repository": str, "device": str, "password_file": str, "lock_wait": int}
+# file systems allow more in a label; this much fits a line of /etc/fstab and a file name
+_LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 # a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
 # and dedup-storage's config.py want them
 _STORAGE = re.compile(r"qrexec:([A-Za-z][A-Za-z0-9_.-]{0,30})/([A-Za-z0-9][A-Za-z0-9_-]{0,31})")
@@ -35,6 +39,7 @@ class Config:
             that the engine understands (`rclone:...`).
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
+        device: label of the file system that the repository is on, attached when needed; or None.
     """
 
     profile: str
@@ -42,6 +47,12 @@ class Config:
     repository: str
     password_file: Path
     lock_wait: int = LOCK_WAIT
+    device: str | None = None
+
+    @property
+    def mount_point(self) -> Path | None:
+        """Where the device is mounted, None when there is none."""
+        return Path(MOUNT_DIR) / self.device if self.device else None
 
     @property
     def local_repository(self) -> Path | None:
@@ -80,12 +91,17 @@ def load(profile: str) -> Config:
             raise UsageError(f"{path}: '{key}' must be {_type_name(wanted)}")
     if values.get("engine") not in ENGINES:
         raise UsageError(f"{path}: 'engine' must be one of: {', '.join(ENGINES)}")
+    device = values.get("device")
+    if device is not None and not _LABEL.fullmatch(device):
+        raise UsageError(f"{path}: 'device' must be a label: at most 32 letters, digits, '_.-'")
+    place = f"{MOUNT_DIR}/{device}/{ON_DEVICE}" if device else REPOSITORY
     config = Config(
         profile=profile,
         engine=values["engine"],
-        repository=values.get("repository", REPOSITORY.format(profile=profile)),
+        repository=values.get("repository", place.format(profile=profile)),
         password_file=Path(values.get("password_file", folder / f"{profile}.password")),
         lock_wait=values.get("lock_wait", LOCK_WAIT),
+        device=device,
     )
     _check(config, path)
     return config
@@ -123,6 +139,12 @@ def _check(config: Config, path: Path) -> None:
         )
     if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
         raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
+    if config.mount_point:
+        folder = Path(repository)
+        if config.mount_point not in folder.parents or ".." in folder.parts:
+            raise UsageError(
+                f"{path}: 'repository' must be below the device's {config.mount_point}"
+            )
     if not config.password_file.is_absolute():
         raise UsageError(f"{path}: 'password_file' must be an absolute path")
     if not 0 <= config.lock_wait <= 7 * 24 * 3600:

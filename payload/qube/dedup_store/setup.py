@@ -5,7 +5,7 @@ import argparse
 import getpass
 import os
 
-from dedup_store import config, engine, password, tell
+from dedup_store import config, device, engine, password, tell
 from dedup_store.commands import open_repository
 
 _STDIN = 0
@@ -30,12 +30,14 @@ def init(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Make the repository, or tell whether it must be made."""
     repository = engine.open_engine(settings)
     path = settings.password_file
+    device.require(settings)
     has_folder = settings.local_repository is not None and engine.check_folder(settings)
     has_password = password.is_there(path)
     if has_password or has_folder or not arguments.check:
         password.check(path)
     changed = not (has_password and repository.exists())
     if changed and not arguments.check:
+        device.make_folder(settings)
         repository.create()
     report = {
         "changed": changed,

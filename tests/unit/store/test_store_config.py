@@ -145,5 +145,5 @@ def test_help_names_every_exit_code(borg_store: Store) -> None:
     text = borg_store.run("--help").stdout.decode()
     for code in (0, 1, 2, 3, 4, 5, 130, 141, 143):
         assert f"\n  {code} " in text
-    for key in ("engine", "repository", "password_file", "lock_wait"):
+    for key in ("engine", "repository", "device", "password_file", "lock_wait"):
         assert f"\n  {key} " in text

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A repository on an attached device: real file systems on loop devices, an ordinary user."""
+
+import functools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import archives
+import pytest
+from store_profile import PASSWORD, PAYLOAD, Store, refusal
+
+NOBODY = 65534
+MOUNTS = "/mnt/dedup-store"
+
+
+@pytest.mark.parametrize("label", ["", ".x", "-x", "a b", "a/b", "x" * 33, "ä", "a\\nb"])
+def test_labels_that_are_refused(tmp_path: Path, label: str) -> None:
+    store = Store(tmp_path, "borg")
+    store.configure()
+    store.config.write_text(f'engine = "borg"\ndevice = "{label}"\n')
+    assert "'device' must be a label" in refusal(store, "list")
+
+
+@pytest.mark.parametrize(
+    "place", ["/mnt/x", f"{MOUNTS}/B", f"{MOUNTS}/B/../C/x", f"{MOUNTS}/BC/x", "rclone:x:y"]
+)
+def test_repository_beside_the_device(tmp_path: Path, place: str) -> None:
+    store = Store(tmp_path, "restic")
+    store.configure(device="B", repository=place)
+    assert f"'repository' must be below the device's {MOUNTS}/B" in refusal(store, "list")
+
+
+class Device:
+    """A profile of an ordinary user, whose repository is on a device that can be attached.
+
+    Each command runs in a mount namespace of its own, with its own /etc/fstab.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the file system, and the profile."""
+        self.folder = folder
+        self.label = f"T{os.getpid()}.{folder.name[-4:]}"[:16]  # more is no label of ext4
+        self.point = f"{MOUNTS}/{self.label}"
+        self.image = folder / "image"
+        self.loop = ""
+        with self.image.open("wb") as image:
+            image.truncate(64 << 20)
+        made = ["mkfs.ext4", "-q", "-L", self.label, "-E", f"root_owner={NOBODY}:{NOBODY}"]
+        subprocess.run([*made, self.image], check=True)
+        shutil.copytree(PAYLOAD, folder / "program")
+        self.config = folder / "config"
+        self.config.mkdir()
+        (self.config / "default.toml").write_text(f'engine = "borg"\ndevice = "{self.label}"\n')
+        for path in (folder, self.config):
+            path.chmod(0o755)
+            shutil.chown(path, NOBODY, NOBODY)
+        line = f"LABEL={self.label} {self.point} auto noauto,user,nosuid,nodev,noexec 0 0\n"
+        (folder / "fstab").write_text(line)
+
+    def attach(self) -> None:
+        """Attach the device."""
+        attach = ["losetup", "--find", "--show", self.image]
+        self.loop = subprocess.check_output(attach, text=True).strip()
+
+    def detach(self) -> None:
+        """Detach it."""
+        if self.loop:
+            subprocess.run(["losetup", "--detach", self.loop], check=True)
+        self.loop = ""
+
+    def run(
+        self, *words: str, data: bytes = b"", before: str = ":", after: str = ":"
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run dedup-store as the user; before and after are root's shell commands."""
+        as_user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --"
+        program = shlex.join([str(self.folder / "program" / "dedup-store"), *words])
+        script = (
+            f"set -e; mount -t tmpfs none /mnt; mkdir -p {self.point}\n"
+            f"mount --bind {self.folder}/fstab /etc/fstab\n"
+            f"{before}\nset +e\n{as_user} {program}; code=$?\n{after}\nexit $code\n"
+        )
+        variables = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "DEDUP_STORE_CONFIG_DIR": str(self.config),
+            "AS_USER": as_user,
+        }
+        return subprocess.run(
+            ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+            input=data,
+            capture_output=True,
+            check=False,
+            env=variables,
+        )
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make devices")
+    # pytest's own folders are closed to other users
+    folder = Path(tempfile.mkdtemp(prefix="dedup-store-device"))
+    made = Device(folder)
+    try:
+        yield made
+    finally:
+        made.detach()
+        shutil.rmtree(folder)
+
+
+@functools.cache
+def backup() -> bytes:
+    return archives.join(archives.members(archives.small_qubes()))
+
+
+def test_from_init_to_get(device: Device) -> None:
+    """Each command finds it unmounted, and mounts it."""
+    device.attach()
+    assert device.run("set-password", data=PASSWORD.encode() + b"\n").returncode == 0
+    made = device.run("init", "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["repository"] == f"{device.point}/dedup-store/default"
+    assert device.run("put", data=backup()).returncode == 0
+    assert device.run("get", "latest").stdout == backup()
+    device.detach()
+    image = device.image
+    device.image = image.rename(image.with_name("moved"))
+    device.attach()  # another device name, the same label
+    assert device.run("get", "latest").stdout == backup()
+    mounted = device.run(
+        *("list", "--lines"),
+        before=f"$AS_USER mount {device.point}",
+        after=f"umount {device.point}",
+    )
+    assert mounted.returncode == 0, mounted.stderr
+    assert json.loads(mounted.stdout)["status"] == "whole"
+    assert mounted.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["put"], ["get", "latest"], ["init"], ["init", "--check"], ["export-keys"]]
+)
+def test_not_attached(device: Device, words: list[str]) -> None:
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    # what a mistaken command could write into, if the mount point let it
+    owned = f"chown {NOBODY} {device.point}; install -d -o {NOBODY} {device.point}/dedup-store"
+    result = device.run(
+        *words, data=b"x" * 2_000_000, before=owned, after=f"find {device.point} >&2"
+    )
+    assert result.returncode == 1
+    message, *found = result.stderr.decode().splitlines()
+    assert message.startswith(
+        f"dedup-store: no file system labelled {device.label} is attached: attach it in dom0 with"
+        " `qvm-block attach QUBE DEVICE`, and try again (mount: "
+    )
+    assert found == [device.point, f"{device.point}/dedup-store"]
+
+
+def test_qube_that_is_not_prepared(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    for before in (f"rmdir {device.point}", "umount /etc/fstab"):
+        result = device.run("list", before=before)
+        assert result.returncode == 2
+        assert f"not prepared for the device {device.label}" in result.stderr.decode()
+
+
+def test_file_system_that_belongs_to_root(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    owned = f"mount {device.point}; chown root {device.point}"
+    result = device.run("init", before=owned)
+    assert result.returncode == 2
+    assert f"`install -d -o user -m 700 {device.point}/dedup-store`" in result.stderr.decode()
+    helped = f"{owned}; install -d -o {NOBODY} -m 700 {device.point}/dedup-store"
+    assert device.run("init", before=helped).returncode == 0
+
+
+def test_it_cannot_be_unmounted_under_a_command(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    assert device.run("init").returncode == 0
+    engine = device.folder / "bin" / "borg"
+    engine.parent.mkdir()
+    unmount = f"umount {device.point} 2>{device.folder}/said"
+    engine.write_text(f'#!/bin/sh\n{unmount}\nexec {shutil.which("borg")} "$@"\n')
+    engine.chmod(0o755)
+    path = f"PATH={engine.parent}:$PATH; export PATH"
+    result = device.run("list", before=f"{path}; $AS_USER touch {device.folder}/said")
+    assert result.returncode == 0, result.stderr
+    assert "busy" in (device.folder / "said").read_text()
