@@ -11,10 +11,12 @@ PROFILES = ("dedup-restic", "dedup-borg", "far-restic", "far-borg")
 STORES = ("restic", "borg", "far-restic", "far-borg")
 PROFILE_FOLDER, STORE_FOLDER = "/etc/qubes/backup", "/rw/config/dedup-store"
 SITE = "playbooks/site.yml"
-# All that a run could leave behind; /srv is the project and the packages, as they were.
+# All that a run could leave behind; /srv is the project and the packages, as they were; in
+# /var/lib/qubes are the qubes' volumes.
 SEARCH = r"""
 journalctl --no-pager --output=export >/tmp/journal.txt
-find / \( -path /proc -o -path /sys -o -path /srv -o -path /dev \) -prune -o -type f -print0 |
+find / \( -path /proc -o -path /sys -o -path /srv -o -path /dev -o -path /var/lib/qubes \
+    -o -path /run/patterns \) -prune -o -type f -print0 |
     xargs -0 grep --text --files-with-matches --fixed-strings --file=/run/patterns
 """
 

@@ -111,7 +111,7 @@ def test_maintenance_closes_when_dom0_s_call_is_killed(lab: Session) -> None:
         assert opened.stdout is not None
         assert opened.stdout.readline() == b"open\n"
         assert maintain(lab, ENGINES[0]).returncode != NOT_OPEN
-        lab.dom0("pkill", "-KILL", "-f", service)
+        lab.dom0("pkill", "-KILL", "-f", service.replace("+", "."))
     call = f"qrexec-client-vm {STORAGE_QUBE} {service.replace('Open', '')}"
     closed = f"until {call} || [ $? = {NOT_OPEN} ]; do sleep 0.1; done"
     lab.run(BACKUP_QUBE, "timeout", "60", "sh", "-c", closed)

@@ -20,6 +20,8 @@ _NONCE = frozenset({b"get_free_nonce", b"commit_nonce_reservation"})
 # `delete` only notes in a new segment that an object is gone: borg needs it for checkpoints
 _WRITE = frozenset({b"commit", b"delete", b"put", b"rollback"})
 _USUAL = _READ | _NONCE | _WRITE | {b"check"}
+# all that `borg key export` does, which takes no lock
+_UNLOCKED = frozenset({b"get", b"load_key"})
 # while a repository is made, borg doesn't append only: so nothing that removes is allowed then
 _CREATING = (_READ | _NONCE | {b"commit", b"put", b"rollback", b"save_key"}) - {b"scan"}
 
@@ -85,10 +87,14 @@ class Filter:
         """Check the one `open` of a session."""
         if arguments.get(b"path") != self._path:
             raise RefusedError("another repository was asked for")
-        if arguments.get(b"lock", True) is not True:
-            raise RefusedError("access without a lock isn't allowed through this service")
+        is_locked = arguments.get(b"lock", True) is True
         if arguments.get(b"create"):
             if not self._may_create:
                 raise RefusedError("the repository exists already")
+            if not is_locked:
+                raise RefusedError("a repository is made with a lock only")
             self.is_creating = True
-        self._allowed = _CREATING if self.is_creating else _USUAL
+        if self.is_creating:
+            self._allowed = _CREATING
+        else:
+            self._allowed = _USUAL if is_locked else _UNLOCKED

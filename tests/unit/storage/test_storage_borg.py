@@ -104,6 +104,13 @@ def test_key_can_not_be_changed(borg: QrexecStore, qube: StorageQube) -> None:
     assert borg.get() == backup()
 
 
+def test_key_can_be_exported(borg: QrexecStore) -> None:
+    """Without a lock, as borg does it."""
+    result = borg.run("export-keys")
+    assert result.returncode == 0, result.stderr
+    assert b"BORG_KEY " in result.stdout
+
+
 def test_config_that_was_changed_is_brought_back(borg: QrexecStore, qube: StorageQube) -> None:
     """By another way to the repository than the service."""
     borg.put(backup())
@@ -123,8 +130,11 @@ ATTACKS: dict[str, Attack] = {
     "destroy after create": lambda client: client.open(**CREATE) and client.call("destroy"),
     "break a lock": lambda client: client.open() and client.call("break_lock"),
     "repair": lambda client: client.open() and client.call("check", repair=True),
-    "no lock": lambda client: client.open(lock=False),
-    "lock is zero": lambda client: client.open(lock=0),
+    "no lock": lambda client: (
+        client.open(lock=False) and client.call("put", id=bytes(32), data=b"x", wait=True)
+    ),
+    "lock is zero": lambda client: client.open(lock=0) and client.call("commit"),
+    "create without a lock": lambda client: client.open(lock=False, **CREATE),
     "create": lambda client: client.open(create=1),
     "open twice": lambda client: client.open() and client.open(),
     "another repository": lambda client: client.open("other"),
