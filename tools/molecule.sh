@@ -9,6 +9,10 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 PATH=$PWD/.venv/bin:$PATH
 export ANSIBLE_CONFIG="$PWD/ansible.cfg"
+# What molecule remembers of an earlier run, which may have been interrupted, isn't looked at.
+MOLECULE_EPHEMERAL_DIRECTORY=$(mktemp -d)
+export MOLECULE_EPHEMERAL_DIRECTORY
+trap 'rm -rf "$MOLECULE_EPHEMERAL_DIRECTORY"' EXIT
 wanted=
 skipped=
 for file in molecule/*/molecule.yml; do

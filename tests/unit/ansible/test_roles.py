@@ -153,3 +153,19 @@ def test_settings_to_think_about_are_in_the_example() -> None:
         "backup_profile_profiles",
         "shim_mode",
     }
+
+
+SCENARIOS = sorted((PROJECT / "molecule").glob("*/molecule.yml"))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=[path.parent.name for path in SCENARIOS])
+def test_every_molecule_scenario_verifies(scenario: Path) -> None:
+    """Molecule takes a scenario without anything to verify for a success."""
+    verifier = yaml.safe_load(scenario.read_text()).get("verifier", {})
+    if verifier.get("name") == "ansible":
+        plays = yaml.safe_load((scenario.parent / "verify.yml").read_text())
+        assert all(play["tasks"] for play in plays)
+    else:
+        folder = verifier.get("directory", str(scenario.parent / "tests"))
+        folder = folder.replace("${MOLECULE_PROJECT_DIRECTORY}", str(PROJECT))
+        assert list(Path(folder).glob("test_*.py"))
