@@ -20,7 +20,7 @@ setup-tests:
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-test: lint unit molecule molecule-guard test-upstream e2e ## everything that CI runs
+test: lint unit molecule ansible-2-16 molecule-guard test-upstream e2e ## everything that CI runs
 
 lint: setup ## all linters
 	@tools/lint.sh
@@ -44,6 +44,9 @@ bench-shim: setup ## measure the shim against the guide's script and the real sc
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/molecule.sh
 
+ansible-2-16: setup ## lint, syntax and one molecule scenario under ansible-core 2.16
+	@tools/ansible-2.16.sh
+
 molecule-guard: setup ## updates of scrypt by the real dnf 4 and 5, and our RPM
 	@tools/molecule.sh guard
 
@@ -59,4 +62,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup setup-tests demo test lint unit fuzz bench-shim molecule molecule-guard e2e test-upstream rpm clean
+.PHONY: help setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean

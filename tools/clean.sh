@@ -15,5 +15,5 @@ for state in .lab/*/; do
         *) LAB_NAME=$name lab/lab down --destroy ;;
     esac
 done
-as_root rm -rf build .lab .venv .venv-upstream .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .ansible
+as_root rm -rf build .lab .venv .venv-2.16 .venv-upstream .cache .hypothesis .pytest_cache .mypy_cache .ruff_cache .ansible
 as_root find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,13 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Run the molecule scenarios that are named, or else all but the guard's; as root, as the lab's
-# containers are root's. `guard` stands for all of the guard's, which take longer.
+# containers are root's. `guard` stands for all of the guard's, which take longer. VENV names another
+# virtual environment than .venv.
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
-    exec sudo "PATH=$PATH" "$0" "$@"
+    exec sudo "PATH=$PATH" "VENV=${VENV:-.venv}" "$0" "$@"
 fi
-PATH=$PWD/.venv/bin:$PATH
+PATH=$PWD/${VENV:-.venv}/bin:$PATH
 export ANSIBLE_CONFIG="$PWD/ansible.cfg"
 # What molecule remembers of an earlier run, which may have been interrupted, isn't looked at.
 MOLECULE_EPHEMERAL_DIRECTORY=$(mktemp -d)
