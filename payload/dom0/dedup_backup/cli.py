@@ -2,6 +2,7 @@
 """Set up a backup qube's store, and tell whether its backups are complete and unaltered."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dedup_backup import VERSION, kept, ledger, setup
+from dedup_backup import VERSION, kept, ledger, maintenance, settings, setup
 from dedup_backup.check import Check, EnoughError, Report
 from dedup_backup.errors import (
     EXIT_UNCHECKED,
@@ -45,6 +46,16 @@ that backup's run in the store with the ledger that dom0 kept of it, and records
 run is complete. verify does the same again, or, with --data, has the whole archive sent to dom0 and
 checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
 must be there; it is read from the archive's beginning and checked under the passphrase.
+
+prune has the store remove partial runs (but none that is confirmed) and what failed backups left,
+and give back the space of all that was removed. A repository in a storage qube is opened for it,
+and closed at its end, or when this process ends. Which one is told by storage.toml alone:
+
+  /etc/qubes-dedup-backup/storage.toml
+    ["dedup-backup"."default"]    # backup qube, its store's profile
+    qube = "dedup-storage"
+    engine = "restic"             # or "borg"
+    repository = "default"        # its name in the storage qube
 
 The store is the one that the backup profile sends to. What the backup qube says is not trusted:
 where it could lie, only `verify --data` is proof.
@@ -116,6 +127,7 @@ def _parse() -> argparse.Namespace:
         "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
     )
     commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
     return parser.parse_args()
 
 
@@ -174,6 +186,29 @@ class Command:
         for text in unknown:
             _say(text)
         return EXIT_UNCHECKED if unknown else 0
+
+    def prune(self) -> int:
+        """Have the store remove what isn't whole, but never what dom0 confirmed."""
+        keep = [
+            run.name
+            for run in self._store.runs()
+            if run.status == "partial" and run.name in self._confirmed
+        ]
+        with contextlib.ExitStack() as stack:
+            if storage := settings.storage(self._layout, self._source):
+                stack.enter_context(maintenance.opened(storage))
+            removed = self._store.prune(keep)
+        if self._arguments.json:
+            rows = [{"run": run, "was": was} for run, was in removed]
+            print(json.dumps({"removed": rows, "maintenance": storage is not None}))
+        else:
+            for run, was in removed:
+                print(f"removed {run} ({was})")
+            print(f"{_place(self._source)} is pruned")
+        lost = [run for run, _ in removed if run in self._confirmed]
+        if lost:
+            _say(f"{_place(self._source)} has removed {len(lost)} confirmed run(s): {lost[0]}")
+        return EXIT_WRONG if lost else 0
 
     def confirm(self) -> int:
         """Compare a run's list with the ledger; when they agree, record it."""

@@ -29,12 +29,13 @@ class NoRunError(BackupError):
 class Call:
     """A command that runs in the qube; to be used in a `with` statement, which ends it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", what: str) -> None:
-        """Take the process, and what it is, for messages."""
+    def __init__(self, process: "subprocess.Popen[bytes]", what: str, silence: int) -> None:
+        """Take the process, what it is, for messages, and how long it may say nothing."""
         if process.stdout is None or process.stderr is None:
             raise BackupError(f"{what}: no pipe to the qube")
         self._process = process
         self._what = what
+        self._silence = silence
         self._out = process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
@@ -59,8 +60,9 @@ class Call:
         Raises:
             BackupError: the qube said nothing for a long time.
         """
-        if not self._poll.poll(SILENCE * 1000):
-            raise BackupError(f"{self._what}: nothing came from the qube for {SILENCE} seconds")
+        if not self._poll.poll(self._silence * 1000):
+            text = f"nothing came from the qube for {self._silence} seconds"
+            raise BackupError(f"{self._what}: {text}")
         return os.read(self._out, size)
 
     def lines(self, limit: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +85,7 @@ class Call:
             raise BackupError(f"{self._what}: the answer is cut")
 
     def send(self, data: bytes) -> None:
-        """Send all that it gets; a command that has gone says why at its end."""
+        """Send all that it gets, and its end; a command that has gone says why at its end."""
         if self._process.stdin is None:
             raise BackupError(f"{self._what}: it takes no input")
         with contextlib.suppress(BrokenPipeError):
@@ -110,7 +112,7 @@ class Call:
             BackupError: it failed.
         """
         try:
-            code = self._process.wait(SILENCE)
+            code = self._process.wait(self._silence)
         except subprocess.TimeoutExpired:
             raise BackupError(f"{self._what}: it doesn't end") from None
         self._listener.join(5)
@@ -132,7 +134,15 @@ class Call:
                 self._said = (self._said + data)[-_STDERR:]
 
 
-def call(qube: str, service: str, what: str, *, feed: bool = False, autostart: bool = True) -> Call:
+def call(  # noqa: PLR0913 - each is plain, and most have a default
+    qube: str,
+    service: str,
+    what: str,
+    *,
+    feed: bool = False,
+    autostart: bool = True,
+    silence: int = SILENCE,
+) -> Call:
     """Call a service in a qube as its default user.
 
     Args:
@@ -141,6 +151,7 @@ def call(qube: str, service: str, what: str, *, feed: bool = False, autostart: b
         what: what it is, for messages.
         feed: whether something will be sent to it; else its stdin is empty.
         autostart: whether to start the qube when it is off.
+        silence: seconds that it may say nothing.
 
     Raises:
         BackupError: there is no such qube, it is off, or it can't be called.
@@ -167,14 +178,11 @@ def call(qube: str, service: str, what: str, *, feed: bool = False, autostart: b
         raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
     except (qubesadmin.exc.QubesException, OSError) as error:
         raise BackupError(f"can't call {qube} ({what}): {clean(str(error))}") from error
-    return Call(process, f"{what} in {qube}")
+    return Call(process, f"{what} in {qube}", silence)
 
 
-def run(
-    qube: str, words: tuple[str, ...], what: str, *, feed: bool = False, autostart: bool = True
-) -> Call:
-    """Run a program in a qube; see call()."""
+def exec_service(words: tuple[str, ...]) -> str:
+    """Name the service that runs a program with these arguments."""
     import qubesadmin.utils  # noqa: PLC0415
 
-    service = "qubes.VMExec+" + qubesadmin.utils.encode_for_vmexec(words)
-    return call(qube, service, what, feed=feed, autostart=autostart)
+    return "qubes.VMExec+" + str(qubesadmin.utils.encode_for_vmexec(words))

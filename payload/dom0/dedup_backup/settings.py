@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where things are in dom0, and what a backup profile says."""
 
+import os
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dedup_backup.errors import UsageError
+from dedup_backup.errors import UsageError, clean
 
 DEFAULT_PROFILE = "dedup-backup"
 # As Qubes and dedup-store name them (qubes/vm/__init__.py validate_name; dedup_store/config.py)
 _QUBE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 _PROFILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}")
+_STORAGE = {
+    "qube": _QUBE,
+    "engine": re.compile("restic|borg"),
+    # dedup_storage/config.py
+    "repository": re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"),
+}
+_MAX_STORAGE = 64 * 1024
 _STORE_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -25,6 +34,7 @@ class Layout:
         """Work below root, `/` for the running system."""
         self.profiles = root / "etc/qubes/backup"
         self.ledgers = root / "var/lib/qubes-dedup-backup/ledger"
+        self.storage = root / "etc/qubes-dedup-backup/storage.toml"
         self.confirmed = root / "var/lib/qubes-dedup-backup/confirmed"
 
 
@@ -34,6 +44,15 @@ class Source:
 
     qube: str
     store_profile: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A repository in a storage qube."""
+
+    qube: str
+    engine: str
+    repository: str
 
 
 class Profile:
@@ -125,6 +144,43 @@ class Profile:
         if not isinstance(content, dict):
             raise UsageError(f"{self.path} is no backup profile")
         return content
+
+
+def storage(layout: Layout, source: Source) -> Storage | None:
+    """Tell which repository in a storage qube a store keeps its data in: dom0's own word.
+
+    Returns:
+        None when dom0 knows of none: then the data are in the backup qube, or on its device.
+
+    Raises:
+        UsageError: the file can't be used.
+    """
+    path = layout.storage
+    try:
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            content = file.read(_MAX_STORAGE + 1)
+        if info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise UsageError(f"others could write {path}: run `chown root` and `chmod 644`")
+        if len(content) > _MAX_STORAGE:
+            raise UsageError(f"{path} is too large")
+        found = tomllib.loads(content.decode()).get(source.qube, {})
+        entry = found.get(source.store_profile) if isinstance(found, dict) else found
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"can't read {path}: {clean(str(error), 120)}") from None
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or set(entry) != set(_STORAGE):
+        raise UsageError(
+            f"{path}: the entry of {source.qube}, {source.store_profile} must have the keys"
+            f" {', '.join(_STORAGE)}, and no others"
+        )
+    for key, pattern in _STORAGE.items():
+        if not isinstance(entry[key], str) or not pattern.fullmatch(entry[key]):
+            raise UsageError(f"{path}: that is no {key}: '{clean(str(entry[key]), 80)}'")
+    return Storage(**entry)
 
 
 def profiles(layout: Layout) -> list[Profile]:

@@ -17,6 +17,10 @@ _MAX_LENGTH = 1 << 50
 SECRETS = ("password", "borg key")
 ENGINES = ("restic", "borg")
 _STATUSES = ("whole", "partial", "opaque")
+REMOVED = ("partial", "unfinished")
+# as dedup_store/manifest.py names runs: also of a stream that was no backup
+_ANY_RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9-]{1,80}")
+_LONGEST_PRUNE = 7 * 24 * 3600  # seconds; it says nothing until its end
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -115,12 +119,29 @@ class Store:
             call.send(password + b"\n")
             return _flag(call.answer(), "changed")
 
+    def prune(self, keep: list[str]) -> list[tuple[str, str]]:
+        """Have it remove what isn't whole, but for keep; tell each run and what it was."""
+        keeping = ("--keep", *keep) if keep else ()
+        with self._call("prune", "--lines", *keeping, silence=_LONGEST_PRUNE) as call:
+            removed = [_removed(row) for row in call.lines(MAX_RUNS)]
+            call.finish()
+        return removed
+
     def _call(
-        self, command: str, *arguments: str, feed: bool = False, autostart: bool = True
+        self,
+        command: str,
+        *arguments: str,
+        feed: bool = False,
+        autostart: bool = True,
+        silence: int = qube.SILENCE,
     ) -> Call:
         words = ("dedup-store", command, "--profile", self._source.store_profile, *arguments)
-        what = f"dedup-store {command}"
-        return qube.run(self._source.qube, words, what, feed=feed, autostart=autostart)
+        return qube.call(
+            *(self._source.qube, qube.exec_service(words), f"dedup-store {command}"),
+            feed=feed,
+            autostart=autostart,
+            silence=silence,
+        )
 
 
 def _run(row: dict[str, Any]) -> Run:
@@ -154,6 +175,13 @@ def _repository(row: dict[str, Any]) -> Repository:
         raise BackupError("what the store says of its repository can't be understood")
     flags = _flag(row, "changed"), _flag(row, "has_password")
     return Repository(*flags, engine=engine, place=clean(place))
+
+
+def _removed(row: dict[str, Any]) -> tuple[str, str]:
+    run, was = row.get("run"), row.get("was")
+    if not isinstance(run, str) or not _ANY_RUN.fullmatch(run) or was not in REMOVED:
+        raise BackupError("what the store says it removed can't be understood")
+    return run, was
 
 
 def _flag(row: dict[str, Any], key: str) -> bool:

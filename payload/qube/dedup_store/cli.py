@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from dedup_store import VERSION, commands, config, pipes, restore_service, setup, tell
+from dedup_store import VERSION, commands, config, pipes, prune, restore_service, setup, tell
 from dedup_store.errors import EXIT_READER_GONE, StoreError, clean
 
 _EPILOG = """\
@@ -18,7 +18,7 @@ exit codes:
   2    wrong command line or configuration
   3    put: the stream is no whole backup; what came is kept as a partial run
        (nothing is kept of an empty stream)
-  4    get, show: there is no such run
+  4    get, show, forget: there is no such run
   5    get, show: what came back is not what was stored; do not use the output
   130  interrupted
   141  get: the reader closed the pipe before the end
@@ -27,7 +27,11 @@ exit codes:
 put reads its input to the end whatever happens. A run is `whole` when its structure is,
 `partial` with a reason when not, and `opaque` when it is encrypted, so that it can't be told;
 `latest` is the newest whole run. With borg, a command waits for another one that works on the
-repository (setting lock_wait); with restic, several can put and get at the same time.
+repository (setting lock_wait); with restic, several can put and get at the same time. forget and
+prune work alone: they wait for all others, and all others for them.
+
+prune removes partial runs, and what puts that failed left. With a repository in a storage qube,
+forget and prune need maintenance, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
 
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic" or "borg"
@@ -37,7 +41,7 @@ configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CO
   device         label of the attached file system that the repository is on; it is mounted at
                  /mnt/dedup-store/LABEL when needed, and must have a line in /etc/fstab
   password_file  mode 0600, made by set-password (default NAME.password beside the configuration)
-  lock_wait      seconds to wait for a locked repository, borg (default 3600)
+  lock_wait      seconds to wait for a repository that others use (default 3600)
 """
 
 _STDIN = 0
@@ -122,6 +126,17 @@ def _parse() -> argparse.Namespace:
     lister = subparsers.add_parser("list", parents=[common], help="list the runs, oldest first")
     for command, each in ((shower, "the run and each member"), (lister, "each run, without qubes")):
         command.add_argument("--lines", action="store_true", help=f"a line of JSON for {each}")
+    forgetter = subparsers.add_parser(
+        "forget", parents=[common], help="remove runs; prune gives back their space"
+    )
+    forgetter.add_argument("runs", metavar="RUN", nargs="+", help="a run's name")
+    pruner = subparsers.add_parser(
+        "prune",
+        parents=[common],
+        help="remove what isn't whole, give back the space of all removed",
+    )
+    pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="not these")
+    pruner.add_argument("--lines", action="store_true", help="a line of JSON for each removed run")
     restorer = subparsers.add_parser(
         "restore-service", help="what the qrexec service dedupbackup.Restore runs"
     )
@@ -147,5 +162,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "get": commands.get,
     "show": commands.show,
     "list": commands.list_runs,
+    "forget": prune.forget,
+    "prune": prune.prune,
     "restore-service": commands.serve_restore,
 }

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from dedup_store import config, device, engine, password, restore_service, tell
+from dedup_store import config, device, engine, folder, lock, password, restore_service, tell
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, UsageError, clean
@@ -17,11 +17,21 @@ _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own a
 
 
 def open_repository(settings: config.Config) -> engine.Engine:
-    """Give the repository, which must be there."""
+    """Give the repository, which must be there, to store and read."""
     password.check(settings.password_file)
     device.require(settings)
-    engine.require_folder(settings)
-    return engine.open_engine(settings)
+    folder.require(settings)
+    return open_engine(settings)
+
+
+def open_engine(settings: config.Config) -> engine.Engine:
+    """Give the engine, to store and read, when nobody removes anything."""
+    held = lock.take(settings, exclusive=False)
+    repository = engine.open_engine(settings, held)
+    if held.is_marked and folder.check(settings):
+        repository.unlock()
+    held.clear()
+    return repository
 
 
 def put(arguments: argparse.Namespace, settings: config.Config) -> int:

@@ -2,6 +2,7 @@
 """Configuration of a profile."""
 
 import os
+import pwd
 import re
 import tomllib
 from dataclasses import dataclass
@@ -64,6 +65,16 @@ class Config:
         """The storage qube and the repository's name there, or None."""
         match = _STORAGE.fullmatch(self.repository)
         return (match[1], match[2]) if match else None
+
+
+def home() -> str:
+    """Give the caller's home folder."""
+    return os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+
+
+def state_folder() -> Path:
+    """Give the folder for what this qube knows of repositories; it may not exist yet."""
+    return Path(home()) / ".config" / "dedup-store"
 
 
 def load(profile: str) -> Config:

@@ -4,7 +4,6 @@
 import contextlib
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from dedup_store import pipes
-from dedup_store.config import Config
-from dedup_store.errors import StoreError, UsageError, clean
+from dedup_store.config import Config, home
+from dedup_store.errors import StoreError, clean
+from dedup_store.lock import Lock
 
 _STDERR_BYTES = 8192
 _STOP_SECONDS = 10
@@ -103,11 +103,25 @@ class Engine(Protocol):
     def payload(self, run: str, objects: Sequence[int]) -> Stream:
         """Read payload objects of a run, ascending, one after the other."""
 
+    def leftovers(self) -> list[str]:
+        """List the runs that have objects but no manifest, so that they are none."""
+
+    def forget(self, runs: Sequence[str]) -> None:
+        """Remove all objects of these runs, or leftovers, and nothing else.
+
+        The manifests go first: whatever ends this early, no run looks whole and isn't.
+        """
+
+    def prune(self) -> None:
+        """Give back the space of what was removed."""
+
+    def unlock(self) -> None:
+        """Remove what processes that were killed left of the engine's own locks."""
+
 
 def environment() -> dict[str, str]:
     """The environment for engines: nothing of the caller's but where things are."""
-    home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
-    variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home, "PATH": os.defpath}
+    variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home(), "PATH": os.defpath}
     for name in ("PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         if value := os.environ.get(name):
             variables[name] = value
@@ -313,60 +327,9 @@ def read_all(stream: Stream, limit: int) -> bytes:
     return bytes(data)
 
 
-def open_engine(config: Config) -> Engine:
-    """Give the engine that a profile is configured for."""
+def open_engine(config: Config, lock: Lock) -> Engine:
+    """Give the engine that a profile is configured for; its processes hold the lock too."""
     from dedup_store.engine_borg import Borg  # noqa: PLC0415  (they import this module)
     from dedup_store.engine_restic import Restic  # noqa: PLC0415
 
-    return Restic(config) if config.engine == "restic" else Borg(config)
-
-
-def kind_of_folder(path: Path) -> str | None:
-    """Tell what a folder holds: `restic`, `borg`, None when it is absent or empty.
-
-    Raises:
-        UsageError: when it holds something else.
-    """
-    try:
-        names = {entry.name for entry in path.iterdir()}
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
-    if not names:
-        return None
-    if {"config", "keys", "snapshots"} <= names:
-        return "restic"
-    if {"config", "data"} <= names:
-        with contextlib.suppress(OSError), (path / "config").open("rb") as file:
-            if file.read(12) == b"[repository]":
-                return "borg"
-    raise UsageError(f"repository {path} is not empty, and holds neither restic's nor borg's data")
-
-
-def check_folder(config: Config) -> bool:
-    """Tell whether a local repository of the profile's engine exists; True for a remote one.
-
-    Raises:
-        UsageError: when another engine's data are there.
-    """
-    path = config.local_repository
-    if path is None:
-        return True
-    kind, wanted = kind_of_folder(path), config.engine
-    if kind not in (None, wanted):
-        raise UsageError(f"repository {path} is {kind}'s, but the profile says engine = '{wanted}'")
-    return kind is not None
-
-
-def require_folder(config: Config) -> None:
-    """Refuse to go on without a repository of the profile's engine.
-
-    Raises:
-        UsageError: when there is none.
-    """
-    if not check_folder(config):
-        raise UsageError(
-            f"there is no repository at {config.repository}:"
-            f" run `dedup-store init --profile {config.profile}`"
-        )
+    return Restic(config, lock) if config.engine == "restic" else Borg(config, lock)

@@ -22,12 +22,16 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
 
-from dedup_store import engine, pipes, storage
-from dedup_store.config import Config
+from dedup_store import engine, folder, pipes, storage
+from dedup_store.config import Config, state_folder
 from dedup_store.errors import StoreError, clean
+from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 
 _PAYLOAD, _MANIFEST = ".payload", ".manifest"
+# borg/archive.py Archive: while it is made, NAME.checkpoint, or NAME.checkpoint.NUMBER
+_ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
+_AT_ONCE = 500  # archives in one command line
 _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _MAX_LIST = 512 << 20
 # borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
@@ -47,9 +51,10 @@ _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags",
 class Borg:
     """A borg repository (see engine.Engine)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, lock: Lock) -> None:
         """Use the repository of a profile."""
         self._config = config
+        self._lock = lock
         self._is_safe = False
 
     def _require_version(self) -> None:
@@ -91,7 +96,7 @@ class Borg:
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
     ) -> engine.Child:
         """Start borg on the repository; it reads the password from a file descriptor."""
-        call = storage.storage_call(self._config)
+        call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         if call:
             self._require_version()
         try:
@@ -111,14 +116,14 @@ class Borg:
         argv = ["borg", "--lock-wait", str(wait), *arguments]
         try:
             hint = call.hint if call else ""
-            how = engine.Command(argv, variables, _STOP, cwd, (password,), hint)
+            how = engine.Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
             return engine.Child(how, feed)
         finally:
             os.close(password)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
-        if not engine.check_folder(self._config):
+        if not folder.check(self._config):
             return False
         try:
             self._run("list", "--last", "1")
@@ -141,13 +146,48 @@ class Borg:
 
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
-        output = self._run("list", "--json", "--format", "{comment}", "-a", f"*{_MANIFEST}")
+        found = self._list("--format", "{comment}", "-a", f"*{_MANIFEST}")
+        runs = [(name.removesuffix(_MANIFEST), comment) for name, comment in found]
+        return [engine.StoredRun(run, comment) for run, comment in runs if is_run_name(run)]
+
+    def leftovers(self) -> list[str]:
+        """List the runs that have no manifest."""
+        archives = self._archives()
+        return [run for run, names in archives.items() if f"{run}{_MANIFEST}" not in names]
+
+    def forget(self, runs: Sequence[str]) -> None:
+        """Remove all archives of these runs."""
+        archives = self._archives()
+        names = [name for run in runs for name in archives[run]]
+        for kind in (True, False):  # a manifest's checkpoint is none
+            chosen = [name for name in names if name.endswith(_MANIFEST) is kind]
+            for start in range(0, len(chosen), _AT_ONCE):
+                first, *more = chosen[start : start + _AT_ONCE]  # without any, all would go
+                self._run("delete", f"::{first}", *more)
+
+    def prune(self) -> None:
+        """Give back the space of what was removed."""
+        self._run("compact")
+
+    def unlock(self) -> None:
+        """Nothing to do: borg removes the locks of dead processes (see _host_id)."""
+
+    def _archives(self) -> dict[str, list[str]]:
+        """Find all archives of each run, with those that borg makes in between."""
+        archives: dict[str, list[str]] = {}
+        for name, _ in self._list("--consider-checkpoints", "--format", "{comment}"):
+            match = _ARCHIVE.fullmatch(name)
+            if match and is_run_name(match[1]):
+                archives.setdefault(match[1], []).append(name)
+        return archives
+
+    def _list(self, *options: str) -> list[tuple[str, str]]:
+        """List archives: name and comment."""
+        output = self._run("list", "--json", *options)
         try:
-            archives = json.loads(output)["archives"]
-            found = [(item["name"].removesuffix(_MANIFEST), item["comment"]) for item in archives]
+            return [(item["name"], item["comment"]) for item in json.loads(output)["archives"]]
         except (ValueError, KeyError, TypeError):
             raise StoreError("borg's list of archives can't be understood") from None
-        return [engine.StoredRun(run, comment) for run, comment in found if is_run_name(run)]
 
     def writer(self, run: str) -> "BorgWriter":
         """Begin a new run."""
@@ -280,7 +320,7 @@ def _host_id() -> str:
     borg itself takes a network card's address, and in a qube without one a random number for each
     process: it could then never tell that a lock's owner is dead.
     """
-    path = Path(engine.environment()["HOME"]) / ".config" / "dedup-store" / "host-id"
+    path = state_folder() / "host-id"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)

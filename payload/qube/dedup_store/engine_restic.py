@@ -9,42 +9,49 @@ Two puts at once work: restic needs no exclusive lock to add data.
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
-from dedup_store import engine, storage
+from dedup_store import engine, folder, storage
 from dedup_store.config import Config
 from dedup_store.errors import StoreError
+from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 
 _HOST = "dedup-store"
 _CONSTANT_TIME = "2000-01-01 00:00:00"
 _STOP = signal.SIGINT  # restic then removes its lock
 _MAX_LIST = 512 << 20
+_LOCKED = "already locked"
+_LOCK_PAUSE = 1  # seconds
+_AT_ONCE = 500  # snapshots in one command line
 
 
 @dataclass
 class _Objects:
-    """Snapshot ids of a run."""
+    """Snapshot ids of a run; `all` are those of manifests, and all others."""
 
     manifest: str = ""
     summary: str = ""
     payload: dict[int, str] = field(default_factory=dict)
+    all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
 class Restic:
     """A restic repository (see engine.Engine)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, lock: Lock) -> None:
         """Use the repository of a profile."""
         self._config = config
+        self._lock = lock
         self._known: dict[str, _Objects] | None = None
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
         """Start restic on the repository."""
-        call = storage.storage_call(self._config)
+        call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         variables = engine.environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.repository,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
@@ -52,12 +59,13 @@ class Restic:
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
         argv = ["restic", "--quiet", *options, *arguments]
-        command = engine.Command(argv, variables, _STOP, hint=call.hint if call else "")
+        hint = call.hint if call else ""
+        command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
-        if not engine.check_folder(self._config):
+        if not folder.check(self._config):
             return False
         try:
             self._run("cat", "config")
@@ -95,6 +103,32 @@ class Restic:
             raise StoreError(f"payload object {missing[0]} of {run} is not in the repository")
         return self._dump([known[number] for number in objects], "/payload")
 
+    def leftovers(self) -> list[str]:
+        """List the runs that have no manifest."""
+        return [run for run, item in self._objects().items() if not item.manifest]
+
+    def forget(self, runs: Sequence[str]) -> None:
+        """Remove all snapshots of these runs."""
+        known, self._known = self._objects(), None
+        for kind in (0, 1):
+            ids = [snapshot for run in runs for snapshot in known[run].all[kind]]
+            for start in range(0, len(ids), _AT_ONCE):
+                self._run("forget", *ids[start : start + _AT_ONCE])
+
+    def prune(self) -> None:
+        """Give back the space of what was removed."""
+        self._run("prune")
+
+    def unlock(self) -> None:
+        """Remove locks of processes of this qube that are gone.
+
+        A lock is waited for whose owner has the number of another process, or isn't reaped yet:
+        restic takes it for alive, for half an hour at most (internal/restic/lock.go Stale).
+        """
+        self._once("unlock")
+        self._known = None
+        self._objects()
+
     def _dump(self, snapshots: list[str], path: str) -> engine.Stream:
         starters: Iterator[Callable[[], engine.Child]] = (
             partial(self.start, "dump", snapshot, path) for snapshot in snapshots
@@ -102,6 +136,18 @@ class Restic:
         return engine.ChildStream(starters)
 
     def _run(self, *arguments: str) -> bytes:
+        """Run restic to its end, as often as needed to get its lock, within `lock_wait`."""
+        end = time.monotonic() + self._config.lock_wait
+        while True:
+            try:
+                return self._once(*arguments)
+            except StoreError as error:
+                if _LOCKED not in str(error) or time.monotonic() >= end:
+                    raise
+            time.sleep(_LOCK_PAUSE)
+            self._once("unlock")  # its owner may have died only now
+
+    def _once(self, *arguments: str) -> bytes:
         starters = iter([partial(self.start, *arguments)])
         return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
 
@@ -126,8 +172,10 @@ class Restic:
         objects = known.setdefault(run, _Objects())
         if "summary" in tags:
             objects.manifest, objects.summary = snapshot["id"], tags["summary"]
+            objects.all[0].append(snapshot["id"])
         elif tags.get("object", "").isdecimal():
             objects.payload[int(tags["object"])] = snapshot["id"]
+            objects.all[1].append(snapshot["id"])
 
 
 class ResticWriter:

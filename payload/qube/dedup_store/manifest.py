@@ -185,7 +185,7 @@ def _pack(summary: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(zlib.compress(data, 9)).decode().rstrip("=")
 
 
-def unpack_summary(text: str, run: str) -> dict[str, Any]:
+def read_summary(text: str, run: str) -> dict[str, Any] | None:
     """Read a summary.
 
     Args:
@@ -193,14 +193,19 @@ def unpack_summary(text: str, run: str) -> dict[str, Any]:
         run: the run it must be of.
 
     Returns:
-        The summary; for one that can't be understood, one that says so and is never `whole`.
+        The summary; None when it can't be understood.
     """
     with contextlib.suppress(ValueError, zlib.error, RecursionError):
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
         summary = json.loads(zlib.decompressobj().decompress(raw, _MAX_SUMMARY_JSON))
         if isinstance(summary, dict) and _is_sound(summary, run):
             return summary
-    return {
+    return None
+
+
+def unpack_summary(text: str, run: str) -> dict[str, Any]:
+    """Read a summary; give one that says so, and is never `whole`, when it makes no sense."""
+    return read_summary(text, run) or {
         "run": run,
         "time": "",
         "backup_id": "",

@@ -5,8 +5,8 @@ import argparse
 import getpass
 import os
 
-from dedup_store import config, device, engine, password, tell
-from dedup_store.commands import open_repository
+from dedup_store import config, device, folder, password, tell
+from dedup_store.commands import open_engine, open_repository
 
 _STDIN = 0
 
@@ -28,13 +28,13 @@ def set_password(arguments: argparse.Namespace, settings: config.Config) -> int:
 
 def init(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Make the repository, or tell whether it must be made."""
-    repository = engine.open_engine(settings)
     path = settings.password_file
     device.require(settings)
-    has_folder = settings.local_repository is not None and engine.check_folder(settings)
+    has_folder = settings.local_repository is not None and folder.check(settings)
     has_password = password.is_there(path)
     if has_password or has_folder or not arguments.check:
         password.check(path)
+    repository = open_engine(settings)
     changed = not (has_password and repository.exists())
     if changed and not arguments.check:
         device.make_folder(settings)

@@ -25,16 +25,25 @@ class StorageCall:
     hint: str
 
 
-def storage_call(config: Config) -> StorageCall | None:
-    """Give the way to a profile's storage qube, None when it has none."""
+def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
+    """Give the way to a profile's storage qube, None when it has none.
+
+    Args:
+        config: the profile.
+        maintenance: whether something will be removed: another service, which dom0 opens.
+    """
     if config.storage is None:
         return None
     qube, name = config.storage
     program = Path(__file__).resolve().parent / "qrexec-call"
-    service = f"dedupbackup.Repository+{config.engine}+{name}"
+    kind = "Maintenance" if maintenance else "Repository"
+    service = f"dedupbackup.{kind}+{config.engine}+{name}"
+    doubt = f"does policy allow it, and is {name} set up there?"
+    if maintenance:
+        doubt += " dom0 opens it for the time of `sudo qubes-dedup-backup prune`"
     return StorageCall(
         command=shlex.join([str(program), qube, service]),
         # restic shows it only; /./ is borg's mark for a path relative to where its server runs
         location=f"rclone:{name}" if config.engine == "restic" else f"ssh://{qube}/./{name}",
-        hint=f" (it calls {service} in {qube}: does policy allow it, and is {name} set up there?)",
+        hint=f" (it calls {service} in {qube}: {doubt})",
     )

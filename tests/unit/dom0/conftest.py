@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).resolve().parents[1]
-for place in ("lab_api", "shim", "store"):
+for place in ("lab_api", "shim", "store", "storage"):
     if str(UNIT / place) not in sys.path:
         sys.path.insert(0, str(UNIT / place))
 sys.path.insert(0, str(UNIT.parents[1] / "payload" / "qube"))

@@ -124,7 +124,7 @@ class Dom0:
 
     def real_store(self, environment: dict[str, str]) -> None:
         """Be a real dedup-store with these settings."""
-        words = [f"{key}={value}" for key, value in environment.items() if key != "PATH"]
+        words = [f"{key}={value}" for key, value in environment.items()]
         self.store(f'exec env {shlex.join(words)} {PAYLOAD}/qube/dedup-store "$@"')
 
     def qvm(self, *words: str) -> str:
@@ -138,9 +138,16 @@ class Dom0:
 
     def __call__(self, *words: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
         """Run the command."""
-        root = str(self.root.path)
-        argv = [*prefix, str(self._command), words[0], "--root", root, *words[1:]]
+        argv = [*prefix, *self._argv(*words)]
         return subprocess.run(argv, input=stdin, capture_output=True, check=False)
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start the command."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self._argv(*words), stdout=pipe, stderr=pipe)
+
+    def _argv(self, *words: str) -> list[str]:
+        return [str(self._command), words[0], "--root", str(self.root.path), *words[1:]]
 
     def json(self, *words: str, code: int) -> dict[str, Any]:
         """Run it with --json, expect an exit code, return the result."""

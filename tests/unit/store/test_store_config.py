@@ -134,7 +134,9 @@ def test_runs_through_a_link_and_from_anywhere(borg_store: Store) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["forget"], ["get"], ["put", "x"], ["list", "--no"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["forget"], ["remove"], ["get"], ["put", "x"], ["list", "--no"]]
+)
 def test_wrong_command_lines(borg_store: Store, arguments: list[str]) -> None:
     result = borg_store.run(*arguments)
     assert result.returncode == 2

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a local repository's folder holds."""
+
+import contextlib
+from pathlib import Path
+
+from dedup_store.config import Config
+from dedup_store.errors import UsageError
+
+
+def kind_of_folder(path: Path) -> str | None:
+    """Tell what a folder holds: `restic`, `borg`, None when it is absent or empty.
+
+    Raises:
+        UsageError: when it holds something else.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
+    if not names:
+        return None
+    if {"config", "keys", "snapshots"} <= names:
+        return "restic"
+    if {"config", "data"} <= names:
+        with contextlib.suppress(OSError), (path / "config").open("rb") as file:
+            if file.read(12) == b"[repository]":
+                return "borg"
+    raise UsageError(f"repository {path} is not empty, and holds neither restic's nor borg's data")
+
+
+def check(config: Config) -> bool:
+    """Tell whether a local repository of the profile's engine exists; True for a remote one.
+
+    Raises:
+        UsageError: when another engine's data are there.
+    """
+    path = config.local_repository
+    if path is None:
+        return True
+    kind, wanted = kind_of_folder(path), config.engine
+    if kind not in (None, wanted):
+        raise UsageError(f"repository {path} is {kind}'s, but the profile says engine = '{wanted}'")
+    return kind is not None
+
+
+def require(config: Config) -> None:
+    """Refuse to go on without a repository of the profile's engine.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    if not check(config):
+        raise UsageError(
+            f"there is no repository at {config.repository}:"
+            f" run `dedup-store init --profile {config.profile}`"
+        )
