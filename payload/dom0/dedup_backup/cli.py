@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,10 @@ run is complete. verify does the same again, or, with --data, has the whole arch
 checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
 must be there; it is read from the archive's beginning and checked under the passphrase.
 
-prune has the store remove partial runs (but none that is confirmed) and what failed backups left,
-and give back the space of all that was removed. A repository in a storage qube is opened for it,
-and closed at its end, or when this process ends. Which one is told by storage.toml alone:
+forget has the store remove runs, and drops dom0's records of them. prune has it remove partial
+runs (but none that is confirmed) and what failed backups left, and give back the space of all that
+was removed. A repository in a storage qube is opened for them, and closed at their end, or when
+this process ends. Which one is told by storage.toml alone:
 
   /etc/qubes-dedup-backup/storage.toml
     ["dedup-backup"."default"]    # backup qube, its store's profile
@@ -127,6 +129,8 @@ def _parse() -> argparse.Namespace:
         "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
     )
     commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    forget = commands.add_parser("forget", parents=[common], help="remove runs from the store")
+    forget.add_argument("runs", metavar="RUN", nargs="+")
     commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
     return parser.parse_args()
 
@@ -187,6 +191,31 @@ class Command:
             _say(text)
         return EXIT_UNCHECKED if unknown else 0
 
+    @contextlib.contextmanager
+    def _maintenance(self) -> Iterator[bool]:
+        """Open the repository for removals, when it is in a storage qube; tell whether it is."""
+        storage = settings.storage(self._layout, self._source)
+        with maintenance.opened(storage) if storage else contextlib.nullcontext():
+            yield storage is not None
+
+    def forget(self) -> int:
+        """Have the store remove runs, and drop dom0's records of them."""
+        runs = {run: _backup_id(run) for run in self._arguments.runs}
+        stored = {run.name for run in self._store.runs()}
+        unknown = [run for run in runs if run not in stored and run not in self._confirmed]
+        if unknown:
+            raise UsageError(f"{_place(self._source)} has no run {unknown[0]}: see `list`")
+        with self._maintenance() as opened:
+            self._store.forget([run for run in runs if run in stored])
+        left = {_backup_id(run) for run in stored - runs.keys()}
+        for run, backup_id in runs.items():
+            ledger.forget(self._layout, run, backup_id, keep_ledger=backup_id in left)
+        if self._arguments.json:
+            print(json.dumps({"forgotten": list(runs), "maintenance": opened}))
+        else:
+            print("\n".join(f"forgot {run}" for run in runs))
+        return 0
+
     def prune(self) -> int:
         """Have the store remove what isn't whole, but never what dom0 confirmed."""
         keep = [
@@ -194,13 +223,11 @@ class Command:
             for run in self._store.runs()
             if run.status == "partial" and run.name in self._confirmed
         ]
-        with contextlib.ExitStack() as stack:
-            if storage := settings.storage(self._layout, self._source):
-                stack.enter_context(maintenance.opened(storage))
+        with self._maintenance() as opened:
             removed = self._store.prune(keep)
         if self._arguments.json:
             rows = [{"run": run, "was": was} for run, was in removed]
-            print(json.dumps({"removed": rows, "maintenance": storage is not None}))
+            print(json.dumps({"removed": rows, "maintenance": opened}))
         else:
             for run, was in removed:
                 print(f"removed {run} ({was})")

@@ -112,6 +112,14 @@ def confirm(layout: Layout, source: Source, run: str, backup_id: str, **more: in
     _write(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
+def forget(layout: Layout, run: str, backup_id: str, *, keep_ledger: bool) -> None:
+    """Drop the records of a run; its ledger stays while another run has the same backup."""
+    (layout.confirmed / f"{run}.json").unlink(missing_ok=True)
+    others = [json.loads(path.read_bytes()) for path in layout.confirmed.glob("*.json")]
+    if not keep_ledger and all(record.get("backup_id") != backup_id for record in others):
+        (layout.ledgers / backup_id).unlink(missing_ok=True)
+
+
 def _write(path: Path, data: bytes) -> None:
     """Put a file in its place, whole or not at all."""
     new = path.with_name(f".{secrets.token_hex(8)}.new")  # no *.json: never read as a record

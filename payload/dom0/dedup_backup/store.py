@@ -20,6 +20,7 @@ _STATUSES = ("whole", "partial", "opaque")
 REMOVED = ("partial", "unfinished")
 # as dedup_store/manifest.py names runs: also of a stream that was no backup
 _ANY_RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9-]{1,80}")
+_FORGET_AT_ONCE = 50  # its answer, with their names, is one line
 _LONGEST_PRUNE = 7 * 24 * 3600  # seconds; it says nothing until its end
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -118,6 +119,18 @@ class Store:
         with self._call("set-password", "--json", feed=True, autostart=False) as call:
             call.send(password + b"\n")
             return _flag(call.answer(), "changed")
+
+    def forget(self, runs: list[str]) -> None:
+        """Have it remove runs that it has.
+
+        Raises:
+            BackupError: it failed; it may have removed some.
+        """
+        for start in range(0, len(runs), _FORGET_AT_ONCE):
+            some = runs[start : start + _FORGET_AT_ONCE]
+            with self._call("forget", "--json", *some, silence=_LONGEST_PRUNE) as call:
+                if call.answer().get("forgotten") != some:
+                    raise BackupError("what the store says it forgot can't be understood")
 
     def prune(self, keep: list[str]) -> list[tuple[str, str]]:
         """Have it remove what isn't whole, but for keep; tell each run and what it was."""

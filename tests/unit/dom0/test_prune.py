@@ -245,3 +245,58 @@ def test_a_store_that_removed_what_was_confirmed(at: Dom0, backup: Backup) -> No
     done = at("prune")
     assert done.returncode == 1
     assert f"has removed 1 confirmed run(s): {at.run}".encode() in done.stderr
+
+
+def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) -> None:
+    data = stream()
+    first, second = store.put(data), store.put(data)
+    assert at.json("forget", first["run"], code=0) == {
+        "forgotten": [first["run"]],
+        "maintenance": True,
+    }
+    assert is_closed(qube, f"{store.engine}+main")
+    assert store.runs() == [second]
+    assert store.get() == data
+
+
+def test_forget_drops_the_records_of_that_run_alone(
+    at: Dom0, backup: Backup, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, "restic")
+    store.configure()
+    store.make()
+    at.real_store(store.environment)
+    first, second = (store.put(backup.stream(), code=3)["run"] for _ in range(2))
+    records = at.root.path / "var/lib/qubes-dedup-backup/confirmed"
+    for run in (first, second):
+        assert at("confirm", run).returncode == 0
+    assert at("forget", first).stdout == f"forgot {first}\n".encode()
+    assert [path.stem for path in records.iterdir()] == [second]
+    assert (at.root.ledgers / backup.backup_id).exists()  # the second one needs it
+    assert at("verify").returncode == 0
+    assert at("forget", second).returncode == 0
+    assert list(records.iterdir()) == []
+    assert not (at.root.ledgers / backup.backup_id).exists()
+    assert store.runs() == []
+
+
+def test_forget_of_what_is_not_there(at: Dom0, tmp_path: Path) -> None:
+    store = Store(tmp_path, "restic")
+    store.configure()
+    store.make()
+    at.real_store(store.environment)
+    kept = store.put(stream())
+    for run, reason in ((RUN, b"has no run"), ("latest", b"is no run's name")):
+        done = at("forget", kept["run"], run)
+        assert done.returncode == 2
+        assert reason in done.stderr
+    assert store.runs() == [kept]
+
+
+def test_forget_of_a_store_that_lies(at: Dom0) -> None:
+    row = json.dumps({"run": RUN, "status": "whole", "reason": ""})
+    lie = json.dumps({"forgotten": [RUN + "x"]})
+    at.store(f"[ $1 = list ] && {{ echo '{row}'; exit; }}; echo '{lie}'")
+    done = at("forget", RUN)
+    assert done.returncode == 4
+    assert b"can't be understood" in done.stderr
