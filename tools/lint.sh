@@ -37,6 +37,7 @@ check 'mypy lab' mypy_part lab lab/qubeslab
 check 'mypy lab connection' mypy_part lab/connection lab/connection/lab.py
 check 'mypy lab ansible' mypy_part lab/ansible lab/ansible
 check 'mypy lab dom0' mypy_part lab/dom0 lab/dom0/qubesadmin lab/dom0/bin/qvm-tool lab/dom0/backup
+check 'mypy lab qubesd-call' mypy_part lab/dom0 lab/dom0/lib/qubesd-call
 for program in lab/dom0/bin/qrexec-client lab/qube/bin/qrexec-client-vm; do
     check "mypy $program" mypy_part lab/qube/lib "$program"
 done

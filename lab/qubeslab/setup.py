@@ -30,6 +30,7 @@ DOM0_FILES = {
     "ansible": "usr/share/ansible/collections",
 }
 QUBE_FILES = {
+    "dom0/lib": "usr/lib/qubes",
     "qube/bin": "usr/bin",
     "qube/lib": "usr/lib/qubes",
     "qube/rpc": "etc/qubes-rpc",

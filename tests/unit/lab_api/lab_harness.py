@@ -88,6 +88,8 @@ class ProcessMachines:
             *("env", "-i", f"PATH={self.state}/bin:{os.environ['PATH']}", f"HOME={home}"),
             *(f"QREXEC_SERVICE_PATH={services}", f"QUBES_RPC_CONFIG_PATH={root}/rpc-config"),
             *(f"LAB_QUBE={name}", f"LAB_USER={user}", f"LAB_ROOT={root}"),
+            f"QUBES_API={LAB / 'dom0/lib/qubesd-call' if name == 'dom0' else ''}",
+            f"QUBESD_SOCKET={self.state}/run/dom0/qubesd.sock",
         ]
 
 

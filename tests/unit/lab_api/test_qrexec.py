@@ -322,6 +322,53 @@ def test_dom0_is_reached_by_policy_only(lab: Lab, other: QubesVM) -> None:
     ]
 
 
+def admin(lab: Lab, *words: str, data: bytes = b"") -> tuple[int, bytes]:
+    done = subprocess.run(
+        lab.from_qube("other", *words), input=data, capture_output=True, check=False
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_admin_api_is_reached_by_policy_only(
+    lab: Lab, running: QubesVM, other: QubesVM
+) -> None:
+    assert other.is_running()
+    assert admin(lab, "work", "admin.vm.CurrentState") == (126, b"")
+    lab.policy(
+        "admin.vm.CurrentState * other work allow target=dom0\n"
+        "admin.vm.feature.Set * other work allow target=dom0\n"
+        "admin.vm.List * other dom0 allow target=dom0\n"
+        "admin.vm.NoSuch * other dom0 allow target=dom0\n"
+        "other.NoSuch * other dom0 allow target=dom0\n"
+    )
+    code, answer = admin(lab, "work", "admin.vm.CurrentState")
+    assert (code, answer[:2], answer.split()[-1]) == (0, b"0\0", b"power_state=Running")
+    code, answer = admin(lab, "dom0", "admin.vm.List")
+    assert b"work class=AppVM state=Running uuid=" in answer
+    assert admin(lab, "work", "admin.vm.feature.Set+by", data=b"other") == (0, b"0\0")
+    assert running.features["by"] == "other"
+    assert admin(lab, "work", "admin.vm.feature.Get+by") == (126, b"")
+    assert admin(lab, "dom0", "admin.vm.NoSuch")[1].startswith(b"2\0ProtocolError\0")
+    assert admin(lab, "dom0", "other.NoSuch") == (127, b"")
+
+
+def test_files_are_copied_into_the_incoming_folder(
+    lab: Lab, running: QubesVM, tmp_path: Path
+) -> None:
+    lab.service(
+        "work",
+        "qubes.Filecopy",
+        f'PATH={LAB}/dom0/lib:$PATH exec {LAB}/qube/rpc/qubes.Filecopy "$@"',
+    )
+    file = tmp_path / "a file"
+    file.write_bytes(DATA)
+    agent = f"{LAB}/qube/lib/qfile-dom0-agent '{file}'"
+    process = running.run_service("qubes.Filecopy", localcmd=agent)
+    assert process.wait() == 0
+    (home,) = (lab.state / "roots/work/home").glob("user")
+    assert (home / "QubesIncoming/dom0/a file").read_bytes() == DATA
+
+
 def test_a_local_program_starts_when_the_call_is_allowed(
     lab: Lab, running: QubesVM, other: QubesVM
 ) -> None:
