@@ -21,7 +21,7 @@ exit codes:
   4    get, show, forget: there is no such run
   5    get, show: what came back is not what was stored; do not use the output
   130  interrupted
-  141  get: the reader closed the pipe before the end
+  141  the reader closed the pipe before the end; for get that is success
   143  terminated
 
 put reads its input to the end whatever happens. A run is `whole` when its structure is,
@@ -67,7 +67,9 @@ def main() -> int:
         return error.exit_code
     except BrokenPipeError:
         tell.forget_stdout()
-        return EXIT_READER_GONE
+        # Qubes stops reading when it has all that it wants, and takes another status for a failure
+        # of the restore (qubes-core-agent-linux qubes-rpc/qubes.RestoreById).
+        return 0 if arguments.command == "get" else EXIT_READER_GONE
     except OSError as error:
         tell.say(f"{error.filename or 'input or output'}: {error.strerror}")
         _drain_if_put(arguments)

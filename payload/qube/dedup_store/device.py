@@ -8,6 +8,7 @@ the role backup_qube has it written at each start of the qube.
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from dedup_store import engine
@@ -15,6 +16,10 @@ from dedup_store.config import Config
 from dedup_store.errors import StoreError, UsageError, clean
 
 FSTAB = Path("/etc/fstab")
+# A qube takes calls before it has run rc.local.d (qubes-core-agent-linux vm-systemd/
+# qubes-qrexec-agent.service isn't ordered after qubes-misc-post.service); this one may be the call
+# that started it.
+_START_SECONDS = 60
 
 
 def require(config: Config) -> None:
@@ -27,7 +32,9 @@ def require(config: Config) -> None:
     path = config.mount_point
     if path is None or _hold(path):
         return
-    if not path.is_dir() or not _is_in_fstab(path):
+    while not (is_ready := path.is_dir() and _is_in_fstab(path)) and _is_starting():
+        time.sleep(0.1)
+    if not is_ready:
         raise UsageError(
             f"this qube is not prepared for the device {config.device}: {path} must exist and have"
             " a line in /etc/fstab, which the role backup_qube sees to at each start of the qube"
@@ -76,6 +83,10 @@ def _hold(path: Path) -> bool:
         return True  # the descriptor stays open
     os.close(fd)
     return False
+
+
+def _is_starting() -> bool:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) < _START_SECONDS
 
 
 def _is_in_fstab(path: Path) -> bool:
