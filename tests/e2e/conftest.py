@@ -66,6 +66,12 @@ def lab(fresh_lab: Session, provisioned: str) -> Session:
     return fresh_lab
 
 
+@pytest.fixture(scope="session")
+def again(lab: Session) -> str:
+    """All that the playbook prints when it is run once more."""
+    return lab.playbook("-vvv", "--diff", "-i", INVENTORY, "playbooks/site.yml")
+
+
 @pytest.fixture
 def passphrases(lab: Session) -> dict[str, bytes]:
     """The generated passphrase of each profile, with a line end."""
