@@ -25,12 +25,8 @@ test: lint unit molecule ansible-2-16 molecule-guard test-upstream e2e ## everyt
 lint: setup ## all linters
 	@tools/lint.sh
 
-# The others look at all processes, at /tmp, or build in one place: they don't run side by side.
-PARALLEL := $(addprefix tests/unit/,ansible dom0 storage store shim/test_shimctl_faults.py)
-
 unit: setup-tests ## unit tests: shim, store, lab, modules
-	@$(SUDO) $(BIN)/pytest -q -n auto $(PARALLEL)
-	@$(SUDO) $(BIN)/pytest -q tests/unit $(addprefix --ignore=,$(PARALLEL))
+	@$(SUDO) tools/unit.sh
 
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt

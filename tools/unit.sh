@@ -1,0 +1,32 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Run the unit tests, as root. Those of one half run side by side, more of them than there are
+# processors, as they wait for each other's programs; and their files are in memory, as they sync
+# thousands of them and would wait for the disk most of the time.
+set -eu
+cd "$(dirname "$0")/.."
+
+# The others look at all processes, at /tmp, or build in one place.
+# The longest tests come first.
+half='tests/unit/shim/test_shimctl_faults.py tests/unit/storage tests/unit/dom0 tests/unit/store
+tests/unit/ansible'
+
+in_memory() {
+    # A mount namespace of its own: the file system ends with it.
+    if unshare --mount true 2>/dev/null; then
+        # shellcheck disable=SC2016 # for the inner shell
+        unshare --mount sh -c 'mount -t tmpfs -o mode=1777 none /dev/shm && TMPDIR=/dev/shm "$@"' \
+            sh "$@"
+    else
+        "$@"
+    fi
+}
+# shellcheck disable=SC2086 # a list of names
+in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 \
+    -o tmp_path_retention_policy=failed $half
+ignored=
+for path in $half; do
+    ignored="$ignored --ignore=$path"
+done
+# shellcheck disable=SC2086
+.venv/bin/pytest -q tests/unit $ignored
