@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 PROJECT = Path(__file__).resolve().parents[3]
 MODULES = ("backup_profile", "qrexec_policy", "qube", "scrypt_shim")
@@ -24,6 +28,19 @@ with patch_module_args(json.load(sys.stdin)):
 """
 
 
+# What Ansible itself returns beside a module's own keys.
+COMMON = {"changed", "diff", "invocation", "warnings", "deprecations"}
+
+
+@cache
+def documented(module: str) -> set[str]:
+    """Return the keys that a module's RETURN tells of."""
+    for node in ast.parse((PROJECT / "library" / f"{module}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RETURN":
+            return set(yaml.safe_load(ast.literal_eval(node.value)))
+    raise AssertionError(f"{module} has no RETURN")
+
+
 @dataclass
 class Modules:
     """The project's modules, run in this environment."""
@@ -34,6 +51,7 @@ class Modules:
         """Run a module that must succeed and return its result."""
         result = self.run(module, check, params)
         assert not result.get("failed"), result
+        assert set(result) - COMMON == documented(module)
         return result
 
     def refused(self, module: str, /, *, check: bool = False, **params: object) -> str:
