@@ -28,10 +28,13 @@ def disk(lab: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with image.open("wb") as handle:
         handle.truncate(300 * 2**20)
     subprocess.run(["mkfs.ext4", "-q", "-L", LABEL, str(image)], check=True)
+    note = "/etc/qubes-dedup-backup/storage.toml"  # these settings have other repositories
+    lab.dom0("sudo", "cp", "-p", note, "/home/user/storage.toml")
     with pytest.raises(LabError, match=f"labelled {LABEL} is attached"):
         lab.playbook(*PLAY)
     lab.lab("attach-disk", BACKUP_QUBE, str(image))
     yield image
+    lab.dom0("sudo", "cp", "-p", "/home/user/storage.toml", note)
     lab.run(BACKUP_QUBE, "umount", f"/mnt/dedup-store/{LABEL}", user="root", check=False)
     lab.lab("detach-disk", BACKUP_QUBE, str(image))
 
