@@ -34,11 +34,13 @@ def init(arguments: argparse.Namespace, settings: config.Config) -> int:
     has_password = password.is_there(path)
     if has_password or has_folder or not arguments.check:
         password.check(path)
-    repository = open_engine(settings)
-    changed = not (has_password and repository.exists())
-    if changed and not arguments.check:
-        device.make_folder(settings)
-        repository.create()
+    changed = True
+    if has_password:
+        repository = open_engine(settings)
+        changed = not repository.exists()
+        if changed and not arguments.check:
+            device.make_folder(settings)
+            repository.create()
     report = {
         "changed": changed,
         "has_password": has_password,

@@ -13,7 +13,7 @@ import archives
 import pytest
 from dom0_system import PROFILE, QUBE, Dom0
 from lab_harness import LAB, TEMPLATE
-from real_backup import Backup
+from real_backup import Backup, make_backup
 from storage_qube import QUBE as STORAGE
 from storage_qube import QrexecStore, StorageQube, make_store
 from store_profile import Store
@@ -259,9 +259,8 @@ def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQ
     assert store.get() == data
 
 
-def test_forget_drops_the_records_of_that_run_alone(
-    at: Dom0, backup: Backup, tmp_path: Path
-) -> None:
+def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) -> None:
+    backup = make_backup(at.root, "20261128T101500-4711")  # its own: its ledger goes
     store = Store(tmp_path, "restic")
     store.configure()
     store.make()
