@@ -68,3 +68,12 @@ def test_repository_password_is_the_users_alone(lab: Session) -> None:
     for engine in ("restic", "borg"):
         path = f"/rw/config/dedup-store/{engine}.password"
         assert lab.run(BACKUP_QUBE, "stat", "-c", "%a %U", path).stdout.split() == ["600", "user"]
+
+
+def test_reconcile_puts_the_shim_back(lab: Session) -> None:
+    replace = "cp -p /usr/bin/scrypt.bak /usr/bin/new && mv /usr/bin/new /usr/bin/scrypt"
+    lab.run("dom0", "systemctl", "stop", "qubes-dedup-backup-guard.path", user="root")
+    lab.run("dom0", "sh", "-c", replace, user="root")
+    for count in (1, 0):
+        assert changed(lab.playbook("-i", INVENTORY, "playbooks/reconcile.yml")) == [count]
+    lab.dom0("shimctl", "status")
