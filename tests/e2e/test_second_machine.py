@@ -6,6 +6,7 @@ In this order, in one lab.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -126,7 +127,8 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
     lab.dom0("qvm-backup", "--yes", "--profile", "dedup-borg")
     passphrase = lab.passphrase("dedup-borg")
     password = lab.run(BACKUP_QUBE, "cat", "/rw/config/dedup-store/borg.password").stdout
-    run = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", "borg").stdout.split()[-7]
+    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--json", "--profile", "borg").stdout
+    run = str(json.loads(listed)["runs"][-1]["run"])
 
     site = f"ansible-playbook -i {INVENTORY} playbooks/site.yml"
     go = "cd /srv/qubes-dedup-backup && "
@@ -141,11 +143,11 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
     second.dom0("sh", "-c", documented(give), stdin=password.encode())
     second.dom0("sh", "-c", go + documented(site))
 
-    listed = second.dom0(
+    found = second.dom0(
         *documented("sudo qubes-dedup-backup list").split(), "--profile", "dedup-borg"
     )
-    assert run in listed.stdout
-    assert "no ledger" in listed.stdout
+    assert run in found.stdout
+    assert "no ledger" in found.stdout
     checked = second.dom0(
         *("sudo", "qubes-dedup-backup", "verify", run, "--data", "--passphrase-file", "-"),
         *("--profile", "dedup-borg"),
