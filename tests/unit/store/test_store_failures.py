@@ -140,9 +140,8 @@ def test_put_that_is_killed_after_its_input(store: Store, tenths: int) -> None:
 def test_two_puts_at_once(store: Store) -> None:
     """Restic works on both, borg lets the second wait; both are whole."""
     results: list[dict[str, object]] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(store.put(small_backup()))) for _ in range(2)
-    ]
+    data = small_backup()  # made once: its times are part of it
+    threads = [threading.Thread(target=lambda: results.append(store.put(data))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -152,7 +151,7 @@ def test_two_puts_at_once(store: Store) -> None:
     assert {run["status"] for run in runs} == {"whole"}
     assert sorted(run["run"] for run in runs) == sorted(str(r["run"]) for r in results)
     for run in runs:
-        assert store.get(run["run"]) == small_backup()
+        assert store.get(run["run"]) == data
 
 
 def test_lock_that_is_not_given_up(borg_store: Store) -> None:
