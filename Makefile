@@ -20,7 +20,7 @@ setup-tests:
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-test: lint unit molecule ansible-2-16 molecule-guard test-upstream e2e ## everything that CI runs
+test: lint unit molecule-all test-upstream e2e ## everything that CI runs
 
 lint: setup ## all linters
 	@tools/lint.sh
@@ -46,8 +46,16 @@ ansible-2-16: setup ## lint, syntax and one molecule scenario under ansible-core
 molecule-guard: setup ## updates of scrypt by the real dnf 4 and 5, and our RPM
 	@tools/molecule.sh guard
 
-e2e: setup ## end-to-end tests, in a lab of their own
-	@$(SUDO) $(BIN)/pytest -q tests/e2e
+# The two of each pair wait for most of the time.
+molecule-all: setup
+	@$(SUDO) lab/lab build
+	@tools/side-by-side.sh 'tools/molecule.sh && tools/ansible-2.16.sh' 'tools/molecule.sh guard'
+
+SECOND = tests/e2e/test_second_machine.py
+e2e: setup ## end-to-end tests, in labs of their own
+	@$(SUDO) lab/lab build
+	@tools/side-by-side.sh '$(SUDO) $(BIN)/pytest -q tests/e2e --ignore=$(SECOND)' \
+	    '$(SUDO) $(BIN)/pytest -q $(SECOND)'
 
 test-upstream: setup ## against the real Qubes: QUBES_SRC=DIR with checkouts, see CONTRIBUTING.md
 	@QUBES_SRC="$(QUBES_SRC)" tools/upstream.sh
@@ -58,4 +66,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
+.PHONY: help molecule-all setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean

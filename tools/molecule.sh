@@ -11,6 +11,10 @@ fi
 PATH=$PWD/${VENV:-.venv}/bin:$PATH
 export ANSIBLE_CONFIG="$PWD/ansible.cfg"
 # What molecule remembers of an earlier run, which may have been interrupted, isn't looked at.
+# The guard's scenarios may run at the same time as the others.
+LAB_NAME=molecule
+[ "${1:-}" != guard ] || LAB_NAME=molecule-guard
+export LAB_NAME
 MOLECULE_EPHEMERAL_DIRECTORY=$(mktemp -d)
 export MOLECULE_EPHEMERAL_DIRECTORY
 trap 'rm -rf "$MOLECULE_EPHEMERAL_DIRECTORY"' EXIT

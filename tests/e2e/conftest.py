@@ -19,6 +19,15 @@ INVENTORY = "tests/e2e/inventory/hosts.yml"
 BACKUP_QUBE = "dedup-backup"
 
 
+def add_qubes(lab: Session, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Add the qubes `work` and `personal`, with files, to a lab."""
+    for name, size in (("work", ""), ("personal", "300M")):
+        data = tmp_path_factory.mktemp(name)
+        corpus(data / "files", [Path("/usr/lib")], 20_000_000)
+        (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
+        lab.lab("add-qube", name, "--data", str(data / "files"), f"--size={size}")
+
+
 @pytest.fixture(scope="session")
 def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A lab in which nothing is provisioned yet, with the halted qubes `work` and `personal`."""
@@ -26,11 +35,7 @@ def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     lab.lab("down", "--destroy")
     lab.lab("up")
     try:
-        for name, size in (("work", ""), ("personal", "300M")):
-            data = tmp_path_factory.mktemp(name)
-            corpus(data / "files", [Path("/usr/lib")], 20_000_000)
-            (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
-            lab.lab("add-qube", name, "--data", str(data / "files"), f"--size={size}")
+        add_qubes(lab, tmp_path_factory)
         yield lab
     finally:
         lab.lab("down", "--destroy")

@@ -11,10 +11,12 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY, PROJECT, restore
-from qubeslab.session import Session, same_content
+from conftest import BACKUP_QUBE, INVENTORY, PROJECT, add_qubes, restore
+from qubeslab.session import Session
 
 SITE = ("-i", INVENTORY, "playbooks/site.yml")
 REMOVE = ("-i", INVENTORY, "playbooks/remove.yml")
@@ -34,13 +36,23 @@ qvm-ls --raw-list | sort
 """
 
 
+class Saved(NamedTuple):
+    """What is off the machine: a run's name, the secrets, the repository as an archive."""
+
+    run: str
+    passphrase: bytes
+    password: bytes
+    repository: Path
+
+
 @pytest.fixture(scope="module")
-def second() -> Iterator[Session]:
-    """A lab in which nothing was ever provisioned."""
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A lab in which nothing was ever provisioned, with the halted qubes `work` and `personal`."""
     lab = Session("e2e-second")
     lab.lab("down", "--destroy")
     lab.lab("up")
     try:
+        add_qubes(lab, tmp_path_factory)
         yield lab
     finally:
         lab.lab("down", "--destroy")
@@ -85,7 +97,24 @@ def test_killed_at_any_task_the_next_run_completes_it(second: Session, tree: str
     second.playbook("-i", INVENTORY, "playbooks/verify.yml")
 
 
-def test_remove_keeps_the_data_and_says_where(second: Session, tree: str) -> None:
+@pytest.fixture(scope="module")
+def saved(second: Session, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    """What a careful user has elsewhere, taken from the machine before it is lost."""
+    second.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
+    second.dom0("qvm-backup", "--yes", "--profile", "dedup-borg")
+    passphrase = second.passphrase("dedup-borg")
+    password = second.run(BACKUP_QUBE, "cat", "/rw/config/dedup-store/borg.password").stdout
+    listed = second.run(BACKUP_QUBE, "dedup-store", "list", "--json", "--profile", "borg").stdout
+    run = str(json.loads(listed)["runs"][-1]["run"])
+    archive = tmp_path_factory.mktemp("saved") / "repository.tar"
+    source = [*second.containers.enter(BACKUP_QUBE, "user"), "tar", "-C", REPOSITORY, "-c", "."]
+    with archive.open("wb") as file:
+        subprocess.run(source, stdout=file, check=True)
+    return Saved(run, passphrase, password.encode(), archive)
+
+
+def test_remove_keeps_the_data_and_says_where(second: Session, tree: str, saved: Saved) -> None:
+    assert saved.run
     output = second.playbook(*REMOVE)
     for kept in (BACKUP_QUBE, "dedup-storage", "/etc/qubes/backup", "export-keys"):
         assert kept in output[output.index("Say what is kept") :]
@@ -111,10 +140,10 @@ def test_remove_with_the_data_leaves_dom0_as_before(second: Session, tree: str) 
 
 
 def test_recovery_with_the_repository_and_the_secrets_alone(
-    lab: Session, second: Session, tree: str
+    second: Session, tree: str, saved: Saved
 ) -> None:
     """Follow docs/recovery.md: each command here is one there."""
-    assert "dedup-backup" not in tree
+    assert second.run("dom0", "sh", "-c", TREE, user="root").stdout == tree
     text = (PROJECT / "docs/recovery.md").read_text().replace("inventory ", f"{INVENTORY} ")
 
     def documented(command: str) -> str:
@@ -124,40 +153,31 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
         assert generic in text, generic
         return command
 
-    lab.dom0("qvm-backup", "--yes", "--profile", "dedup-borg")
-    passphrase = lab.passphrase("dedup-borg")
-    password = lab.run(BACKUP_QUBE, "cat", "/rw/config/dedup-store/borg.password").stdout
-    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--json", "--profile", "borg").stdout
-    run = str(json.loads(listed)["runs"][-1]["run"])
-
     site = f"ansible-playbook -i {INVENTORY} playbooks/site.yml"
     go = "cd /srv/qubes-dedup-backup && "
     second.dom0("sh", "-c", go + documented(f"{site} --skip-tags repositories"))
-    source = [*lab.containers.enter(BACKUP_QUBE, "user"), "tar", "-C", REPOSITORY, "-c", "."]
-    with subprocess.Popen(source, stdout=subprocess.PIPE) as packed:
-        bring = f"mkdir -p {REPOSITORY} && tar -C {REPOSITORY} -x"
-        bring = documented(f"qvm-run --pass-io {BACKUP_QUBE} '{bring}'")
+    bring = f"mkdir -p {REPOSITORY} && tar -C {REPOSITORY} -x"
+    bring = documented(f"qvm-run --pass-io {BACKUP_QUBE} '{bring}'")
+    with saved.repository.open("rb") as archive:
         enter = second.containers.enter("dom0", "user")
-        subprocess.run([*enter, "sh", "-c", bring], stdin=packed.stdout, check=True)
+        subprocess.run([*enter, "sh", "-c", bring], stdin=archive, check=True)
     give = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store set-password --profile borg'"
-    second.dom0("sh", "-c", documented(give), stdin=password.encode())
+    second.dom0("sh", "-c", documented(give), stdin=saved.password)
     second.dom0("sh", "-c", go + documented(site))
 
     found = second.dom0(
         *documented("sudo qubes-dedup-backup list").split(), "--profile", "dedup-borg"
     )
-    assert run in found.stdout
+    assert saved.run in found.stdout
     assert "no ledger" in found.stdout
     checked = second.dom0(
-        *("sudo", "qubes-dedup-backup", "verify", run, "--data", "--passphrase-file", "-"),
+        *("sudo", "qubes-dedup-backup", "verify", saved.run, "--data", "--passphrase-file", "-"),
         *("--profile", "dedup-borg"),
-        stdin=passphrase,
+        stdin=saved.passphrase,
         check=False,
     )
     assert checked.returncode == 3, checked.stdout + checked.stderr
-    done = restore(
-        second, passphrase, documented("dedup-store get RUN --profile borg").replace("RUN", run)
-    )
+    location = documented("dedup-store get RUN --profile borg").replace("RUN", saved.run)
+    done = restore(second, saved.passphrase, location)
     for qube in ("work", "personal"):
-        there, here = second.private_image(qube), lab.private_image(qube)
-        assert same_content(there, here), done.stdout + done.stderr
+        assert second.same_private(qube, f"{qube}-1"), done.stdout + done.stderr

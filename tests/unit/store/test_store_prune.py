@@ -152,8 +152,8 @@ def engine_that(store: Store, script: str) -> Iterator[None]:
         program.unlink()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", [1, 2])
+# Before the second step is after the first.
+@pytest.mark.parametrize(("number", "when"), [(1, "before"), (1, "after"), (2, "after")])
 @pytest.mark.parametrize("command", ["forget", "prune"])
 def test_killed_between_two_steps(store: Store, command: str, number: int, when: str) -> None:
     """No run is listed that isn't whole, and the next prune completes it."""
