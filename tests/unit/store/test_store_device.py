@@ -92,7 +92,7 @@ class Device:
             "AS_USER": as_user,
         }
         return subprocess.run(
-            ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
+            ["unshare", "--mount", "--propagation=slave", "sh", "-c", script],
             input=data,
             capture_output=True,
             check=False,
