@@ -62,7 +62,8 @@ class System:
             text = DOM0_PROGRAM.format(packages=str(packages), settings=settings, module=module)
             (self.state / file).write_text(text)
         self.program("scrypt", (HERE / "fast_scrypt.py").read_text(), f"{sys.executable} -IS")
-        (self.state / "bin/tar2qfile").symlink_to(LAB / "qube/lib/tar2qfile")
+        for name in ("tar2qfile", "restore-from"):
+            (self.state / "bin" / name).symlink_to(LAB / "qube/lib" / name)
         # The real one writes out everything that anybody on this machine has written.
         self.program("sync", f'echo "$@" >>{self.state}/synced\n')
 
