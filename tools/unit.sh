@@ -11,6 +11,9 @@ set -eu
 cd "$(dirname "$0")/.."
 half='tests/unit/shim/test_shimctl_faults.py tests/unit/storage tests/unit/dom0 tests/unit/store
 tests/unit/ansible'
+# THOROUGH=1 runs what takes too long for CI, too.
+marks='not thorough'
+[ -z "${THOROUGH:-}" ] || marks=
 devices=tests/unit/store/test_store_device.py
 part=${1:-all}
 
@@ -32,7 +35,7 @@ in_memory() {
 if [ "$part" != apart ]; then
     # shellcheck disable=SC2086 # a list of names
     in_memory /dev/shm '--mount --propagation=slave' .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 \
-        -o tmp_path_retention_policy=failed --ignore="$devices" $half
+        -m "$marks" -o tmp_path_retention_policy=failed --ignore="$devices" $half
     .venv/bin/pytest -q "$devices"
 fi
 if [ "$part" != beside ]; then

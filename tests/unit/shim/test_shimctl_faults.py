@@ -202,6 +202,7 @@ def at_an_end(system: System) -> bool:
     return status["healthy"] or away or "refused" in status["problems"][0]
 
 
+@pytest.mark.thorough
 # The main situations only: kills, which are harder, meet all of them.
 @pytest.mark.parametrize("name", ["install", "install in Debian", "reconcile", "remove"])
 def test_any_call_may_fail_and_the_next_run_completes(

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import archives
+import pytest
 from storage_qube import QUBE, QrexecStore, StorageQube
 from test_storage_maintenance import is_refused, opened
 
@@ -23,6 +24,7 @@ def calls(qube: StorageQube) -> set[str]:
     return {line.removeprefix(f"{QUBE} dedupbackup.") for line in found}
 
 
+@pytest.mark.thorough
 def test_forget_and_prune(store: QrexecStore, qube: StorageQube) -> None:
     data, argument = stream(1), f"{store.engine}+main"
     gone, kept, partial = store.put(stream(2)), store.put(data), store.put(data[:-20_000], code=3)
@@ -49,6 +51,7 @@ def test_forget_and_prune(store: QrexecStore, qube: StorageQube) -> None:
     assert store.put(data)["status"] == "whole"
 
 
+@pytest.mark.thorough
 def test_maintenance_that_is_closed_during_a_prune(store: QrexecStore, qube: StorageQube) -> None:
     """Here between the removal of a partial run and the engine's own prune."""
     data, argument = stream(1), f"{store.engine}+main"

@@ -153,6 +153,7 @@ def engine_that(store: Store, script: str) -> Iterator[None]:
 
 
 # Before the second step is after the first.
+@pytest.mark.thorough
 @pytest.mark.parametrize(("number", "when"), [(1, "before"), (1, "after"), (2, "after")])
 @pytest.mark.parametrize("command", ["forget", "prune"])
 def test_killed_between_two_steps(store: Store, command: str, number: int, when: str) -> None:
