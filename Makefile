@@ -21,11 +21,10 @@ demo: setup ## the main job, shown in the lab: provision, back up, restore, comp
 	@lab/demo
 
 # The two commands at its end wait for most of the time, each for something else.
-test: lint setup-tests test-upstream ## everything that CI runs
-	@$(SUDO) env THOROUGH=$(THOROUGH) tools/unit.sh beside
+test: lint unit test-upstream ## everything that CI runs
 	@$(SUDO) lab/lab build
-	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) tools/unit.sh apart && tools/molecule.sh \
-	    && tools/ansible-2.16.sh && tools/molecule.sh guard'
+	@tools/side-by-side.sh '$(SUDO) $(E2E)' \
+	    'tools/molecule.sh && tools/ansible-2.16.sh && tools/molecule.sh guard'
 
 test-all: ## the same, and what takes too long for CI
 	@THOROUGH=1 $(MAKE) test e2e-second
@@ -34,7 +33,7 @@ lint: setup ## all linters
 	@tools/lint.sh
 
 unit: setup-tests ## unit tests: shim, store, lab, modules
-	@$(SUDO) tools/unit.sh
+	@$(SUDO) env THOROUGH=$(THOROUGH) tools/unit.sh
 
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
