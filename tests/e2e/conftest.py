@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,26 +20,28 @@ INVENTORY = "tests/e2e/inventory/hosts.yml"
 BACKUP_QUBE = "dedup-backup"
 
 
-def add_qubes(lab: Session, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Add the qubes `work` and `personal`, with files, to a lab."""
-    for name, size in (("work", ""), ("personal", "300M")):
-        data = tmp_path_factory.mktemp(name)
-        corpus(data / "files", [Path("/usr/lib")], 20_000_000)
-        (data / "files" / "name.txt").write_text(f"this is qube {name}\n")
-        lab.lab("add-qube", name, "--data", str(data / "files"), f"--size={size}")
+@contextlib.contextmanager
+def unprovisioned(name: str, factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A lab in which nothing is provisioned yet, with the halted qubes `work` and `personal`."""
+    lab = Session(name)
+    lab.lab("down", "--destroy")
+    lab.lab("up")
+    try:
+        for qube, size in (("work", ""), ("personal", "300M")):
+            data = factory.mktemp(qube)
+            corpus(data / "files", [Path("/usr/lib")], 20_000_000)
+            (data / "files" / "name.txt").write_text(f"this is qube {qube}\n")
+            lab.lab("add-qube", qube, "--data", str(data / "files"), f"--size={size}")
+        yield lab
+    finally:
+        lab.lab("down", "--destroy")
 
 
 @pytest.fixture(scope="session")
 def fresh_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A lab in which nothing is provisioned yet, with the halted qubes `work` and `personal`."""
-    lab = Session("e2e")
-    lab.lab("down", "--destroy")
-    lab.lab("up")
-    try:
-        add_qubes(lab, tmp_path_factory)
+    """The lab of most tests, before the playbook was run."""
+    with unprovisioned("e2e", tmp_path_factory) as lab:
         yield lab
-    finally:
-        lab.lab("down", "--destroy")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from conftest import BACKUP_QUBE, INVENTORY
+from qubeslab.paths import LabError
 from qubeslab.session import Session
 
 
@@ -77,3 +79,13 @@ def test_reconcile_puts_the_shim_back(lab: Session) -> None:
     for count in (1, 0):
         assert changed(lab.playbook("-i", INVENTORY, "playbooks/reconcile.yml")) == [count]
     lab.dom0("shimctl", "status")
+
+
+def test_verify_leaves_a_qube_of_that_name_alone(lab: Session) -> None:
+    lab.dom0("qvm-create", "--class=AppVM", "--label=red", "dedup-backup-verify")
+    try:
+        with pytest.raises(LabError, match="that wasn't made by this"):
+            lab.playbook("-i", INVENTORY, "playbooks/verify.yml")
+        assert "dedup-backup-verify" in lab.dom0("qvm-ls", "--raw-list").stdout.split()
+    finally:
+        lab.dom0("qvm-remove", "--force", "dedup-backup-verify")

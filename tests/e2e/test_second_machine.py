@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY, PROJECT, add_qubes, restore
+from conftest import BACKUP_QUBE, INVENTORY, PROJECT, restore, unprovisioned
 from qubeslab.session import Session
 
 SITE = ("-i", INVENTORY, "playbooks/site.yml")
@@ -47,15 +47,9 @@ class Saved(NamedTuple):
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A lab in which nothing was ever provisioned, with the halted qubes `work` and `personal`."""
-    lab = Session("e2e-second")
-    lab.lab("down", "--destroy")
-    lab.lab("up")
-    try:
-        add_qubes(lab, tmp_path_factory)
+    """A lab in which nothing was ever provisioned."""
+    with unprovisioned("e2e-second", tmp_path_factory) as lab:
         yield lab
-    finally:
-        lab.lab("down", "--destroy")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import BACKUP_QUBE
+from conftest import BACKUP_QUBE, INVENTORY
 from qubeslab.session import Session
 
 PROFILES = ("dedup-restic", "dedup-borg", "far-restic", "far-borg")
@@ -81,3 +81,11 @@ def test_it_ends_with_how_each_is_shown(
         command = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store export-keys --profile {name}'"
         assert command in told
         assert secrets[f"password {name}"] in lab.dom0("sh", "-c", command).stdout
+
+
+def test_a_store_that_can_not_be_asked_is_told(lab: Session) -> None:
+    lab.dom0("qvm-shutdown", "--wait", BACKUP_QUBE)
+    output = lab.playbook("-i", INVENTORY, "playbooks/secrets.yml")
+    lab.dom0("qvm-start", BACKUP_QUBE)
+    assert f"{BACKUP_QUBE} is not running" in output
+    assert f"/etc/qubes/backup/{PROFILES[0]}.conf" in output

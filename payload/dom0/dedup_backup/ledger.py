@@ -115,8 +115,8 @@ def confirm(layout: Layout, source: Source, run: str, backup_id: str, **more: in
 def forget(layout: Layout, run: str, backup_id: str, *, keep_ledger: bool) -> None:
     """Drop the records of a run; its ledger stays while another run has the same backup."""
     (layout.confirmed / f"{run}.json").unlink(missing_ok=True)
-    others = [json.loads(path.read_bytes()) for path in layout.confirmed.glob("*.json")]
-    if not keep_ledger and all(record.get("backup_id") != backup_id for record in others):
+    others = (RUN.fullmatch(path.stem) for path in layout.confirmed.glob("*.json"))
+    if not keep_ledger and all(found is None or found[1] != backup_id for found in others):
         (layout.ledgers / backup_id).unlink(missing_ok=True)
 
 

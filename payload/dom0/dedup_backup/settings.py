@@ -15,7 +15,7 @@ from dedup_backup.errors import UsageError, clean
 
 DEFAULT_PROFILE = "dedup-backup"
 # As Qubes and dedup-store name them (qubes/vm/__init__.py validate_name; dedup_store/config.py)
-_QUBE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
+_QUBE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,30}")
 _PROFILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}")
 _STORAGE = {
     "qube": _QUBE,

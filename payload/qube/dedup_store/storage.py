@@ -40,7 +40,10 @@ def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
     service = f"dedupbackup.{kind}+{config.engine}+{name}"
     doubt = f"does policy allow it, and is {name} set up there?"
     if maintenance:
-        doubt += " dom0 opens it for the time of `sudo qubes-dedup-backup prune`"
+        doubt += (
+            " dom0 opens it for the time of `sudo qubes-dedup-backup prune`, if its"
+            " /etc/qubes-dedup-backup/storage.toml names this repository"
+        )
     return StorageCall(
         command=shlex.join([str(program), qube, service]),
         # restic shows it only; /./ is borg's mark for a path relative to where its server runs

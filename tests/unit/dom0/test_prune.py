@@ -273,8 +273,11 @@ def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) ->
     assert [path.stem for path in records.iterdir()] == [second]
     assert (at.root.ledgers / backup.backup_id).exists()  # the second one needs it
     assert at("verify").returncode == 0
+    damaged = records / f"{RUN}.json"
+    damaged.write_text("{")
     assert at("forget", second).returncode == 0
-    assert list(records.iterdir()) == []
+    assert list(records.iterdir()) == [damaged]
+    damaged.unlink()
     assert not (at.root.ledgers / backup.backup_id).exists()
     assert store.runs() == []
 
