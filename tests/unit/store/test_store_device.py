@@ -39,7 +39,9 @@ def test_repository_beside_the_device(tmp_path: Path, place: str) -> None:
 class Device:
     """A profile of an ordinary user, whose repository is on a device that can be attached.
 
-    Each command runs in a mount namespace of its own, with its own /etc/fstab.
+    Each command runs in a mount namespace of its own, with its own /etc/fstab, and without the
+    machine's cache of labels: it would hide a loop device that is used anew within two seconds
+    (BLKID_PROBE_MIN of libblkid). In a qube, udev's links come before that cache.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,7 +83,8 @@ class Device:
         as_user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --"
         program = shlex.join([str(self.folder / "program" / "dedup-store"), *words])
         script = (
-            f"set -e; mount -t tmpfs none /mnt; mkdir -p {self.point}\n"
+            f"set -e; mount -t tmpfs none /mnt; mkdir -p {self.point} /run/blkid\n"
+            "mount -t tmpfs none /run/blkid\n"
             f"mount --bind {self.folder}/fstab /etc/fstab\n"
             f"{before}\nset +e\n{as_user} {program}; code=$?\n{after}\nexit $code\n"
         )
@@ -92,7 +95,7 @@ class Device:
             "AS_USER": as_user,
         }
         return subprocess.run(
-            ["unshare", "--mount", "--propagation=slave", "sh", "-c", script],
+            ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
             input=data,
             capture_output=True,
             check=False,
