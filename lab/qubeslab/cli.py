@@ -42,8 +42,9 @@ def up(paths: LabPaths, args: argparse.Namespace) -> int:
 
 
 def build(_paths: LabPaths, args: argparse.Namespace) -> int:
-    """Make dom0's image if it isn't there, and nothing else."""
-    images.ensure((images.DOM0_IMAGES[args.suite],))
+    """Make the images that aren't there, and nothing else; of another release only dom0's."""
+    dom0 = images.DOM0_IMAGES[args.suite]
+    images.ensure((dom0, images.TEMPLATE_IMAGE) if args.suite == images.SUITE else (dom0,))
     return 0
 
 

@@ -8,6 +8,7 @@ Debian's own signatures are checked by mmdebstrap while it fetches the packages.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -112,10 +113,16 @@ def ensure(images: tuple[Image, ...] = (DOM0_IMAGE, TEMPLATE_IMAGE)) -> None:
     Raises:
         LabError: one could not be built; with the end of its log.
     """
-    missing = [image for image in images if not image.path.exists()]
-    if not missing:
-        return
     CACHE.mkdir(parents=True, exist_ok=True)
+    # Several labs may be started at once: the second one waits for what the first one builds.
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [image for image in images if not image.path.exists()]
+        if missing:
+            _build(missing)
+
+
+def _build(missing: list[Image]) -> None:
     names = " and ".join(f"{image.name} ({image.suite})" for image in missing)
     print(
         f"lab: building the images {names} from Debian's packages (once, about a minute)",
