@@ -11,12 +11,8 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError
-else:
-    from ansible.module_utils.dedup_common import ProvisionError
+from .dedup_common import ProvisionError
 
 
 @dataclass(frozen=True)

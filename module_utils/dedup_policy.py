@@ -11,14 +11,9 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_values import check_name, check_tag
-else:
-    from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_values import check_name, check_tag
+from .dedup_common import ProvisionError
+from .dedup_values import check_name, check_tag
 
 CALL_CHARACTERS = frozenset(string.ascii_letters + string.digits + "+-._")
 DOM0 = ("@adminvm", "dom0", "uuid:00000000-0000-0000-0000-000000000000")

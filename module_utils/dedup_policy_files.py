@@ -12,34 +12,19 @@ import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, tell
-    from module_utils.dedup_policy import (
-        CALL_CHARACTERS,
-        PolicyError,
-        Rule,
-        check_service,
-        covers,
-        overlaps,
-        parse_old_rule,
-        parse_own_rule,
-        parse_rule,
-    )
-else:
-    from ansible.module_utils.dedup_common import ProvisionError, tell
-    from ansible.module_utils.dedup_policy import (
-        CALL_CHARACTERS,
-        PolicyError,
-        Rule,
-        check_service,
-        covers,
-        overlaps,
-        parse_old_rule,
-        parse_own_rule,
-        parse_rule,
-    )
+from .dedup_common import ProvisionError, tell
+from .dedup_policy import (
+    CALL_CHARACTERS,
+    PolicyError,
+    Rule,
+    check_service,
+    covers,
+    overlaps,
+    parse_old_rule,
+    parse_own_rule,
+    parse_rule,
+)
 
 POLICY_DIR = "etc/qubes/policy.d"
 # A file here takes the place of one of the same name in the other; Qubes R4.3 and later.
@@ -53,7 +38,7 @@ NAME = re.compile(r"[0-9]{2}-[0-9a-z_.-]{1,80}\.policy\Z")
 # What Qubes writes while it provisions qubes; a file before these could stop that.
 PROVISIONING = ("30-qubes-ansible.policy", "30-qubesctl-salt.policy")
 INCLUDE_DEPTH_MAX = 20
-HEADER = "# Managed by Ansible: qubes-dedup-backup. Changes made here by hand are lost.\n"
+HEADER = "# Managed by qubes-dedup-backup. Changes made here by hand are lost.\n"
 
 Line = tuple[Rule, str]
 

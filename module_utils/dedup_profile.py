@@ -11,18 +11,12 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_files import Rights, remove_file, replace_file
-    from module_utils.dedup_values import check_name, check_tag
-else:
-    from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_files import Rights, remove_file, replace_file
-    from ansible.module_utils.dedup_values import check_name, check_tag
+from .dedup_common import ProvisionError
+from .dedup_files import Rights, remove_file, replace_file
+from .dedup_values import check_name, check_tag
 
 # The name becomes the argument of admin.backup.Execute, a qrexec argument.
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}\Z")
@@ -33,9 +27,7 @@ MODE = 0o660
 PREFIX = "dedup:"
 LEAST_BYTES = 20
 RANDOM_BYTES = 32
-HEADER = (
-    "# Managed by Ansible: qubes-dedup-backup. The passphrase is kept when this is run again.\n"
-)
+HEADER = "# Managed by qubes-dedup-backup. The passphrase is kept when this is run again.\n"
 
 
 @dataclass(frozen=True)

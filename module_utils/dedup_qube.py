@@ -11,14 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, Qube, Qubes
-    from module_utils.dedup_values import RESET, plain, same
-else:
-    from ansible.module_utils.dedup_common import ProvisionError, Qubes
-    from ansible.module_utils.dedup_values import RESET, plain, same
+from .dedup_common import ProvisionError, Qube, Qubes
+from .dedup_values import RESET, plain, same
 
 # A feature of dom0, with the name of a qube being cloned: a clone that was cut short has no data.
 CLONING = "dedup-backup-cloning-"

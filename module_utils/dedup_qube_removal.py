@@ -7,16 +7,9 @@ What qubesd refuses, and why: qubes-core-admin qubes/api/admin.py (vm_remove) an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, Qube, Qubes
-    from module_utils.dedup_qube import CLONING, Outcome
-    from module_utils.dedup_values import show_size
-else:
-    from ansible.module_utils.dedup_common import ProvisionError, Qubes
-    from ansible.module_utils.dedup_qube import CLONING, Outcome
-    from ansible.module_utils.dedup_values import show_size
+from .dedup_common import ProvisionError, Qube, Qubes
+from .dedup_qube import CLONING, Outcome
+from .dedup_values import show_size
 
 # Where other qubes may name this one: qubes-core-admin-client qubesadmin/utils (vm_dependencies).
 USES = ("template", "netvm", "guivm", "audiovm", "default_dispvm", "management_dispvm")

@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError
-else:
-    from ansible.module_utils.dedup_common import ProvisionError
+from .dedup_common import ProvisionError
 
 Plain: TypeAlias = bool | int | str | None
 
