@@ -28,6 +28,8 @@ DOM0_FILES = {
     "dom0/rpc": "etc/qubes-rpc",
     "dom0/policy": "etc/qubes/policy.d",
     "ansible": "usr/share/ansible/collections",
+    "dom0/salt": "srv/salt",
+    "dom0/salt-config": "etc/salt",
 }
 QUBE_FILES = {
     "dom0/lib": "usr/lib/qubes",

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Salt formula's settings are the Ansible roles', all of them, with the same defaults."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[3]
+FORMULA = PROJECT / "salt" / "dedup-backup"
+# The roles that site.yml applies; `verify` has no settings of its own.
+ROLES = [path.name for path in sorted((PROJECT / "roles").iterdir()) if path.name != "verify"]
+
+
+def load(path: Path) -> Any:  # noqa: ANN401 -- YAML
+    return yaml.safe_load(path.read_text())
+
+
+def derived() -> set[str]:
+    """Return what the map doesn't take from the pillar: an inventory, or a playbook, decides it."""
+    text = (FORMULA / "map.jinja").read_text()
+    found = re.search(r"set derived = \[(.*?)\]", text, re.DOTALL)
+    assert found
+    return set(re.findall(r"'(\w+)'", found[1]))
+
+
+def of_roles(which: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for role in ROLES:
+        merged |= load(FORMULA / "settings" / role / which)
+    return merged
+
+
+def options() -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for role in ROLES:
+        merged |= load(PROJECT / "roles" / role / "meta/argument_specs.yml")["argument_specs"][
+            "main"
+        ]["options"]
+    return merged
+
+
+def test_the_formula_reads_the_roles_own_files() -> None:
+    for role in ROLES:
+        folder = FORMULA / "settings" / role
+        assert (folder / "defaults.yml").samefile(PROJECT / "roles" / role / "defaults/main.yml")
+        specs = PROJECT / "roles" / role / "meta/argument_specs.yml"
+        assert (folder / "options.yml").samefile(specs)
+
+
+def test_defaults_and_options_agree() -> None:
+    specs, defaults = options(), of_roles("defaults.yml")
+    for name, option in specs.items():
+        assert option.get("default") == defaults.get(name), name
+
+
+def test_pillar_example_has_each_setting_with_its_default() -> None:
+    groups = load(FORMULA / "settings/groups.yml")
+    defaults = of_roles("defaults.yml")
+    wanted = {name: value for name, value in defaults.items() if name not in derived()} | groups
+    assert load(PROJECT / "salt/pillar.example") == {"dedup-backup": wanted}
+
+
+def test_what_is_not_set_in_the_pillar_is_no_setting_of_the_playbook_either() -> None:
+    """Each is a role's variable that a playbook gives the role, or which way a role is applied."""
+    playbooks = "".join(path.read_text() for path in (PROJECT / "playbooks").glob("*.yml"))
+    assert derived() <= set(options())
+    for name in derived():
+        assert f"{name}:" in playbooks, name
+
+
+def test_groups_are_the_inventory_s() -> None:
+    text = (PROJECT / "inventory.example").read_text()
+    for group, name in load(FORMULA / "settings/groups.yml").items():
+        found = re.search(rf"^\[{group}\]\n(.*)", text, re.MULTILINE)
+        if group != "remove_data":
+            assert found, group
+            assert found[1] == name or (found[1].startswith("#") and name == "")
+
+
+def formula_check(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROJECT / "tools/salt_formula.py", folder], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('- unless: "qubes-dedup-backup', '- env: "qubes-dedup-backup', "without a guard"),
+        ("{{ slsdotpath }}-configure-secrets", "secrets", "must begin with"),
+    ],
+)
+def test_the_lint_finds_what_it_is_for(tmp_path: Path, old: str, new: str, said: str) -> None:
+    for path in FORMULA.glob("*.*"):
+        text = path.read_text()
+        if path.name == "configure.sls":
+            text = text.replace(old, new)
+            assert text != path.read_text()
+        (tmp_path / path.name).write_text(text)
+    done = formula_check(tmp_path)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert formula_check(FORMULA).returncode == 0
+
+
+def test_the_installed_tree_has_real_files_only(tmp_path: Path) -> None:
+    subprocess.run([PROJECT / "tools/salt-tree.sh", tmp_path], check=True)
+    found = list(tmp_path.rglob("*"))
+    assert not [path for path in found if path.is_symlink()]
+    for name in ("scrypt", "shimctl", "shimctl_lib/cli.py"):
+        copy = tmp_path / "dedup-backup/files/dom0" / name
+        assert copy.read_bytes() == (PROJECT / "payload/dom0" / name).read_bytes()
+    assert (tmp_path / "_utils/dedup_provision/dedup_profile.py").is_file()
