@@ -45,6 +45,7 @@ bench-shim: setup ## measure the shim against the guide's script and the real sc
 	@$(BIN)/python bench/shim.py
 
 molecule: setup ## molecule scenarios, in a systemd container
+	@tools/salt.sh 3007.15
 	@tools/molecule.sh
 
 ansible-2-16: setup ## lint, syntax and one molecule scenario under ansible-core 2.16
@@ -54,9 +55,14 @@ molecule-guard: setup ## updates of scrypt by the real dnf 4 and 5, and our RPM
 	@tools/molecule.sh guard
 
 SECOND = tests/e2e/test_second_machine.py
-E2E = $(BIN)/pytest -q tests/e2e --ignore=$(SECOND)
+SALT = tests/e2e/test_salt.py
+E2E = $(BIN)/pytest -q tests/e2e --ignore=$(SECOND) --ignore=$(SALT)
 e2e: setup ## end-to-end tests, in a lab of their own
 	@$(SUDO) $(E2E)
+
+e2e-salt: setup ## in a fresh lab: the Salt formula, and its outcome against the playbook's
+	@tools/salt.sh
+	@$(SUDO) $(BIN)/pytest -q $(SALT)
 
 e2e-second: setup ## in a fresh lab: the playbook killed, removal, recovery (10 minutes)
 	@$(SUDO) $(BIN)/pytest -q $(SECOND)
@@ -70,4 +76,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help test-all e2e-second setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
+.PHONY: help test-all e2e-salt e2e-second setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean

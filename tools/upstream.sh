@@ -20,3 +20,8 @@ elif ! cmp -s "$wanted" .venv-upstream/requirements.txt; then
     cp "$wanted" .venv-upstream/requirements.txt
 fi
 as_root env QUBES_SRC="${QUBES_SRC:-}" .venv/bin/pytest -q tests/upstream "$@"
+# The Salt formula, with Qubes' own qvm states.
+if [ -n "${QUBES_SRC:-}" ] && [ $# -eq 0 ]; then
+    tools/salt.sh
+    as_root env QUBES_SRC="$QUBES_SRC" .venv/bin/pytest -q tests/e2e/test_salt.py -k 'not same_as'
+fi

@@ -14,7 +14,8 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "lab"))
 
-from qubeslab.session import Session, corpus  # noqa: E402 -- the path above comes first
+from outcome import Outcome, describe  # noqa: E402 -- the path above comes first
+from qubeslab.session import Session, corpus  # noqa: E402 -- the same
 
 INVENTORY = "tests/e2e/inventory/hosts.yml"
 BACKUP_QUBE = "dedup-backup"
@@ -67,9 +68,16 @@ def provisioned(fresh_lab: Session, check_from_nothing: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def lab(fresh_lab: Session, provisioned: str) -> Session:
-    """The lab after the playbook, with the backup qube running."""
+def ansible_outcome(fresh_lab: Session, provisioned: str) -> Outcome:
+    """What the playbook made, before any test changes it."""
     assert "PLAY RECAP" in provisioned
+    return describe(fresh_lab)
+
+
+@pytest.fixture(scope="session")
+def lab(fresh_lab: Session, ansible_outcome: Outcome) -> Session:
+    """The lab after the playbook, with the backup qube running."""
+    assert ansible_outcome
     fresh_lab.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
     return fresh_lab
 
