@@ -7,9 +7,12 @@ set -eu
 cd "$(dirname "$0")/.."
 PIP_DISABLE_PIP_VERSION_CHECK=1
 export PIP_DISABLE_PIP_VERSION_CHECK
-all=$(sed -n 's/^# salt==//p' requirements-salt.txt)
+if [ $# -eq 0 ]; then
+    # shellcheck disable=SC2046 # a list of versions
+    set -- $(sed -n 's/^# salt==//p' requirements-salt.txt)
+fi
 
-for version in ${*:-$all}; do
+for version; do
     target=.cache/salt/$version
     if cmp -s requirements-salt.txt "$target/requirements-salt.txt"; then continue; fi
     echo "setup: fetching Salt $version for the lab"
