@@ -9,14 +9,17 @@ too, and nothing that was backed up can be restored.
 {%- set shim = constants._shim_folder %}
 {%- if settings.is_dom0 %}
 {%- if settings.remove_data %}
-{%- for profile in settings.backup_profile_profiles %}
-
-"{{ slsdotpath }}-remove-profile-{{ profile.name }}":
-  dedup_backup.profile_absent:
-    - name: {{ profile.name | json }}
-    - failhard: true
-{%- endfor %}
 {%- for qube in [settings.backup_qube, settings.storage_qube, settings.backup_template] if qube %}
+{%- if not opts['test'] and qube != settings.backup_template %}
+
+"{{ slsdotpath }}-remove-{{ qube }}-halted":
+  qvm.shutdown:
+    - name: {{ qube }}
+    - onlyif:
+      - fun: dedup_backup.qube_exists
+        args: [{{ qube }}]
+    - failhard: true
+{%- endif %}
 
 "{{ slsdotpath }}-remove-{{ qube }}-removable":
   dedup_backup.qube_removable:
@@ -30,6 +33,22 @@ too, and nothing that was backed up can be restored.
     - failhard: true
 {%- endif %}
 {%- endfor %}
+{#- Last, so that no repository is left whose passphrase is gone. #}
+{%- for profile in settings.backup_profile_profiles %}
+
+"{{ slsdotpath }}-remove-profile-{{ profile.name }}":
+  dedup_backup.profile_absent:
+    - name: {{ profile.name | json }}
+    - failhard: true
+{%- endfor %}
+{%- else %}
+
+# Before the program goes that knows it.
+"{{ slsdotpath }}-remove-secrets-kept":
+  cmd.run:
+    - name: qubes-dedup-backup secrets
+    - success_retcodes: [1, 2, 3, 4]
+    - onlyif: test -x /usr/bin/qubes-dedup-backup
 {%- endif %}
 
 "{{ slsdotpath }}-remove-policy":
