@@ -92,7 +92,13 @@ def fresh() -> Iterator[Session]:
         install(lab)
         pillar = yaml.safe_dump({"dedup-backup": inventory_as_pillar()})
         put(lab, "/srv/user_pillar/dedup-backup.sls", pillar)
-        put(lab, "/srv/user_pillar/top.sls", "user: {'*': [dedup-backup]}\n")
+        if os.environ.get("QUBES_SRC"):
+            put(lab, "/srv/user_pillar/dedup-backup.top", "user: {'*': [dedup-backup]}\n")
+            enable = "top.enable", "dedup-backup", "saltenv=user"
+            lab.dom0("sudo", "qubesctl", *enable, "pillar=True")
+            lab.dom0("sudo", "qubesctl", *enable)
+        else:
+            put(lab, "/srv/user_pillar/top.sls", "user: {'*': [dedup-backup]}\n")
         yield lab
     finally:
         lab.lab("down", "--destroy")
@@ -117,8 +123,10 @@ def install(lab: Session) -> None:
     if source := os.environ.get("QUBES_SRC"):
         lab.dom0("sudo", "rm", "-r", "/srv/salt")
         lab.dom0("sudo", "mkdir", "/srv/salt", "/srv/upstream")
-        for name in ("qubes-mgmt-salt-base", "qubes-mgmt-salt-dom0-qvm"):
-            bring(lab, Path(source, name), "/srv/salt", "_modules", "_states", "_utils", "_pillar")
+        for name in ("base", "dom0-qvm", "base-topd"):
+            parts = "_modules", "_states", "_utils", "_pillar", "topd"
+            bring(lab, Path(source, f"qubes-mgmt-salt-{name}"), "/srv/salt", *parts)
+        bring(lab, Path(source, "qubes-mgmt-salt", "srv"), "/srv", "salt", "pillar")
         bring(lab, Path(source, "qubes-core-admin-client"), "/srv/upstream", "qubesadmin")
         # The lab's qvm-* tools stay with the lab's library.
         tools = "sed -i '1s,$, -I,' $(grep -l 'from qubesadmin.tools import' /usr/bin/q*)"
@@ -196,6 +204,30 @@ def test_test_mode_tells_a_difference_and_leaves_it(salted: Session) -> None:
     assert salted.dom0("qvm-prefs", "dedup-backup", "include_in_backups").stdout == "False\n"
 
 
+@pytest.mark.skipif("QUBES_SRC" not in os.environ, reason="upstream's top.enable is needed")
+def test_tops_that_upstream_s_top_enable_enabled(salted: Session) -> None:
+    expected = {
+        "dom0": "dedup-backup.create",
+        "debian-13-dedup-backup": "dedup-backup.install",
+        "debian-13-minimal": "dedup-backup.install",
+        "dedup-backup": "dedup-backup.configure",
+        "dedup-storage": "dedup-backup.configure",
+    }
+    # Next, as a disposable that manages a qube does it: qubes-mgmt-salt qubes.SaltLinuxVM.
+    listed = "cd /srv/salt && find _tops -type f -o -type l | sed 's/^/- /' >tops.yaml"
+    for prepare in ("true", listed):
+        salted.dom0("sudo", "sh", "-c", prepare)
+        for qube, state in expected.items():
+            show = "state.show_top", f"--id={qube}", "--out=json"
+            found = json.loads(salted.dom0("sudo", "qubesctl", *show).stdout)
+            assert found["local"]["user"] == [state]
+    salted.dom0("sudo", "rm", "/srv/salt/tops.yaml")
+    done = salted.dom0("sudo", "qubesctl", "state.highstate", "--out=json").stdout
+    states = json.loads(done)["local"]
+    assert "dedup-backup.create" in {state["__sls__"] for state in states.values()}
+    assert changes(states) == {}
+
+
 @pytest.mark.usefixtures("salt_outcome")
 def test_reconcile_puts_the_shim_back(salted: Session) -> None:
     salted.dom0("sudo", "systemctl", "stop", "qubes-dedup-backup-guard.path")
@@ -213,6 +245,10 @@ def test_reconcile_puts_the_shim_back(salted: Session) -> None:
         ({"backup_qube": "@anyvm"}, "dedup-backup:backup_qube must be the name of a qube"),
         ({"backup_qube_profiles": [{"name": "x"}]}, "backup_qube_profiles:0:engine is missing"),
         ({"backup_qube_profiles": [{"name": "-", "engine": "borg"}]}, "the profile -: its name"),
+        (
+            {"backup_profile_profiles": [{"name": "x", "store_profile": "a; b"}]},
+            "the profile x: its store_profile must be the name of an entry",
+        ),
     ],
 )
 def test_a_wrong_pillar_is_refused_with_the_key_s_name(
@@ -263,9 +299,6 @@ def test_remove_keeps_the_data_and_then_takes_it_too(salted: Session) -> None:
         assert salted.dom0("test", "-e", path, check=False).returncode == 1
     qubes = salted.dom0("qvm-ls", "--raw-list").stdout.split()
     assert {"dedup-backup", "dedup-storage", "debian-13-dedup-backup"} <= set(qubes)
-    refused = apply(salted, "remove", with_pillar(remove_data=True), ok=False)
-    assert any("is running and is not removed" in state["comment"] for state in refused.values())
-    salted.dom0("qvm-shutdown", "--wait", "--all")
     apply(salted, "remove", with_pillar(remove_data=True))
     assert salted.dom0("qvm-ls", "--raw-list").stdout.split() == ["debian-13-minimal", "dom0"]
     assert salted.dom0("sudo", "ls", "/etc/qubes/backup").stdout == ""

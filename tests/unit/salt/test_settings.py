@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 
@@ -81,6 +83,33 @@ def test_groups_are_the_inventory_s() -> None:
         if group != "remove_data":
             assert found, group
             assert found[1] == name or (found[1].startswith("#") and name == "")
+
+
+@pytest.mark.parametrize(
+    ("top", "states"),
+    [
+        ("init", {"backup_template": "install", "backup_qube": "configure", "dom0": "create"}),
+        ("install", {"backup_template": "install"}),
+        ("configure", {"backup_qube": "configure", "dom0": "configure"}),
+        ("remove", {"dom0": "remove"}),
+    ],
+)
+def test_tops_name_the_groups(top: str, states: dict[str, str]) -> None:
+    groups = load(FORMULA / "settings/groups.yml")
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 -- YAML
+    environment.filters["json"] = json.dumps
+    template = environment.from_string((FORMULA / f"{top}.top").read_text())
+
+    def rendered(**pillar: str) -> Any:  # noqa: ANN401 -- YAML
+        return yaml.safe_load(template.render(pillar={"dedup-backup": pillar}))
+
+    expected = {groups.get(key, key): [f"dedup-backup.{state}"] for key, state in states.items()}
+    assert rendered() == {"user": expected}
+    given = {"backup_template": "t", "backup_qube": "b", "storage_qube": "s"}
+    found = rendered(management_template="m", **given)["user"]
+    assert set(found) >= {given.get(key, key) for key in states}
+    assert ("m" in found) == (top != "configure")
+    assert ("s" in found) == (top in ("init", "configure"))
 
 
 def formula_check(folder: Path) -> subprocess.CompletedProcess[str]:
