@@ -20,11 +20,13 @@ setup-tests:
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-# The two commands at its end wait for most of the time, each for something else.
+# The commands at its end wait for most of the time, each for something else.
 test: lint unit test-upstream ## everything that CI runs
+	@tools/salt.sh
 	@$(SUDO) lab/lab build
-	@tools/side-by-side.sh '$(SUDO) $(E2E)' \
+	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) $(BIN)/pytest -q $(SALT)' \
 	    'tools/molecule.sh && tools/ansible-2.16.sh && tools/molecule.sh guard'
+	@$(MAKE) parity
 
 test-all: ## the same, and what takes too long for CI
 	@THOROUGH=1 $(MAKE) test e2e-second
@@ -56,13 +58,17 @@ molecule-guard: setup ## updates of scrypt by the real dnf 4 and 5, and our RPM
 
 SECOND = tests/e2e/test_second_machine.py
 SALT = tests/e2e/test_salt.py
-E2E = $(BIN)/pytest -q tests/e2e --ignore=$(SECOND) --ignore=$(SALT)
+PARITY = tests/e2e/test_parity.py
+E2E = $(BIN)/pytest -q tests/e2e $(patsubst %,--ignore=%,$(SECOND) $(SALT) $(PARITY))
 e2e: setup ## end-to-end tests, in a lab of their own
 	@$(SUDO) $(E2E)
 
-e2e-salt: setup ## in a fresh lab: the Salt formula, and its outcome against the playbook's
+e2e-salt: setup ## in a fresh lab: the Salt formula
 	@tools/salt.sh
 	@$(SUDO) $(BIN)/pytest -q $(SALT)
+
+parity: ## compare what the labs of the two were provisioned with
+	@$(BIN)/pytest -q $(PARITY)
 
 e2e-second: setup ## in a fresh lab: the playbook killed, removal, recovery (10 minutes)
 	@$(SUDO) $(BIN)/pytest -q $(SECOND)
@@ -76,4 +82,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help test-all e2e-salt e2e-second setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
+.PHONY: help test-all e2e-salt parity e2e-second setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean

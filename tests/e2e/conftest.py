@@ -14,7 +14,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT / "lab"))
 
-from outcome import Outcome, describe  # noqa: E402 -- the path above comes first
+from outcome import Outcome, keep  # noqa: E402 -- the path above comes first
 from qubeslab.session import Session, corpus  # noqa: E402 -- the same
 
 INVENTORY = "tests/e2e/inventory/hosts.yml"
@@ -71,7 +71,7 @@ def provisioned(fresh_lab: Session, check_from_nothing: str) -> str:
 def ansible_outcome(fresh_lab: Session, provisioned: str) -> Outcome:
     """What the playbook made, before any test changes it."""
     assert "PLAY RECAP" in provisioned
-    return describe(fresh_lab)
+    return keep(fresh_lab, "ansible")
 
 
 @pytest.fixture(scope="session")

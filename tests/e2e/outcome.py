@@ -59,6 +59,18 @@ UNITS = "for unit in /etc/systemd/system/qubes-dedup-backup*; do unit=$(basename
 UNITS += "echo $unit $(systemctl is-enabled $unit) $(systemctl is-active $unit); done"
 TEMPLATES = ("debian-13-dedup-backup", "debian-13-minimal")
 Outcome = dict[str, str]
+# Outcomes by way of provisioning, for a comparison when both have been there.
+KEPT = Path(__file__).resolve().parents[2] / ".cache" / "outcome"
+
+
+def keep(lab: Session, way: str) -> Outcome:
+    """Describe a lab, and keep the description for test_parity.py."""
+    path = KEPT / f"{way}.json"
+    path.unlink(missing_ok=True)
+    outcome = describe(lab)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(outcome, indent=0))
+    return outcome
 
 
 def describe(lab: Session) -> Outcome:
