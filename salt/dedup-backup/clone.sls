@@ -12,6 +12,7 @@ In dom0: the backup template, as a clone.
     - clone_of: {{ settings.backup_template_clone_of }}
     - klass: TemplateVM
     - label: {{ settings.backup_template_label }}
+    - order: first
     - failhard: true
 
 {#- Upstream's qvm.prefs sets values with test=True, too: what would change is told above. #}

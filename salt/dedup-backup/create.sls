@@ -106,6 +106,7 @@ include:
 {%- endif %}
 {%- for qube in qubes %}
 
+# Before anything is changed.
 "{{ slsdotpath }}-create-{{ qube.name }}-possible":
   dedup_backup.qube_possible:
     - name: {{ qube.name }}
@@ -119,6 +120,7 @@ include:
     - services: {{ qube.services | json }}
     - volume_sizes:
         private: {{ qube['size'] }}
+    - order: first
     - failhard: true
 {%- if not opts['test'] %}
 

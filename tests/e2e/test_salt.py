@@ -20,6 +20,9 @@ from qubeslab.session import Session
 NEWER = "3008.3"
 TEMPLATES = "debian-13-dedup-backup,debian-13-minimal"
 QUBES = "dedup-storage,dedup-backup"
+# Finds what in dom0 is newer than /home/user/before.
+CHANGED = ["find", "/etc", "/usr", "-type", "f", "-newer", "/home/user/before"]
+CHANGED += ["-not", "-name", "*.pyc"]
 States = dict[str, dict[str, Any]]
 
 
@@ -88,6 +91,8 @@ def fresh() -> Iterator[Session]:
             enable = "top.enable", "dedup-backup", "saltenv=user"
             lab.dom0("sudo", "qubesctl", *enable, "pillar=True")
             lab.dom0("sudo", "qubesctl", *enable)
+            # As the package qubes-mgmt-salt-base-topd does it.
+            lab.dom0("sudo", "qubesctl", "top.enable", "topd", "saltenv=base")
         else:
             put(lab, "/srv/user_pillar/top.sls", "user: {'*': [dedup-backup]}\n")
         yield lab
@@ -118,6 +123,7 @@ def install(lab: Session) -> None:
             parts = "_modules", "_states", "_utils", "_pillar", "topd"
             bring(lab, Path(source, f"qubes-mgmt-salt-{name}"), "/srv/salt", *parts)
         bring(lab, Path(source, "qubes-mgmt-salt", "srv"), "/srv", "salt", "pillar")
+        bring(lab, Path(source, "qubes-mgmt-salt-base-topd", "pillar"), "/srv/pillar", "topd")
         bring(lab, Path(source, "qubes-core-admin-client"), "/srv/upstream", "qubesadmin")
         # The lab's qvm-* tools stay with the lab's library.
         tools = "sed -i '1s,$, -I,' $(grep -l 'from qubesadmin.tools import' /usr/bin/q*)"
@@ -131,8 +137,7 @@ def tested(fresh: Session) -> States:
     before = fresh.dom0("qvm-ls", "--raw-list").stdout
     fresh.dom0("touch", "/home/user/before")
     states = apply(fresh, "create", "test=True")
-    newer = ("-type", "f", "-newer", "/home/user/before", "-not", "-name", "*.pyc")
-    assert fresh.dom0("sudo", "find", "/etc", "/usr", *newer, check=False).stdout == ""
+    assert fresh.dom0("sudo", *CHANGED, check=False).stdout == ""
     assert fresh.dom0("qvm-ls", "--raw-list").stdout == before
     return states
 
@@ -213,7 +218,9 @@ def test_tops_that_upstream_s_top_enable_enabled(salted: Session) -> None:
 @pytest.mark.usefixtures("salt_outcome")
 def test_reconcile_puts_the_shim_back(salted: Session) -> None:
     salted.dom0("sudo", "systemctl", "stop", "qubes-dedup-backup-guard.path")
-    salted.dom0("sudo", "cp", "--remove-destination", "/usr/bin/scrypt.bak", "/usr/bin/scrypt")
+    salted.dom0(
+        "sudo", "cp", "-p", "--remove-destination", "/usr/bin/scrypt.bak", "/usr/bin/scrypt"
+    )
     assert changes(apply(salted, "reconcile"))
     assert changes(apply(salted, "reconcile")) == {}
     salted.dom0("shimctl", "status")
@@ -255,10 +262,13 @@ def test_a_wrong_pillar_is_refused_with_the_key_s_name(
 def test_what_can_not_be_done_is_said_as_by_the_playbook(
     salted: Session, state: str, settings: dict[str, object], said: str
 ) -> None:
+    salted.dom0("touch", "/home/user/before")
     before = salted.dom0("qvm-ls", "--raw-list").stdout
     states = apply(salted, state, with_pillar(**settings), ok=False)
     failed = [entry["comment"] for entry in states.values() if entry["result"] is False]
     assert said in failed[0]
+    assert changes(states) == {}
+    assert salted.dom0("sudo", *CHANGED, check=False).stdout == ""
     assert salted.dom0("qvm-ls", "--raw-list").stdout == before
 
 
@@ -269,7 +279,9 @@ def test_states_of_a_qube_do_nothing_in_dom0(salted: Session) -> None:
 @pytest.mark.usefixtures("salt_outcome")
 def test_the_playbooks_for_dom0_after_salt_change_nothing(salted: Session) -> None:
     books = [f"playbooks/{name}.yml" for name in ("shim", "qrexec_policy", "backup_profile")]
-    assert set(re.findall(r"changed=(\d+)", salted.playbook("-i", INVENTORY, *books))) == {"0"}
+    said = salted.playbook("-i", INVENTORY, "--diff", *books)
+    assert re.findall(r"^TASK.*\n(?:(?!TASK).*\n)*?changed:.*", said, re.MULTILINE) == []
+    assert set(re.findall(r"changed=(\d+)", said)) == {"0"}
 
 
 def test_remove_keeps_the_data_and_then_takes_it_too(salted: Session) -> None:
