@@ -20,6 +20,10 @@ from qubeslab.session import Session
 NEWER = "3008.3"
 TEMPLATES = "debian-13-dedup-backup,debian-13-minimal"
 QUBES = "dedup-storage,dedup-backup"
+HAS_TOPD = all(
+    Path(os.environ.get("QUBES_SRC", "/dev/null"), name).is_dir()
+    for name in ("qubes-mgmt-salt", "qubes-mgmt-salt-base-topd")
+)
 # Finds what in dom0 is newer than /home/user/before.
 CHANGED = ["find", "/etc", "/usr", "-type", "f", "-newer", "/home/user/before"]
 CHANGED += ["-not", "-name", "*.pyc"]
@@ -86,13 +90,8 @@ def fresh() -> Iterator[Session]:
         install(lab)
         pillar = yaml.safe_dump({"dedup-backup": inventory_as_pillar()})
         put(lab, "/srv/user_pillar/dedup-backup.sls", pillar)
-        if os.environ.get("QUBES_SRC"):
-            put(lab, "/srv/user_pillar/dedup-backup.top", "user: {'*': [dedup-backup]}\n")
-            enable = "top.enable", "dedup-backup", "saltenv=user"
-            lab.dom0("sudo", "qubesctl", *enable, "pillar=True")
-            lab.dom0("sudo", "qubesctl", *enable)
-            # As the package qubes-mgmt-salt-base-topd does it.
-            lab.dom0("sudo", "qubesctl", "top.enable", "topd", "saltenv=base")
+        if HAS_TOPD:
+            enable_tops(lab)
         else:
             put(lab, "/srv/user_pillar/top.sls", "user: {'*': [dedup-backup]}\n")
         yield lab
@@ -113,17 +112,29 @@ def bring(lab: Session, source: Path, target: str, *names: str) -> None:
     lab.dom0("sudo", "tar", "--extract", "--no-same-owner", "-C", target, stdin=archive)
 
 
+def enable_tops(lab: Session) -> None:
+    """Enable the formula and its pillar by upstream's top.enable."""
+    topd = Path(os.environ["QUBES_SRC"], "qubes-mgmt-salt-base-topd")
+    bring(lab, topd, "/srv/salt", "_modules", "_utils", "topd")
+    bring(lab, topd / "pillar", "/srv/pillar", "topd")
+    bring(lab, topd.with_name("qubes-mgmt-salt") / "srv", "/srv", "salt", "pillar")
+    lab.dom0("sudo", "qubesctl", "saltutil.sync_all", "saltenv=base,user")
+    put(lab, "/srv/user_pillar/dedup-backup.top", "user: {'*': [dedup-backup]}\n")
+    # The second as the package of qubes-mgmt-salt-base-topd does it.
+    for words in (["dedup-backup", "saltenv=user"], ["topd", "saltenv=base"]):
+        lab.dom0("sudo", "qubesctl", "top.enable", *words)
+    lab.dom0("sudo", "qubesctl", "top.enable", "dedup-backup", "saltenv=user", "pillar=True")
+
+
 def install(lab: Session) -> None:
     """Bring the formula to dom0 as README says; with QUBES_SRC, Qubes' own states, too."""
     lab.dom0("sudo", "/srv/qubes-dedup-backup/tools/salt-tree.sh", "/srv/user_salt")
     if source := os.environ.get("QUBES_SRC"):
         lab.dom0("sudo", "rm", "-r", "/srv/salt")
         lab.dom0("sudo", "mkdir", "/srv/salt", "/srv/upstream")
-        for name in ("base", "dom0-qvm", "base-topd"):
-            parts = "_modules", "_states", "_utils", "_pillar", "topd"
+        for name in ("base", "dom0-qvm"):
+            parts = "_modules", "_states", "_utils", "_pillar"
             bring(lab, Path(source, f"qubes-mgmt-salt-{name}"), "/srv/salt", *parts)
-        bring(lab, Path(source, "qubes-mgmt-salt", "srv"), "/srv", "salt", "pillar")
-        bring(lab, Path(source, "qubes-mgmt-salt-base-topd", "pillar"), "/srv/pillar", "topd")
         bring(lab, Path(source, "qubes-core-admin-client"), "/srv/upstream", "qubesadmin")
         # The lab's qvm-* tools stay with the lab's library.
         tools = "sed -i '1s,$, -I,' $(grep -l 'from qubesadmin.tools import' /usr/bin/q*)"
@@ -156,7 +167,7 @@ def salted(fresh: Session, tested: States) -> Session:
 @pytest.fixture(scope="module")
 def salt_outcome(salted: Session) -> Outcome:
     """What Salt made, before other tests change anything."""
-    return keep(salted, "salt")
+    return keep(salted, "salt-upstream" if "QUBES_SRC" in os.environ else "salt")
 
 
 def test_from_nothing_test_mode_lists_what_would_be(tested: States) -> None:
@@ -191,7 +202,7 @@ def test_test_mode_tells_a_difference_and_leaves_it(salted: Session) -> None:
     assert salted.dom0("qvm-prefs", "dedup-backup", "include_in_backups").stdout == "False\n"
 
 
-@pytest.mark.skipif("QUBES_SRC" not in os.environ, reason="upstream's top.enable is needed")
+@pytest.mark.skipif(not HAS_TOPD, reason="QUBES_SRC has no upstream's top.enable")
 def test_tops_that_upstream_s_top_enable_enabled(salted: Session) -> None:
     expected = {
         "dom0": "dedup-backup.create",
