@@ -102,11 +102,12 @@ def test_by_path_the_package_is_never_touched(host: Host) -> None:
 def test_remove_leaves_what_the_package_shipped(host: Host) -> None:
     assert host.run("shimctl remove").rc == 0
     verified = host.run("rpm -V scrypt")
-    # The programs stay: whoever laid them down removes them.
-    programs = "-not -path /usr/bin/qubes-dedup-backup"
-    found = host.run(
-        f"find /etc /usr/bin /usr/local/bin /var/lib -name '*dedup-backup*' {programs}"
-    )
+    # The programs stay: whoever laid them down removes them. And what the scenario `salt` makes
+    # beside the shim.
+    others = "-path /usr/bin/qubes-dedup-backup -o -exec test -e {}/storage.toml \\;"
+    others += " -o -name 75-dedup-backup.policy -o -path '/var/lib/qubes/*'"
+    places = "/etc /usr/bin /usr/local/bin /var/lib"
+    found = host.run(f"find {places} -name '*dedup-backup*' -not \\( {others} \\)")
     # A run of the guard that was under way may still end.
     units = "systemctl list-units --all --no-legend qubes-dedup-backup\\*"
     gone = host.run(f"timeout 60 sh -c 'until [ -z \"$({units})\" ]; do sleep 0.1; done'")
