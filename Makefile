@@ -48,7 +48,6 @@ bench-shim: setup ## measure the shim against the guide's script and the real sc
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/salt.sh 3007.15
-	@tools/salt.sh
 	@tools/molecule.sh
 
 ansible-2-16: setup ## lint, syntax and one molecule scenario under ansible-core 2.16

@@ -114,11 +114,6 @@ def bring(lab: Session, source: Path, target: str, *names: str) -> None:
 
 def enable_tops(lab: Session) -> None:
     """Enable the formula and its pillar by upstream's top.enable."""
-    topd = Path(os.environ["QUBES_SRC"], "qubes-mgmt-salt-base-topd")
-    bring(lab, topd, "/srv/salt", "_modules", "_utils", "topd")
-    bring(lab, topd / "pillar", "/srv/pillar", "topd")
-    bring(lab, topd.with_name("qubes-mgmt-salt") / "srv", "/srv", "salt", "pillar")
-    lab.dom0("sudo", "qubesctl", "saltutil.sync_all", "saltenv=base,user")
     put(lab, "/srv/user_pillar/dedup-backup.top", "user: {'*': [dedup-backup]}\n")
     # The second as the package of qubes-mgmt-salt-base-topd does it.
     for words in (["dedup-backup", "saltenv=user"], ["topd", "saltenv=base"]):
@@ -135,6 +130,11 @@ def install(lab: Session) -> None:
         for name in ("base", "dom0-qvm"):
             parts = "_modules", "_states", "_utils", "_pillar"
             bring(lab, Path(source, f"qubes-mgmt-salt-{name}"), "/srv/salt", *parts)
+        if HAS_TOPD:
+            topd = Path(source, "qubes-mgmt-salt-base-topd")
+            bring(lab, topd.with_name("qubes-mgmt-salt") / "srv", "/srv", "salt", "pillar")
+            bring(lab, topd, "/srv/salt", "_modules", "_utils", "topd")
+            bring(lab, topd / "pillar", "/srv/pillar", "topd")
         bring(lab, Path(source, "qubes-core-admin-client"), "/srv/upstream", "qubesadmin")
         # The lab's qvm-* tools stay with the lab's library.
         tools = "sed -i '1s,$, -I,' $(grep -l 'from qubesadmin.tools import' /usr/bin/q*)"
