@@ -11,10 +11,6 @@ from outcome import KEPT, Outcome, differences
 
 # What may differ between a lab provisioned by Ansible and one by Salt: what, and why.
 EXCEPTIONS = {
-    r"debian-13-dedup-backup /usr/lib/qubes-dedup-backup/programs\.tar": (
-        "Ansible brings the programs as one archive, as each file would be several calls into the "
-        "qube; Salt has them in its disposable"
-    ),
     r"dom0 /etc/salt/pki.*": "Salt's own",
     r"qubes: (work|personal) .*": "only the tests of the backup have these qubes",
 }
