@@ -21,7 +21,16 @@ PLAYBOOKS = sorted((PROJECT / "playbooks").glob("*.yml"))
 BIN = Path(sys.executable).parent
 # What a task may have beside its module: those of Ansible's keywords that are in use here.
 KEYWORDS = {
-    *("name", "when", "loop", "loop_control", "register", "changed_when", "failed_when"),
+    *(
+        "name",
+        "when",
+        "loop",
+        "loop_control",
+        "register",
+        "environment",
+        "changed_when",
+        "failed_when",
+    ),
     *("check_mode", "diff", "become", "delegate_to", "remote_user", "vars", "no_log"),
 }
 
