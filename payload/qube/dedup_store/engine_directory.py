@@ -201,21 +201,20 @@ class DirectoryWriter:
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object, and give the run its name."""
-        self._open(_MANIFEST, lambda _: None)
+        self._open(_MANIFEST)
         while data := file.read(BUFFER):
             self.write(memoryview(data))
         self.close_object()
         index = asdict(_Index(self._run, summary, self._stored))
+        self._open(_INDEX)
+        self.write(memoryview(json.dumps(index, separators=(",", ":")).encode() + b"\n"))
+        self.close_object()
         with self._writing():
-            with (self._folder / _INDEX).open("xb") as out:
-                out.write(json.dumps(index, separators=(",", ":")).encode() + b"\n")
-                out.flush()
-                os.fsync(out.fileno())
             _flush(self._folder)
             self._folder.rename(self._whole)
             _flush(self._whole.parent)
 
-    def _open(self, name: str, find_older: Callable[[bytes], int | None]) -> None:
+    def _open(self, name: str, find_older: Callable[[bytes], int | None] | None = None) -> None:
         with self._writing():
             self._object = ObjectFile(self._folder / name, find_older)
 

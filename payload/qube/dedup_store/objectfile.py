@@ -41,13 +41,13 @@ class ObjectFile:
         length: its bytes so far.
     """
 
-    def __init__(self, path: Path, find_older: Callable[[bytes], int | None]) -> None:
+    def __init__(self, path: Path, find_older: Callable[[bytes], int | None] | None) -> None:
         """Make it.
 
         Args:
             path: where; there must be nothing.
             find_older: takes the first bytes, gives a descriptor of a file that may have the same
-                content, or None. We close it.
+                content, or None. We close it. None to look for none.
         """
         self.path = path
         self.length = 0
@@ -94,7 +94,7 @@ class ObjectFile:
     def _store(self) -> None:
         """Put the block in its place."""
         block = bytes(self._block[: self._filled])
-        if self._end == 0:
+        if self._end == 0 and self._find_older:
             self._older = self._find_older(block)
         if block != _ZEROS[: len(block)]:
             shared = self._share(block)
