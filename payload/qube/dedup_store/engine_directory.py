@@ -166,10 +166,10 @@ class DirectoryWriter:
     def __enter__(self) -> "DirectoryWriter":
         """Make the folder."""
         with self._writing():
-            self._folder.mkdir(mode=0o700)
-            if self._older and has_reflinks(self._folder):
+            if self._older and has_reflinks(self._whole.parent):
                 with contextlib.suppress(StoreError):
                     self._older_names = list(_read_index(self._older).objects)
+            self._folder.mkdir(mode=0o700)
         return self
 
     def __exit__(self, *_: object) -> None:
