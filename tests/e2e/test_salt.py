@@ -246,6 +246,14 @@ def test_reconcile_puts_the_shim_back(salted: Session) -> None:
         ({"backup_qube_profiles": [{"name": "x"}]}, "backup_qube_profiles:0:engine is missing"),
         ({"backup_qube_profiles": [{"name": "-", "engine": "borg"}]}, "the profile -: its name"),
         (
+            {
+                "backup_qube_profiles": [
+                    {"name": "x", "engine": "directory", "repository": "qrexec:dedup-storage/x"}
+                ]
+            },
+            "never of the engine directory, which doesn't encrypt",
+        ),
+        (
             {"backup_profile_profiles": [{"name": "x", "store_profile": "a; b"}]},
             "the profile x: its store_profile must be the name of an entry",
         ),

@@ -23,7 +23,9 @@ from dedup_backup.errors import (
 )
 from dedup_backup.qube import NoRunError
 from dedup_backup.settings import DEFAULT_PROFILE, Layout, Profile, Source
-from dedup_backup.store import RUN, Store
+from dedup_backup.store import RUN, UNENCRYPTED, Store
+
+_CLEAR = "it is not encrypted: whoever can read its file system reads all backups in it"
 
 _EPILOG = """\
 It runs in dom0, as root.
@@ -37,7 +39,8 @@ exit codes:
   130  interrupted
 
 init gives the store a new password, unless it has one, and makes its repository. The password is
-handed over on stdin; dom0 keeps no copy. The qube must be running.
+handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
+is none.
 
 secrets lists what must be kept off this machine, for all backup profiles whose destination is
 dedup-store, with the command that shows each. It asks backup qubes that are running.
@@ -169,24 +172,31 @@ class Command:
             print(json.dumps(result))
             return 0
         made = "would be made" if check else "made"
-        for what, new in (
-            ("password", result["new_password"]),
-            (f"{result['engine']} repository {result['repository']}", result["new_repository"]),
-        ):
+        steps = [
+            (f"{result['engine']} repository {result['repository']}", result["new_repository"])
+        ]
+        if result["engine"] == UNENCRYPTED:
+            _say(f"warning: {_place(self._source)}: {_CLEAR}")
+        else:
+            steps.insert(0, ("password", result["new_password"]))
+        for what, new in steps:
             print(f"{_place(self._source)}: {what} {made if new else 'is there'}")
         return 0
 
     def secrets(self) -> int:
         """Tell which secrets there are, and how each is shown; never the secrets."""
-        rows, unknown = kept.secrets(self._layout)
+        rows, clear, unknown = kept.secrets(self._layout)
         if self._arguments.json:
-            print(json.dumps({"secrets": rows, "unknown": unknown}))
+            places = [_place(source) for source in clear]
+            print(json.dumps({"secrets": rows, "unencrypted": places, "unknown": unknown}))
         else:
             print("Keep these off this machine, or its backups can't be read after its loss.")
             for row in rows:
                 print(f"{row['secret']} of the profile {row['profile']} ({row['place']})")
                 if row["command"]:
                     print(f"    {row['command']}")
+            for source in clear:
+                print(f"{_place(source)}: {_CLEAR}")
         for text in unknown:
             _say(text)
         return EXIT_UNCHECKED if unknown else 0

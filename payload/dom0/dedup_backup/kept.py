@@ -10,16 +10,17 @@ from dedup_backup.store import Store
 _NAMES = {"password": "repository password", "borg key": "borg key"}
 
 
-def secrets(layout: Layout) -> tuple[list[dict[str, Any]], list[str]]:
+def secrets(layout: Layout) -> tuple[list[dict[str, Any]], list[Source], list[str]]:
     """Find the secrets of all backup profiles that send to dedup-store.
 
     Returns:
         A row for each: profile, secret, place, and the command that shows it (None for a
-        passphrase that isn't in dom0); and what couldn't be found out.
+        passphrase that isn't in dom0); which stores aren't encrypted; and what couldn't be found
+        out.
     """
     rows: list[dict[str, Any]] = []
     unknown: list[str] = []
-    known: dict[Source, list[str]] = {}
+    known: dict[Source, list[str] | None] = {}
     for profile in profiles(layout):
         try:
             source = profile.store()
@@ -32,8 +33,8 @@ def secrets(layout: Layout) -> tuple[list[dict[str, Any]], list[str]]:
         except BackupError as error:
             unknown.append(f"profile {profile.name}: {error}")
             continue
-        rows += [_of_store(profile, source, name) for name in known[source]]
-    return rows, unknown
+        rows += [_of_store(profile, source, name) for name in known[source] or ()]
+    return rows, [source for source, names in known.items() if names is None], unknown
 
 
 def _passphrase(profile: Profile) -> dict[str, Any]:

@@ -4,13 +4,13 @@
 import secrets
 from typing import Any
 
-from dedup_backup.store import Store
+from dedup_backup.store import UNENCRYPTED, Store
 
 _ENTROPY = 32  # bytes
 
 
 def init(store: Store, *, check: bool) -> dict[str, Any]:
-    """Give the store a password when it has none, and have it make its repository.
+    """Give the store a password when it needs one, and have it make its repository.
 
     The password goes from here to the qube's file, through a pipe; dom0 keeps no copy. Killed in
     between, the next call goes on with the password that is there.
@@ -28,7 +28,7 @@ def init(store: Store, *, check: bool) -> dict[str, Any]:
             such case: it gets no new one.
     """
     found = store.repository(make=False)
-    new_password = not found.has_password
+    new_password = not found.has_password and found.engine != UNENCRYPTED
     if not check:
         if new_password:
             password = secrets.token_urlsafe(_ENTROPY).encode()

@@ -15,7 +15,8 @@ MAX_RUNS, MAX_MEMBERS = 100_000, 200_000  # 200,000 full members are 20 TB
 OVERHEAD = 128  # bytes of a container, scrypt's or ours, around the payload
 _MAX_LENGTH = 1 << 50
 SECRETS = ("password", "borg key")
-ENGINES = ("restic", "borg")
+ENGINES = ("restic", "borg", "directory")
+UNENCRYPTED = "directory"  # the engine that has no password
 _STATUSES = ("whole", "partial", "opaque")
 REMOVED = ("partial", "unfinished")
 # as dedup_store/manifest.py names runs: also of a stream that was no backup
@@ -58,7 +59,7 @@ class Repository:
     Attributes:
         changed: whether it was, or would be, made.
         has_password: whether there was a password.
-        engine: restic or borg.
+        engine: one of ENGINES.
         place: where it is, cleaned.
     """
 
@@ -106,10 +107,17 @@ class Store:
         with self._call("init", "--json", *check, autostart=False) as call:
             return _repository(call.answer())
 
-    def secret_names(self) -> list[str]:
-        """Tell which secrets there are, of SECRETS; never the secrets. The qube must be running."""
+    def secret_names(self) -> list[str] | None:
+        """Tell which secrets there are, of SECRETS; never the secrets. The qube must be running.
+
+        Returns:
+            None when the repository isn't encrypted, so that there never will be any.
+        """
         with self._call("export-keys", "--names", "--json", autostart=False) as call:
-            names = call.answer().get("secrets")
+            answer = call.answer()
+        names = answer.get("secrets")
+        if answer.get("engine") == UNENCRYPTED and names == []:
+            return None
         if not isinstance(names, list) or any(name not in SECRETS for name in names):
             raise BackupError("what the store says of its secrets can't be understood")
         return [name for name in SECRETS if name in names]

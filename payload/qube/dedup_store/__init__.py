@@ -21,6 +21,8 @@ How objects map to engines, and why (figures: 2 cores, restic 0.14, borg 1.2):
 - borg: one archive for all payload objects of a run, each a file in it, and one for the manifest.
   borg rewrites its list of archives at each commit, so an archive per volume would cost more with
   every run. Constant names and times again: an unchanged payload archive costs about 1.4 kB.
+- directory: a folder per run, with a plain file per object. It shares blocks with the newest whole
+  run's object that begins alike, where the file system can, so an unchanged one costs none.
 
 A reader takes the mapping of volumes to objects from the manifest; so the writer's rule above may
 change without a new format. Nothing is tagged, renamed or rewritten after it was stored. Objects

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keep official Qubes OS backups in a deduplicating repository (restic or borg)."""
+"""Keep official Qubes OS backups in a repository (restic, borg, or plain files)."""
 
 import argparse
 import os
@@ -27,20 +27,22 @@ exit codes:
 put reads its input to the end whatever happens. A run is `whole` when its structure is,
 `partial` with a reason when not, and `opaque` when it is encrypted, so that it can't be told;
 `latest` is the newest whole run. With borg, a command waits for another one that works on the
-repository (setting lock_wait); with restic, several can put and get at the same time. forget and
-prune work alone: they wait for all others, and all others for them.
+repository (setting lock_wait); with restic and directory, several can put and get at the same time.
+forget and prune work alone: they wait for all others, and all others for them.
 
 prune removes partial runs, and what puts that failed left. With a repository in a storage qube,
 forget and prune need maintenance, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
 
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
-  engine         "restic" or "borg"
+  engine         "restic", "borg", or "directory": plain files, not encrypted (so the file system
+                 must be), for file systems that deduplicate, share blocks or make snapshots
   repository     absolute path, qrexec:QUBE/NAME for the repository NAME of a storage qube, or a
-                 location of the engine's (default /rw/dedup-store/NAME/repo, or with a device
+                 location of restic's or borg's (default /rw/dedup-store/NAME/repo, or with a device
                  /mnt/dedup-store/LABEL/dedup-store/NAME)
   device         label of the attached file system that the repository is on; it is mounted at
                  /mnt/dedup-store/LABEL when needed, and must have a line in /etc/fstab
-  password_file  mode 0600, made by set-password (default NAME.password beside the configuration)
+  password_file  mode 0600, made by set-password (default NAME.password beside the configuration);
+                 directory has none
   lock_wait      seconds to wait for a repository that others use (default 3600)
 """
 

@@ -18,7 +18,7 @@ _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own a
 
 def open_repository(settings: config.Config) -> engine.Engine:
     """Give the repository, which must be there, to store and read."""
-    password.check(settings.password_file)
+    password.require(settings)
     device.require(settings)
     folder.require(settings)
     return open_engine(settings)

@@ -15,7 +15,7 @@ CONFIG_DIR = "/rw/config/dedup-store"
 REPOSITORY = "/rw/dedup-store/{profile}/repo"
 MOUNT_DIR = "/mnt/dedup-store"  # has a mount point for each device, named as its label
 ON_DEVICE = "dedup-store/{profile}"
-ENGINES = ("restic", "borg")
+ENGINES = ("restic", "borg", "directory")
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -35,9 +35,9 @@ class Config:
 
     Attributes:
         profile: its name.
-        engine: `restic` or `borg`.
+        engine: `restic`, `borg` or `directory`.
         repository: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location
-            that the engine understands (`rclone:...`).
+            that the engine understands (`rclone:...`); with `directory` always a path.
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
         device: label of the file system that the repository is on, attached when needed; or None.
@@ -59,6 +59,11 @@ class Config:
     def local_repository(self) -> Path | None:
         """The repository's folder, or None when it isn't on this machine."""
         return Path(self.repository) if self.repository.startswith("/") else None
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Tell whether the engine encrypts, and so has a password."""
+        return self.engine != "directory"
 
     @property
     def storage(self) -> tuple[str, str] | None:
@@ -115,6 +120,8 @@ def load(profile: str) -> Config:
         device=device,
     )
     _check(config, path)
+    if not config.is_encrypted:
+        _check_directory(config, path, has_password="password_file" in values)
     return config
 
 
@@ -134,6 +141,19 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {clean(str(error), 120)}") from None
+
+
+def _check_directory(config: Config, path: Path, *, has_password: bool) -> None:
+    if config.local_repository is None:
+        raise UsageError(
+            f"{path}: with engine = 'directory', 'repository' must be an absolute path, in this"
+            " qube or on its device: it isn't encrypted, and has no server"
+        )
+    if has_password:
+        raise UsageError(
+            f"{path}: engine = 'directory' has no 'password_file': it encrypts nothing. Take that"
+            " line out, and have the file system encrypted"
+        )
 
 
 def _type_name(kind: type) -> str:

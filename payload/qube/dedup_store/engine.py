@@ -80,7 +80,7 @@ class Engine(Protocol):
     """A repository of one kind. All methods raise StoreError."""
 
     def exists(self) -> bool:
-        """Tell whether there is a repository that the password opens.
+        """Tell whether there is a repository that the password (if any) opens.
 
         A repository of another kind, or a wrong password, is an error.
         """
@@ -330,6 +330,9 @@ def read_all(stream: Stream, limit: int) -> bytes:
 def open_engine(config: Config, lock: Lock) -> Engine:
     """Give the engine that a profile is configured for; its processes hold the lock too."""
     from dedup_store.engine_borg import Borg  # noqa: PLC0415  (they import this module)
+    from dedup_store.engine_directory import Directory  # noqa: PLC0415
     from dedup_store.engine_restic import Restic  # noqa: PLC0415
 
+    if config.engine == "directory":
+        return Directory(config)
     return Restic(config, lock) if config.engine == "restic" else Borg(config, lock)

@@ -7,9 +7,11 @@ from pathlib import Path
 from dedup_store.config import Config
 from dedup_store.errors import UsageError
 
+RUNS = "dedup-store-runs"  # in a repository of the engine directory
+
 
 def kind_of_folder(path: Path) -> str | None:
-    """Tell what a folder holds: `restic`, `borg`, None when it is absent or empty.
+    """Tell what a folder holds: `restic`, `borg`, `directory`, None when it is absent or empty.
 
     Raises:
         UsageError: when it holds something else.
@@ -24,11 +26,13 @@ def kind_of_folder(path: Path) -> str | None:
         return None
     if {"config", "keys", "snapshots"} <= names:
         return "restic"
+    if RUNS in names:
+        return "directory"
     if {"config", "data"} <= names:
         with contextlib.suppress(OSError), (path / "config").open("rb") as file:
             if file.read(12) == b"[repository]":
                 return "borg"
-    raise UsageError(f"repository {path} is not empty, and holds neither restic's nor borg's data")
+    raise UsageError(f"repository {path} is not empty, and holds no engine's data")
 
 
 def check(config: Config) -> bool:
@@ -42,7 +46,9 @@ def check(config: Config) -> bool:
         return True
     kind, wanted = kind_of_folder(path), config.engine
     if kind not in (None, wanted):
-        raise UsageError(f"repository {path} is {kind}'s, but the profile says engine = '{wanted}'")
+        raise UsageError(
+            f"repository {path} is of engine '{kind}', but the profile says engine = '{wanted}'"
+        )
     return kind is not None
 
 

@@ -7,11 +7,22 @@ import secrets
 import stat
 from pathlib import Path
 
+from dedup_store.config import Config
 from dedup_store.errors import UsageError
 
 # What both engines take as it is (restic trims spaces off the file) and a person can type
 _PASSWORD = re.compile(rb"[!-~][ -~]{14,510}[!-~]\n")
 MAX_LINE = 513  # bytes of the longest password's line
+
+
+def require(config: Config) -> None:
+    """Refuse to go on without the password, if the engine has one.
+
+    Raises:
+        UsageError: see check.
+    """
+    if config.is_encrypted:
+        check(config.password_file)
 
 
 def check(path: Path) -> None:

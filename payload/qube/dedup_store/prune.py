@@ -52,7 +52,7 @@ def _tell(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
 
 def _open(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     """Give the repository, and the lock that keeps all others out."""
-    password.check(settings.password_file)
+    password.require(settings)
     device.require(settings)
     folder.require(settings)
     held = lock.take(settings, exclusive=True)

@@ -7,12 +7,19 @@ import os
 
 from dedup_store import config, device, folder, password, tell
 from dedup_store.commands import open_engine, open_repository
+from dedup_store.errors import UsageError
 
 _STDIN = 0
+_CLEAR = (
+    "the engine directory encrypts nothing. Whoever can read the repository's file system reads all"
+    " backups in it, so that must be encrypted"
+)
 
 
 def set_password(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Keep the password that comes on stdin, if there is none yet."""
+    if not settings.is_encrypted:
+        raise UsageError(f"there is no password to set: {_CLEAR}")
     if os.isatty(_STDIN):
         line = getpass.getpass("Password of the repository: ").encode() + b"\n"
     else:
@@ -31,11 +38,11 @@ def init(arguments: argparse.Namespace, settings: config.Config) -> int:
     path = settings.password_file
     device.require(settings)
     has_folder = settings.local_repository is not None and folder.check(settings)
-    has_password = password.is_there(path)
+    has_password = settings.is_encrypted and password.is_there(path)
     if has_password or has_folder or not arguments.check:
-        password.check(path)
+        password.require(settings)
     changed = True
-    if has_password:
+    if has_password or not settings.is_encrypted:
         repository = open_engine(settings)
         changed = not repository.exists()
         if changed and not arguments.check:
@@ -46,8 +53,10 @@ def init(arguments: argparse.Namespace, settings: config.Config) -> int:
         "has_password": has_password,
         "engine": settings.engine,
         "repository": settings.repository,
-        "password_file": str(path),
+        "password_file": str(path) if settings.is_encrypted else None,
     }
+    if changed and not settings.is_encrypted:
+        tell.warn(_CLEAR)
     text = f"{settings.engine} repository {settings.repository}"
     if not changed:
         text += " is already there"
@@ -67,12 +76,15 @@ def export_keys(arguments: argparse.Namespace, settings: config.Config) -> int:
         "repository": settings.repository,
     }
     if arguments.names:
-        has_password = password.is_there(settings.password_file)
         names = ["password", "borg key"] if settings.engine == "borg" else ["password"]
-        report["secrets"] = names if has_password else []
-        text = "\n".join(names if has_password else ["none yet"])
-        tell.report(report, text, to_program=arguments.json)
+        if not settings.is_encrypted or not password.is_there(settings.password_file):
+            names = []
+        none = "none yet" if settings.is_encrypted else f"none: {_CLEAR}"
+        report["secrets"] = names
+        tell.report(report, "\n".join(names) or none, to_program=arguments.json)
         return 0
+    if not settings.is_encrypted:
+        raise UsageError(f"there is nothing to keep but the repository itself: {_CLEAR}")
     repository = open_repository(settings)
     report["password"] = password.read(settings.password_file)
     report["borg_key"] = key = repository.key()

@@ -62,6 +62,16 @@ def test_each_command_shows_its_secret(running: Dom0, store: Store) -> None:
     assert borg == [] or "BORG_KEY" in shown["borg key"]
 
 
+def test_a_store_that_is_not_encrypted(running: Dom0, tmp_path: Path) -> None:
+    store = Store(tmp_path, "directory")
+    store.configure()
+    running.real_store(store.environment)
+    found = running.json("secrets", code=0)
+    assert [row["secret"] for row in found["secrets"]] == ["backup passphrase"]
+    assert found["unencrypted"] == [f"the store default in {QUBE}"]
+    assert b"it is not encrypted" in running("secrets").stdout
+
+
 def test_other_profiles(running: Dom0, tmp_path: Path) -> None:
     store = Store(tmp_path, "borg")
     store.configure()

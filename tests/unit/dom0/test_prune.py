@@ -101,7 +101,7 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     assert at("prune").stdout == f"the store {PROFILE} in {QUBE} is pruned\n".encode()
 
 
-@pytest.mark.parametrize("engine", ["restic", "borg"])
+@pytest.mark.parametrize("engine", ["restic", "borg", "directory"])
 def test_with_a_local_repository(at: Dom0, tmp_path: Path, engine: str) -> None:
     store = Store(tmp_path, engine)
     store.configure()

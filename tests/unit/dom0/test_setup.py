@@ -75,6 +75,21 @@ def test_the_password_is_only_in_its_file(running: Dom0, store: Store, tmp_path:
     assert found == [store.password]
 
 
+def test_an_engine_without_a_password(running: Dom0, tmp_path: Path) -> None:
+    store = Store(tmp_path, "directory")
+    store.configure()
+    running.real_store(store.environment)
+    for words, new in ((["--check"], True), ([], True), (["--check"], False), ([], False)):
+        report = running.json("init", *NAMED, *words, code=0)
+        assert (report["new_password"], report["new_repository"]) == (False, new)
+        assert (report["changed"], report["engine"]) == (new, "directory")
+    done = running("init", *NAMED)
+    assert b"it is not encrypted: whoever can read its file system" in done.stderr
+    assert b"password" not in done.stdout
+    assert not store.password.exists()
+    assert store.runs() == []
+
+
 def test_it_goes_on_after_half_of_it(running: Dom0, store: Store) -> None:
     store.set_password()
     before = store.password.read_bytes()

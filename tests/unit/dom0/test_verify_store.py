@@ -11,7 +11,7 @@ from real_backup import Backup, join, make_backup
 from store_profile import Store
 
 
-@pytest.fixture(params=("restic", "borg"))
+@pytest.fixture(params=("restic", "borg", "directory"))
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A real, empty repository."""
     made = Store(tmp_path, request.param)

@@ -10,7 +10,7 @@ from store_profile import PAYLOAD, Store
 
 sys.path.insert(0, str(PAYLOAD))
 
-ENGINES = ("restic", "borg")
+ENGINES = ("restic", "borg", "directory")
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,15 @@ def copy(source: Store, folder: Path) -> Store:
     shutil.copytree(source.repository, folder / "repo")
     store = Store(folder, source.engine)
     store.configure()
-    shutil.copy(source.password, store.password)
+    if store.engine != "directory":
+        shutil.copy(source.password, store.password)
     return store
+
+
+@pytest.fixture
+def directory_store(fresh: dict[str, Store], tmp_path: Path) -> Store:
+    """An empty repository of plain files."""
+    return copy(fresh["directory"], tmp_path)
 
 
 @pytest.fixture(params=ENGINES)

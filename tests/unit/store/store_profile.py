@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
+
+# for tests of what has a password, or is a program of its own
+ENCRYPTED = pytest.mark.parametrize("store", ["restic", "borg"], indirect=True)
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Store:
 
     def make(self) -> None:
         """Make the repository, with a password."""
-        self.set_password()
+        if self.engine != "directory":
+            self.set_password()
         result = self.run("init")
         assert result.returncode == 0, result.stderr
 
@@ -96,6 +102,11 @@ class Store:
         result = self.run("get", run)
         assert result.returncode == 0, result.stderr
         return result.stdout
+
+    @property
+    def stored(self) -> Path:
+        """With the engine directory: the folder that has one for each run."""
+        return self.repository / "dedup-store-runs"
 
     def native(self, *arguments: str, data: bytes = b"") -> bytes:
         """Run the engine itself on the repository."""

@@ -22,8 +22,12 @@ def profile(tmp_path: Path) -> Store:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "'engine' must be one of: restic, borg"),
-        ('engine = "tar"', "'engine' must be one of: restic, borg"),
+        ("", "'engine' must be one of: restic, borg, directory"),
+        ('engine = "tar"', "'engine' must be one of: restic, borg, directory"),
+        ('engine = "directory"\nrepository = "qrexec:a/b"', "'repository' must be an absolute"),
+        ('engine = "directory"\nrepository = "rclone:a:b"', "'repository' must be an absolute"),
+        ('engine = "directory"\nrepository = "u@host:/x"', "'repository' must be an absolute"),
+        ('engine = "directory"\npassword_file = "/p"', "it encrypts nothing"),
         ("engine = 3", "'engine' must be a string"),
         ('engine = "borg"\nchunker = "x"', "unknown key 'chunker'"),
         ('engine = "borg"\n"\\u001b[2J" = 1', "unknown key '[2J'"),

@@ -146,6 +146,21 @@ def test_from_init_to_get(device: Device) -> None:
     assert mounted.stderr == b""
 
 
+def test_plain_files(device: Device) -> None:
+    """The engine directory, which has no password."""
+    (device.config / "default.toml").write_text(
+        f'engine = "directory"\ndevice = "{device.label}"\n'
+    )
+    device.attach()
+    assert device.run("init").returncode == 0
+    assert device.run("put", data=backup()).returncode == 0
+    assert device.run("get", "latest").stdout == backup()
+    device.detach()
+    result = device.run("put", data=backup())
+    assert result.returncode == 1
+    assert f"no file system labelled {device.label} is attached" in result.stderr.decode()
+
+
 @pytest.mark.parametrize(
     "words", [["list"], ["put"], ["get", "latest"], ["init"], ["init", "--check"], ["export-keys"]]
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import Store
+from store_profile import ENCRYPTED, Store
 
 ABSENT = "20200101T000000Z-absent-0000"
 REMOVING = {"restic": "forget", "borg": "delete"}
@@ -27,12 +27,19 @@ def stream(seed: int, size: int = 300_000) -> bytes:
 
 
 def names(store: Store) -> list[str]:
-    """All that the repository lists: borg's archives, or the tags of restic's snapshots."""
+    """All that the repository lists: borg's archives, tags of restic's snapshots, folders."""
+    if store.engine == "directory":
+        return sorted(path.name for path in store.stored.iterdir())
     if store.engine == "borg":
         out = store.native("list", "--short", "--consider-checkpoints")
         return sorted(out.decode().split())
     found = json.loads(store.native("snapshots", "--json"))
     return sorted(",".join(snapshot.get("tags") or ["none"]) for snapshot in found)
+
+
+def by_name(*runs: dict[str, object]) -> list[dict[str, object]]:
+    """As `list` has them: their names tell the second, and no less."""
+    return sorted(runs, key=lambda run: str(run["run"]))
 
 
 def size_of(store: Store) -> int:
@@ -60,6 +67,10 @@ def failed_put(store: Store) -> None:
     if store.engine == "borg":
         config = ["--comment", "x", f"::{ABSENT}.payload.checkpoint.1", "-"]
         store.native("create", *config, data=b"what a checkpoint keeps" * 1000)
+    elif store.engine == "directory":
+        (left,) = store.stored.glob("*.unfinished")
+        assert (left / "0").stat().st_size > 1_000_000
+        left.rename(store.stored / f"{ABSENT}.unfinished")
     else:
         tag = f"run={ABSENT},object=0"
         store.native("backup", "--stdin", "--host=dedup-store", "--tag", tag, data=b"x" * 1000)
@@ -69,6 +80,8 @@ def test_forget_removes_its_run_alone(store: Store) -> None:
     first, second, third = (store.put(stream(seed)) for seed in (1, 2, 3))
     if store.engine == "borg":
         store.native("create", f"::{first['run']}.mine", "-", data=b"another's")
+    elif store.engine == "directory":
+        (store.stored / f"{first['run']}.mine").mkdir()
     else:
         store.native("backup", "--stdin", "--tag", f"run={first['run']}", data=b"another's")
     before = names(store)
@@ -111,20 +124,23 @@ def test_prune_removes_what_is_not_whole(store: Store) -> None:
     assert {"run": partial["run"], "was": "partial"} in removed
     assert {"run": ABSENT, "was": "unfinished"} in removed
     assert {row["was"] for row in removed} == {"partial", "unfinished"}
-    assert store.runs() == [whole, opaque, kept]
+    assert store.runs() == by_name(whole, opaque, kept)
     assert store.get() == stream(1)
     assert size_of(store) < before / 2
     left = {whole["run"], opaque["run"], kept["run"]}
     assert all(any(run in name for run in left) for name in names(store))
     lines = store.run("prune", "--lines")
     assert json.loads(lines.stdout) == {"run": kept["run"], "was": "partial"}
-    assert store.runs() == [whole, opaque]
+    assert store.runs() == by_name(whole, opaque)
 
 
 def test_a_summary_that_makes_no_sense_is_kept(store: Store) -> None:
     """It may be of a later version of dedup-store."""
     if store.engine == "borg":
         store.native("create", "--comment", "?", f"::{ABSENT}.manifest", "-", data=b"x")
+    elif store.engine == "directory":
+        (store.stored / ABSENT).mkdir()
+        (store.stored / ABSENT / "objects.json").write_text('{"format": 2}')
     else:
         tags = f"run={ABSENT},summary=?"
         store.native("backup", "--stdin", "--host=dedup-store", "--tag", tags, data=b"x")
@@ -156,6 +172,7 @@ def engine_that(store: Store, script: str) -> Iterator[None]:
 @pytest.mark.thorough
 @pytest.mark.parametrize(("number", "when"), [(1, "before"), (1, "after"), (2, "after")])
 @pytest.mark.parametrize("command", ["forget", "prune"])
+@ENCRYPTED
 def test_killed_between_two_steps(store: Store, command: str, number: int, when: str) -> None:
     """No run is listed that isn't whole, and the next prune completes it."""
     kept = store.put(stream(1))
@@ -186,6 +203,7 @@ def test_killed_between_two_steps(store: Store, command: str, number: int, when:
     assert store.get() == stream(1)
 
 
+@ENCRYPTED
 def test_an_engine_that_is_killed_while_it_prunes(store: Store) -> None:
     """Its lock stays in the repository, and must not stop the next backup."""
     kept = store.put(stream(1))
@@ -229,6 +247,7 @@ def test_prune_waits_for_a_put(store: Store) -> None:
     assert store.get() == data
 
 
+@ENCRYPTED
 def test_others_wait_for_prune_and_its_engine(store: Store) -> None:
     """Also when prune itself was killed, and its engine goes on."""
     run = store.put(stream(1))

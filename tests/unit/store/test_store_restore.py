@@ -11,7 +11,7 @@ import archives
 import pytest
 from archives import Qube
 from memory_engine import split
-from store_profile import PAYLOAD, Store
+from store_profile import ENCRYPTED, PAYLOAD, Store
 
 LAB = PAYLOAD.parents[1] / "lab"
 UNPACKER = LAB / "dom0" / "lib" / "qfile-dom0-unpacker"
@@ -106,6 +106,7 @@ def test_members_on_the_command_line(borg_store: Store) -> None:
     assert listing.split() == [name for name, _ in wanted]
 
 
+@ENCRYPTED
 def test_what_dom0_asks_for(store: Store, tmp_path: Path) -> None:
     """As the official restore reads: header, qubes.xml, then the qubes; no object but theirs."""
     run = store.put(backup())["run"]

@@ -15,7 +15,7 @@ import archives
 import pytest
 from archives import Qube
 from dedup_store.manifest import is_run_name, new_run_name
-from store_profile import PAYLOAD, Store
+from store_profile import ENCRYPTED, PAYLOAD, Store
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-20261123T231500-4711-[0-9a-f]{4}")
 
@@ -216,6 +216,11 @@ def test_each_volume_is_an_object_of_its_own(store: Store) -> None:
         listing = store.native("list", "--json-lines", f"::{stored['run']}.payload")
         sizes = [json.loads(line)["size"] for line in listing.splitlines()]
         text = store.native("extract", "--stdout", f"::{stored['run']}.manifest")
+    elif store.engine == "directory":
+        run = store.stored / stored["run"]
+        assert sorted(path.name for path in run.iterdir()) == ["0", "1", "manifest", "objects.json"]
+        sizes = [(run / name).stat().st_size for name in ("0", "1")]
+        text = (run / "manifest").read_bytes()
     else:
         snapshots = json.loads(store.native("snapshots", "--json"))
         found = {s["tags"][1].partition("=")[0]: s["id"] for s in snapshots}
@@ -245,6 +250,7 @@ def same_backup_twice() -> tuple[bytes, bytes]:
     return first, second
 
 
+@ENCRYPTED
 def test_growth_of_an_unchanged_backup(store: Store) -> None:
     """Below 0.1 % of the stream, and below 0.02 % of the repository."""
     sizes = [folder_size(store.repository)]
@@ -316,6 +322,8 @@ def test_payload_that_is_missing(store: Store) -> None:
     stored = store.put(backup())
     if store.engine == "borg":
         store.native("delete", f"::{stored['run']}.payload")
+    elif store.engine == "directory":
+        (store.stored / stored["run"] / "0").unlink()
     else:
         snapshots = json.loads(store.native("snapshots", "--json", "--path", "/payload"))
         store.native("forget", "-q", snapshots[0]["id"])
@@ -356,6 +364,7 @@ def test_environment_of_the_caller_does_not_matter(store: Store) -> None:
     assert store.get() == backup()
 
 
+@ENCRYPTED
 def test_password_is_in_no_command_line(store: Store) -> None:
     """Not of dedup-store, not of an engine."""
     password = store.password.read_bytes().strip()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PASSWORD, Store, refusal
+from store_profile import ENCRYPTED, PASSWORD, Store, refusal
 
 LINE = PASSWORD.encode() + b"\n"
 
@@ -156,6 +156,7 @@ def test_check_without_a_password(profile: Store) -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["--check"]])
+@ENCRYPTED
 def test_a_lost_password_gets_no_successor(store: Store, words: list[str]) -> None:
     """So dom0, which asks with --check first, hands none over."""
     store.password.unlink()
@@ -173,6 +174,7 @@ def test_init_uses_a_password_that_is_there(profile: Store) -> None:
     assert profile.runs() == []
 
 
+@ENCRYPTED
 def test_init_with_a_wrong_password(store: Store) -> None:
     store.password.chmod(0o600)
     store.password.write_text("wrong\n")
@@ -183,17 +185,19 @@ def test_init_with_a_wrong_password(store: Store) -> None:
 
 
 def test_init_on_the_other_engines_repository(store: Store) -> None:
-    other = {"restic": "borg", "borg": "restic"}[store.engine]
-    store.configure(engine=other)
-    message = refusal(store, "init")
-    assert f"is {store.engine}'s, but the profile says engine = '{other}'" in message
-    assert "but the profile says" in refusal(store, "put")
+    for other in {"restic", "borg", "directory"} - {store.engine}:
+        store.configure(engine=other)
+        if other != "directory" and not store.password.exists():
+            store.set_password()
+        message = refusal(store, "init")
+        assert f"is of engine '{store.engine}', but the profile says engine = '{other}'" in message
+        assert "but the profile says" in refusal(store, "put")
 
 
 def test_init_on_foreign_data(profile: Store) -> None:
     profile.repository.mkdir()
     (profile.repository / "photo.jpg").write_text("x")
-    assert "holds neither restic's nor borg's data" in refusal(profile, "init")
+    assert "holds no engine's data" in refusal(profile, "init")
     assert not profile.password.exists()
 
 
@@ -203,6 +207,7 @@ def test_init_in_an_empty_folder_below_new_ones(profile: Store) -> None:
     assert (profile.folder / "a" / "b" / "c" / "config").exists()
 
 
+@ENCRYPTED
 def test_what_to_keep_brings_a_repository_back(store: Store, tmp_path: Path) -> None:
     """On another machine, which has the repository only, and has lost borg's key in it."""
     run = store.put(archives.join(archives.members(archives.small_qubes())))
@@ -230,6 +235,7 @@ def test_what_to_keep_brings_a_repository_back(store: Store, tmp_path: Path) -> 
     assert other.runs() == [run]
 
 
+@ENCRYPTED
 def test_names_of_secrets_without_them(store: Store) -> None:
     result = store.run("export-keys", "--names", "--json")
     assert json.loads(result.stdout) == {
