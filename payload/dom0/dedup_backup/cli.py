@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Set up a backup qube's store, and tell whether its backups are complete and unaltered."""
+"""The commands of qubes-dedup-backup; options.py has their command line."""
 
 import argparse
 import contextlib
@@ -7,11 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dedup_backup import VERSION, kept, ledger, maintenance, settings, setup
+from dedup_backup import kept, ledger, maintenance, options, retention, settings, setup
 from dedup_backup.check import Check, EnoughError, Report
 from dedup_backup.errors import (
     EXIT_UNCHECKED,
@@ -22,49 +23,10 @@ from dedup_backup.errors import (
     clean,
 )
 from dedup_backup.qube import NoRunError
-from dedup_backup.settings import DEFAULT_PROFILE, Layout, Profile, Source
+from dedup_backup.settings import Layout, Profile, Source
 from dedup_backup.store import RUN, UNENCRYPTED, Store
 
 _CLEAR = "it is not encrypted: whoever can read its file system reads all backups in it"
-
-_EPILOG = """\
-It runs in dom0, as root.
-
-exit codes:
-  0  all that was asked for was done; or was checked, and is right
-  1  something is wrong: each thing is told, with the member's name
-  2  wrong command line or configuration
-  3  nothing wrong was found, but not everything could be checked, or asked: it is told what
-  4  the qube or its store failed or made no sense: it was not done, or there is no verdict
-  130  interrupted
-
-init gives the store a new password, unless it has one, and makes its repository. The password is
-handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
-is none.
-
-secrets lists what must be kept off this machine, for all backup profiles whose destination is
-dedup-store, with the command that shows each. It asks backup qubes that are running.
-
-confirm is for after a backup that qvm-backup called successful. It compares the member list of
-that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
-run is complete. verify does the same again, or, with --data, has the whole archive sent to dom0 and
-checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
-must be there; it is read from the archive's beginning and checked under the passphrase.
-
-forget has the store remove runs, and drops dom0's records of them. prune has it remove partial
-runs (but none that is confirmed) and what failed backups left, and give back the space of all that
-was removed. A repository in a storage qube is opened for them, and closed at their end, or when
-this process ends. Which one is told by storage.toml alone:
-
-  /etc/qubes-dedup-backup/storage.toml
-    ["dedup-backup"."default"]    # backup qube, its store's profile
-    qube = "dedup-storage"
-    engine = "restic"             # or "borg"
-    repository = "default"        # its name in the storage qube
-
-The store is the one that the backup profile sends to. What the backup qube says is not trusted:
-where it could lie, only `verify --data` is proof.
-"""
 
 
 def main() -> int:
@@ -73,7 +35,7 @@ def main() -> int:
     Returns:
         The exit code.
     """
-    arguments = _parse()
+    arguments = options.parse()
     try:
         command = Command(arguments)
         return int(getattr(command, arguments.command)())
@@ -92,50 +54,6 @@ def main() -> int:
 
 def _say(text: str) -> None:
     print(f"qubes-dedup-backup: {clean(text, 600)}", file=sys.stderr)
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="qubes-dedup-backup",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"qubes-dedup-backup {VERSION}")
-    basic = argparse.ArgumentParser(add_help=False)
-    basic.add_argument("--json", action="store_true", help="report as JSON on stdout")
-    basic.add_argument("--root", default="/", help=argparse.SUPPRESS)
-    common = argparse.ArgumentParser(add_help=False, parents=[basic])
-    common.add_argument(
-        "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
-    )
-    common.add_argument("--qube", metavar="NAME", help="default: the profile's destination")
-    common.add_argument(
-        "--store-profile", metavar="NAME", help="default: the profile's destination"
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    init = commands.add_parser("init", parents=[common], help="make the store's repository")
-    init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
-    commands.add_parser(
-        "secrets",
-        parents=[basic],
-        help="tell which secrets to keep elsewhere, and how to show them",
-    )
-    confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
-    confirm.add_argument(
-        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
-    )
-    verify = commands.add_parser("verify", parents=[common], help="check a run")
-    verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
-    verify.add_argument("--data", action="store_true", help="read and check the whole archive")
-    verify.add_argument(
-        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
-    )
-    commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
-    forget = commands.add_parser("forget", parents=[common], help="remove runs from the store")
-    forget.add_argument("runs", metavar="RUN", nargs="+")
-    commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
-    return parser.parse_args()
 
 
 class Command:
@@ -209,22 +127,57 @@ class Command:
             yield storage is not None
 
     def forget(self) -> int:
-        """Have the store remove runs, and drop dom0's records of them."""
+        """Have the store remove runs, named or by a policy, and drop dom0's records of them."""
+        policy = {rule: getattr(self._arguments, f"keep_{rule}") for rule in retention.RULES}
+        policy = {rule: count for rule, count in policy.items() if count is not None}
+        if bool(policy) == bool(self._arguments.runs):
+            raise UsageError("forget takes either the names of runs, or --keep-...: what stays")
+        return self._forget_by(policy) if policy else self._forget_named()
+
+    def _forget_named(self) -> int:
         runs = {run: _backup_id(run) for run in self._arguments.runs}
         stored = {run.name for run in self._store.runs()}
         unknown = [run for run in runs if run not in stored and run not in self._confirmed]
         if unknown:
             raise UsageError(f"{_place(self._source)} has no run {unknown[0]}: see `list`")
+        dry = self._arguments.dry_run
+        opened = not dry and self._remove(list(runs), stored)
+        if self._arguments.json:
+            gone = {"would_forget": list(runs)} if dry else {"forgotten": list(runs)}
+            print(json.dumps(gone | {"maintenance": opened}))
+        else:
+            print("\n".join(f"{'would forget' if dry else 'forgot'} {run}" for run in runs))
+        return 0
+
+    def _forget_by(self, policy: dict[str, int]) -> int:
+        stored = {run.name for run in self._store.runs()}
+        now = datetime.now().astimezone().replace(tzinfo=None)
+        plan = retention.plan(self._confirmed, stored, policy, now)
+        dry, going = self._arguments.dry_run, [row.run for row in plan.forget]
+        opened = bool(going) and not dry and self._remove(going, stored)
+        if self._arguments.json:
+            gone = {"would_forget" if dry else "forgotten": going, "maintenance": opened}
+            print(json.dumps(gone | retention.as_json(plan)))
+        else:
+            print("\n".join(retention.as_text(plan, "would forget" if dry else "forgot")))
+        lost = [run for run in self._confirmed if run not in stored]
+        if lost:
+            _say(f"{_place(self._source)} has lost {len(lost)} confirmed run(s): {lost[0]}")
+        return EXIT_WRONG if lost else 0
+
+    def _remove(self, runs: list[str], stored: set[str]) -> bool:
+        """Remove runs from the store, as far as it has them, then their records.
+
+        Returns:
+            Whether the repository was opened for it.
+        """
         with self._maintenance() as opened:
             self._store.forget([run for run in runs if run in stored])
-        left = {_backup_id(run) for run in stored - runs.keys()}
-        for run, backup_id in runs.items():
+        left = {_backup_id(run) for run in stored.difference(runs)}
+        for run in runs:
+            backup_id = _backup_id(run)
             ledger.forget(self._layout, run, backup_id, keep_ledger=backup_id in left)
-        if self._arguments.json:
-            print(json.dumps({"forgotten": list(runs), "maintenance": opened}))
-        else:
-            print("\n".join(f"forgot {run}" for run in runs))
-        return 0
+        return opened
 
     def prune(self) -> int:
         """Have the store remove what isn't whole, but never what dom0 confirmed."""

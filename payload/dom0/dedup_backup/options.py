@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line of qubes-dedup-backup."""
+
+import argparse
+import re
+
+from dedup_backup import VERSION
+from dedup_backup.retention import RULES
+from dedup_backup.settings import DEFAULT_PROFILE
+from dedup_backup.store import MAX_RUNS
+
+_DESCRIPTION = (
+    "Set up a backup qube's store, and tell whether its backups are complete and unaltered."
+)
+_EPILOG = """\
+It runs in dom0, as root.
+
+exit codes:
+  0  all that was asked for was done; or was checked, and is right
+  1  something is wrong: each thing is told, with the member's name
+  2  wrong command line or configuration
+  3  nothing wrong was found, but not everything could be checked, or asked: it is told what
+  4  the qube or its store failed or made no sense: it was not done, or there is no verdict
+  130  interrupted
+
+init gives the store a new password, unless it has one, and makes its repository. The password is
+handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
+is none.
+
+secrets lists what must be kept off this machine, for all backup profiles whose destination is
+dedup-store, with the command that shows each. It asks backup qubes that are running.
+
+confirm is for after a backup that qvm-backup called successful. It compares the member list of
+that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
+run is complete. verify does the same again, or, with --data, has the whole archive sent to dom0 and
+checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
+must be there; it is read from the archive's beginning and checked under the passphrase.
+
+forget has the store remove runs, and drops dom0's records of them. Runs are named, or a policy says
+what stays: of the last N hours, days, ISO weeks, months or years that have a confirmed run, the
+newest of each, and, while there are fewer than N, the oldest run. A run goes when none of the
+options keeps it. The date is the backup's in dom0, local time. The newest confirmed run always
+stays; runs that are not confirmed, or whose date in dom0 is in the future, don't count and stay.
+--dry-run tells the same and changes nothing.
+
+prune has it remove partial
+runs (but none that is confirmed) and what failed backups left, and give back the space of all that
+was removed. A repository in a storage qube is opened for them, and closed at their end, or when
+this process ends. Which one is told by storage.toml alone:
+
+  /etc/qubes-dedup-backup/storage.toml
+    ["dedup-backup"."default"]    # backup qube, its store's profile
+    qube = "dedup-storage"
+    engine = "restic"             # or "borg"
+    repository = "default"        # its name in the storage qube
+
+The store is the one that the backup profile sends to. What the backup qube says is not trusted:
+where it could lie, only `verify --data` is proof.
+"""
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line; exits with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="qubes-dedup-backup",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qubes-dedup-backup {VERSION}")
+    basic = argparse.ArgumentParser(add_help=False)
+    basic.add_argument("--json", action="store_true", help="report as JSON on stdout")
+    basic.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    common = argparse.ArgumentParser(add_help=False, parents=[basic])
+    common.add_argument(
+        "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
+    )
+    common.add_argument("--qube", metavar="NAME", help="default: the profile's destination")
+    common.add_argument(
+        "--store-profile", metavar="NAME", help="default: the profile's destination"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", parents=[common], help="make the store's repository")
+    init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
+    commands.add_parser(
+        "secrets",
+        parents=[basic],
+        help="tell which secrets to keep elsewhere, and how to show them",
+    )
+    confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
+    confirm.add_argument(
+        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+    )
+    verify = commands.add_parser("verify", parents=[common], help="check a run")
+    verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
+    verify.add_argument("--data", action="store_true", help="read and check the whole archive")
+    verify.add_argument(
+        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
+    )
+    commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    _add_forget(commands.add_parser("forget", parents=[common], help="remove runs from the store"))
+    commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
+    return parser.parse_args()
+
+
+def _add_forget(forget: argparse.ArgumentParser) -> None:
+    forget.add_argument("runs", metavar="RUN", nargs="*", help="or --keep-...: what stays")
+    forget.add_argument("--dry-run", action="store_true", help="tell what would go, change nothing")
+    for rule in RULES:
+        text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
+        forget.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_RUNS:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_RUNS}")
+    return int(text)
