@@ -9,7 +9,7 @@ from typing import Any
 
 from dedup_backup.store import RUN
 
-# qubes/backup.py Backup.backup_do of qubes-core-admin: "%Y%m%dT%H%M%S" in local time, and the pid
+# qubes/backup.py Backup.__init__ of qubes-core-admin: "%Y%m%dT%H%M%S" in local time, and the pid
 _BACKUP_ID = re.compile(r"([0-9]{8}T[0-9]{6})-[0-9]+")
 NEWEST = "newest"
 
@@ -60,10 +60,10 @@ def plan(
     """Decide which runs stay.
 
     Each rule by itself keeps the newest run of each of the last N periods that have one, and the
-    oldest run of all while fewer than N are found; a run goes when no rule keeps it. So do restic
-    since 0.16.1 (internal/restic/snapshot_policy.go ApplyPolicy; earlier ones drop the oldest) and
-    `borg prune` with one rule (borg/helpers/misc.py prune_split). With several rules, borg lets a
-    rule not count what another one keeps, and so may keep more; restic's way is taken.
+    oldest run of all while fewer than N are found; a run goes when no rule keeps it. So does restic
+    (restic-forget(1) of 0.17; internal/restic/snapshot_policy.go ApplyPolicy; 0.14 lacks the
+    oldest), and borg 1.2 with one rule (borg-prune(1); borg/helpers/misc.py prune_split). With
+    several rules, borg's don't count what another rule keeps; restic's way is taken.
 
     The newest run always stays. A run counts only when it is confirmed, and in the store, as one
     that is lost must not take the place of one that isn't. Whatever the store hides or invents, it

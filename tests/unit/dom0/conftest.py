@@ -11,7 +11,8 @@ UNIT = Path(__file__).resolve().parents[1]
 for place in ("lab_api", "shim", "store", "storage"):
     if str(UNIT / place) not in sys.path:
         sys.path.insert(0, str(UNIT / place))
-sys.path.insert(0, str(UNIT.parents[1] / "payload" / "qube"))
+for side in ("qube", "dom0"):
+    sys.path.insert(0, str(UNIT.parents[1] / "payload" / side))
 
 from dom0_system import Dom0, temporary_dom0  # noqa: E402 -- the paths above come first
 from real_backup import Backup, make_backup  # noqa: E402
