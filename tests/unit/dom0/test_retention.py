@@ -71,8 +71,8 @@ RESTIC_SETS: tuple[tuple[range, dict[str, int]], ...] = (
 
 
 def test_it_keeps_what_restic_keeps(tmp_path: Path) -> None:
-    settings = {"RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(tmp_path / "r")}
-    environment = os.environ | settings | {"TZ": "Asia/Tokyo"}  # which has no summer time
+    variables = {"RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(tmp_path / "r")}
+    environment = os.environ | variables | {"TZ": "Asia/Tokyo"}  # which has no summer time
     cache = f"--cache-dir={tmp_path / 'cache'}"
 
     def restic(*words: str) -> bytes:
