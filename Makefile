@@ -20,8 +20,10 @@ setup-tests:
 demo: setup ## the main job, shown in the lab: provision, back up, restore, compare
 	@lab/demo
 
-# The commands at its end wait for most of the time, each for something else.
-test: lint unit test-upstream ## everything that CI runs
+# What runs side by side waits for most of the time, each for something else.
+test: setup-tests ## everything that CI runs
+	@tools/side-by-side.sh tools/lint.sh '$(SUDO) env THOROUGH=$(THOROUGH) tools/unit.sh'
+	@$(MAKE) test-upstream
 	@tools/salt.sh
 	@$(SUDO) lab/lab build
 	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) $(BIN)/pytest -q $(SALT)' \

@@ -26,9 +26,6 @@ in_memory() {
     fi
 }
 
-# shellcheck disable=SC2086 # a list of names
-in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 -m "$marks" \
-    -o tmp_path_retention_policy=failed --ignore="$devices" $half
 ignored=
 for path in $half; do
     ignored="$ignored --ignore=$path"
@@ -36,3 +33,6 @@ done
 # shellcheck disable=SC2086 # a list of options
 .venv/bin/pytest -q tests/unit $ignored
 .venv/bin/pytest -q "$devices"
+# shellcheck disable=SC2086 # a list of names
+in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 -m "$marks" \
+    -o tmp_path_retention_policy=failed --ignore="$devices" $half
