@@ -266,8 +266,9 @@ def test_list_of_an_engine_that_makes_no_sense(borg_store: Store, answer: str) -
     assert result.stderr == b"dedup-store: borg's list of archives can't be understood\n"
 
 
-def test_memory_of_a_large_put(restic_store: Store) -> None:
-    """1 GiB of stream through dedup-store alone, with a program that swallows its output."""
+@pytest.mark.parametrize("chunks", [10, pytest.param(2000, marks=pytest.mark.thorough)])
+def test_memory_of_a_large_put(restic_store: Store, chunks: int) -> None:
+    """1, or 200, GB of stream through dedup-store alone; a program swallows its output."""
     variables = fake_engine(restic_store, "exec cat >/dev/null")
     command = [PAYLOAD / "dedup-store", "put"]
     chunk = archives.container(archives.noise(1 << 20) * 100)
@@ -275,7 +276,7 @@ def test_memory_of_a_large_put(restic_store: Store) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=variables) as putter:
         assert putter.stdin is not None
         putter.stdin.write(archives.join(first))
-        for number in range(10):
+        for number in range(chunks):
             putter.stdin.write(member_of(f"vm7/private.img.{number:03}.enc", chunk))
         status = Path(f"/proc/{putter.pid}/status").read_text()
         putter.stdin.close()
