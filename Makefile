@@ -26,8 +26,8 @@ test: setup-tests ## everything that CI runs
 	@$(MAKE) test-upstream
 	@tools/salt.sh
 	@$(SUDO) lab/lab build
-	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) $(BIN)/pytest -q $(SALT)' \
-	    'tools/molecule.sh && tools/ansible-2.16.sh && tools/molecule.sh guard'
+	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) $(BIN)/pytest -q $(SALT) \
+	    && tools/molecule.sh && tools/ansible-2.16.sh && tools/molecule.sh guard'
 	@$(MAKE) parity
 
 test-all: ## the same, and what takes too long for CI
