@@ -82,6 +82,8 @@ def stream() -> bytes:
     return archives.join(archives.members([made]))
 
 
+# The end-to-end tests see the same, in the lab.
+@pytest.mark.thorough
 def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) -> None:
     data = stream()
     whole, partial = store.put(data), store.put(data[:-20_000], code=3)
