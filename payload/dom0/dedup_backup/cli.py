@@ -86,17 +86,16 @@ class Command:
         """Make the store's password and repository, unless they are there."""
         check = self._arguments.check
         result = setup.init(self._store, check=check)
+        if result["engine"] == UNENCRYPTED:
+            _say(f"warning: {_place(self._source)}: {_CLEAR}")
         if self._arguments.json:
             print(json.dumps(result))
             return 0
         made = "would be made" if check else "made"
-        steps = [
+        steps = [("password", result["new_password"])] if result["engine"] != UNENCRYPTED else []
+        steps.append(
             (f"{result['engine']} repository {result['repository']}", result["new_repository"])
-        ]
-        if result["engine"] == UNENCRYPTED:
-            _say(f"warning: {_place(self._source)}: {_CLEAR}")
-        else:
-            steps.insert(0, ("password", result["new_password"]))
+        )
         for what, new in steps:
             print(f"{_place(self._source)}: {what} {made if new else 'is there'}")
         return 0
