@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """borg (1.2 and later, not 2): an archive RUN.payload and an archive RUN.manifest.
 
-borg can read several files in one process only from paths, so each payload object is a named pipe
-in a temporary folder: `borg create --read-special --paths-from-stdin` stores what comes through
-it as a file. The manifest's archive carries the summary as its comment.
+The payload's archive has a file per object (engine_borg_writer.py); the manifest's has the summary
+as its comment.
 A second put waits for the repository's lock (`lock_wait`), and so do `get` and `list`; the waiting
 is ours, because borg would look only once a minute (locking.py TimeoutTimer: a tenth of the time
 it may wait), also for the lock of a process that was killed.
@@ -15,37 +14,32 @@ import os
 import re
 import secrets
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, pipes, storage
+from dedup_store import engine, folder, storage
 from dedup_store.config import Config, state_folder
 from dedup_store.errors import StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 
-_PAYLOAD, _MANIFEST = ".payload", ".manifest"
+if TYPE_CHECKING:
+    from dedup_store.engine_borg_writer import BorgWriter
+
+PAYLOAD, MANIFEST = ".payload", ".manifest"  # ends of archives' names
 # borg/archive.py Archive: while it is made, NAME.checkpoint, or NAME.checkpoint.NUMBER
 _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
 _AT_ONCE = 500  # archives in one command line
 _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _MAX_LIST = 512 << 20
-# borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
-# iter_separated), and take slashes out (os.path.normpath): so a path is written that long
-_PATH_RECORD = 4096
-_SETTLE = 0.01  # seconds
 _LOCK_TRY = 5  # seconds that borg itself waits for a lock; it looks every half second then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
 
 T = TypeVar("T")
-_CREATE = ["create", "--compression", "zstd,3", "--files-cache", "disabled"]
-# an object's metadata must not change from run to run
-_CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags", "--numeric-ids"]
 
 
 class Borg:
@@ -146,21 +140,21 @@ class Borg:
 
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
-        found = self._list("--format", "{comment}", "-a", f"*{_MANIFEST}")
-        runs = [(name.removesuffix(_MANIFEST), comment) for name, comment in found]
+        found = self._list("--format", "{comment}", "-a", f"*{MANIFEST}")
+        runs = [(name.removesuffix(MANIFEST), comment) for name, comment in found]
         return [engine.StoredRun(run, comment) for run, comment in runs if is_run_name(run)]
 
     def leftovers(self) -> list[str]:
         """List the runs that have no manifest."""
         archives = self._archives()
-        return [run for run, names in archives.items() if f"{run}{_MANIFEST}" not in names]
+        return [run for run, names in archives.items() if f"{run}{MANIFEST}" not in names]
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all archives of these runs."""
         archives = self._archives()
         names = [name for run in runs for name in archives[run]]
         for kind in (True, False):  # a manifest's checkpoint is none
-            chosen = [name for name in names if name.endswith(_MANIFEST) is kind]
+            chosen = [name for name in names if name.endswith(MANIFEST) is kind]
             for start in range(0, len(chosen), _AT_ONCE):
                 first, *more = chosen[start : start + _AT_ONCE]  # without any, all would go
                 self._run("delete", f"::{first}", *more)
@@ -191,17 +185,19 @@ class Borg:
 
     def writer(self, run: str) -> "BorgWriter":
         """Begin a new run."""
+        from dedup_store.engine_borg_writer import BorgWriter  # noqa: PLC0415  (it imports this)
+
         return BorgWriter(self, run)
 
     def manifest(self, run: str) -> engine.Stream:
         """Read the manifest object of a run."""
-        return self._extract(f"::{run}{_MANIFEST}", ["manifest"])
+        return self._extract(f"::{run}{MANIFEST}", ["manifest"])
 
     def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
         """Read payload objects of a run."""
         if not objects:
             return engine.ChildStream(iter(()))
-        return self._extract(f"::{run}{_PAYLOAD}", [_object_name(number) for number in objects])
+        return self._extract(f"::{run}{PAYLOAD}", [object_name(number) for number in objects])
 
     def _extract(self, archive: str, names: list[str]) -> engine.Stream:
         starter = partial(self.start, "extract", "--stdout", archive, *names)
@@ -213,105 +209,6 @@ class Borg:
             return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
 
         return self.when_unlocked(attempt)
-
-
-class BorgWriter:
-    """Stores a run: one borg process for the payload, one for the manifest (see engine.Writer)."""
-
-    def __init__(self, borg: Borg, run: str) -> None:
-        """Begin a run."""
-        self._borg = borg
-        self._run = run
-        self._count = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="dedup-store-")
-        self._child: engine.Child | None = None
-        self._object = -1
-
-    def __enter__(self) -> "BorgWriter":
-        """Begin."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop what still runs; before its pipe closes, or borg would take it for complete."""
-        if self._child:
-            self._child.stop()
-        self.close_object()
-        self._folder.cleanup()
-
-    def open_object(self) -> None:
-        """Begin the next object: a named pipe that borg reads."""
-        path = Path(self._folder.name) / _object_name(self._count)
-        self._count += 1
-        os.mkfifo(path, 0o600)
-        os.utime(path, (0, 0))
-        if self._child:
-            self._object = self._offer(self._child, path)
-        else:
-            self._object = self._borg.when_unlocked(partial(self._start_payload, path))
-        pipes.widen(self._object)
-
-    def _start_payload(self, path: Path) -> int:
-        options = ["--read-special", "--paths-from-stdin", f"::{self._run}{_PAYLOAD}"]
-        child = self._borg.start(*_CREATE, *options, feed=True, cwd=path.parent)
-        self._child = child
-        try:
-            return self._offer(child, path)
-        except StoreError:
-            child.stop()
-            self._child = None
-            raise
-
-    @staticmethod
-    def _offer(child: engine.Child, path: Path) -> int:
-        """Tell borg of a named pipe, and open it for writing as soon as borg reads it."""
-        child.write(f".{path.name:/>{_PATH_RECORD - 2}}\n".encode())
-        while True:
-            with contextlib.suppress(OSError):  # ENXIO: nobody reads yet
-                fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                os.set_blocking(fd, True)
-                # Our first write changes the pipe's time, which borg reads right after opening
-                # it; a lost race costs some kB of metadata, nothing else.
-                time.sleep(_SETTLE)
-                return fd
-            if not child.is_running():
-                raise child.failure()
-            time.sleep(_SETTLE)
-
-    def write(self, data: memoryview) -> None:
-        """Add to the open object."""
-        try:
-            pipes.write_all(self._object, data)
-        except BrokenPipeError:
-            if self._child is None:
-                raise
-            raise self._child.failure() from None
-
-    def close_object(self) -> None:
-        """End the open object."""
-        if self._object >= 0:
-            os.close(self._object)
-            self._object = -1
-
-    def finish(self) -> None:
-        """Wait until the payload archive is complete."""
-        if self._child:
-            child, self._child = self._child, None
-            try:
-                child.finish()
-            finally:
-                child.stop()
-
-    def put_manifest(self, file: IO[bytes], summary: str) -> None:
-        """Store the manifest's archive."""
-        archive = f"::{self._run}{_MANIFEST}"
-        options = ["--stdin-name", "manifest", "--comment", summary]
-
-        def attempt() -> None:
-            file.seek(0)
-            self._child = self._borg.start(*_CREATE, *options, archive, "-", feed=file)
-            self.finish()
-
-        self._borg.when_unlocked(attempt)
 
 
 def _host_id() -> str:
@@ -334,5 +231,6 @@ def _host_id() -> str:
         raise StoreError(f"{path} can't be made or read: {error.strerror}") from None
 
 
-def _object_name(number: int) -> str:
+def object_name(number: int) -> str:
+    """Name the file in the payload's archive that has an object."""
     return f"{number:06}"
