@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, storage
+from dedup_store import engine, folder, storage, tuning
 from dedup_store.config import Config, state_folder
 from dedup_store.errors import StoreError, clean
 from dedup_store.lock import Lock
@@ -114,6 +114,10 @@ class Borg:
             return engine.Child(how, feed)
         finally:
             os.close(password)
+
+    def tuning(self) -> list[str]:
+        """Give the arguments for `borg create` that the profile chose."""
+        return tuning.borg_arguments(self._config.compression, self._config.chunks)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
-from dedup_store import engine, folder, storage
+from dedup_store import engine, folder, storage, tuning
 from dedup_store.config import Config
 from dedup_store.errors import StoreError
 from dedup_store.lock import Lock
@@ -62,6 +62,10 @@ class Restic:
         hint = call.hint if call else ""
         command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
+
+    def tuning(self) -> list[str]:
+        """Give the arguments for `restic backup` that the profile chose."""
+        return tuning.restic_arguments(self._config.compression, self._config.pack_size)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
@@ -232,4 +236,5 @@ class ResticWriter:
         self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True
     ) -> engine.Child:
         arguments = ["backup", "--stdin", "--stdin-filename", filename, "--host", _HOST]
+        arguments += self._restic.tuning()
         return self._restic.start(*arguments, "--tag", f"run={self._run},{tag}", *more, feed=feed)
