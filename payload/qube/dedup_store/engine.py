@@ -2,14 +2,19 @@
 """What an engine is to dedup-store, and how its processes are run."""
 
 import contextlib
+import fcntl
+import itertools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -19,6 +24,7 @@ from dedup_store.config import Config, home
 from dedup_store.errors import StoreError, clean
 from dedup_store.lock import Lock
 
+MAX_MANIFEST = 1 << 30
 _STDERR_BYTES = 8192
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
@@ -97,11 +103,26 @@ class Engine(Protocol):
     def writer(self, run: str) -> Writer:
         """Begin a new run."""
 
-    def manifest(self, run: str) -> Stream:
-        """Read the manifest object of a run."""
+    def manifest(self, run: str) -> bytes:
+        """Read the manifest object of a run, of at most MAX_MANIFEST bytes."""
 
-    def payload(self, run: str, objects: Sequence[int]) -> Stream:
-        """Read payload objects of a run, ascending, one after the other."""
+    def begin(self, run: str) -> "ChildStream | None":
+        """Begin to read all payload objects of a run, before its manifest tells what there is.
+
+        Returns:
+            What payload() goes on with, or the caller closes; None when nothing is won by it.
+        """
+
+    def payload(
+        self, run: str, objects: Sequence[int], begun: "ChildStream | None" = None
+    ) -> Stream:
+        """Read payload objects of a run, ascending, one after the other.
+
+        Args:
+            run: its name.
+            objects: their numbers; all that there are, when begun is given.
+            begun: what begin() gave.
+        """
 
     def leftovers(self) -> list[str]:
         """List the runs that have objects but no manifest, so that they are none."""
@@ -280,12 +301,28 @@ def _message(errors: bytes) -> str:
 class ChildStream:
     """The output of processes, one after the other; each is started while the one before runs."""
 
-    def __init__(self, starters: Iterator[Callable[[], Child]]) -> None:
-        """Start the first two of the processes."""
-        self._starters = starters
+    def __init__(self, *starters: Callable[[], Child]) -> None:
+        """Start the first of the processes, and the second when that is being read."""
+        self._starters: Iterator[Callable[[], Child]] = iter(starters)
         self._children: list[Child] = []
         self._start_next()
-        self._start_next()
+
+    def followed_by(self, starters: Iterable[Callable[[], Child]]) -> "ChildStream":
+        """Add processes to come after those that there are."""
+        self._starters = itertools.chain(self._starters, starters)
+        return self
+
+    def await_data(self) -> "ChildStream":
+        """Wait until there is something to read, or the end.
+
+        Raises:
+            StoreError: when the engine failed before.
+        """
+        fd = self._children[0].fd
+        select.select([fd], [], [])
+        if not int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder):
+            self.readinto(memoryview(bytearray(1)))
+        return self
 
     def _start_next(self) -> None:
         for starter in self._starters:
@@ -295,11 +332,12 @@ class ChildStream:
     def readinto(self, buffer: memoryview) -> int:
         """Read the next bytes; see Stream."""
         while self._children:
+            if len(self._children) < 2:
+                self._start_next()
             if got := os.readv(self._children[0].fd, [buffer]):
                 return got
             self._children[0].finish()
             self._children.pop(0).stop()
-            self._start_next()
         return 0
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ Two puts at once work: restic needs no exclusive lock to add data.
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
@@ -27,6 +27,10 @@ _STOP = signal.SIGINT  # restic then removes its lock
 _MAX_LIST = 512 << 20
 _LOCKED = "already locked"
 _LOCK_PAUSE = 1  # seconds
+_SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
+# Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
+# (internal/restic/lock.go waitBeforeLockCheck).
+_READ_ONLY = ("--no-lock",)
 _AT_ONCE = 500  # snapshots in one command line
 
 
@@ -34,9 +38,7 @@ _AT_ONCE = 500  # snapshots in one command line
 class _Objects:
     """Snapshot ids of a run; `all` are those of manifests, and all others."""
 
-    manifest: str = ""
-    summary: str = ""
-    payload: dict[int, str] = field(default_factory=dict)
+    summary: str | None = None  # None without a manifest
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
@@ -49,8 +51,10 @@ class Restic:
         self._lock = lock
         self._known: dict[str, _Objects] | None = None
 
-    def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
-        """Start restic on the repository."""
+    def start(
+        self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = ""
+    ) -> engine.Child:
+        """Start restic on the repository; the hint is for its error message."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         variables = engine.environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.repository,
@@ -59,7 +63,7 @@ class Restic:
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
         argv = ["restic", "--quiet", *options, *arguments]
-        hint = call.hint if call else ""
+        hint += call.hint if call else ""
         command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
 
@@ -89,27 +93,35 @@ class Restic:
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
         found = self._objects()
-        return [engine.StoredRun(run, item.summary) for run, item in found.items() if item.manifest]
+        return [
+            engine.StoredRun(run, item.summary)
+            for run, item in found.items()
+            if item.summary is not None
+        ]
 
     def writer(self, run: str) -> "ResticWriter":
         """Begin a new run."""
         return ResticWriter(self, run)
 
-    def manifest(self, run: str) -> engine.Stream:
+    def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return self._dump([self._objects()[run].manifest], "/manifest")
+        stream = engine.ChildStream(self._dump(run, "manifest"))
+        return engine.read_all(stream, engine.MAX_MANIFEST)
 
-    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
+    def begin(self, run: str) -> engine.ChildStream:
+        """Begin to read the first payload object of a run."""
+        return engine.ChildStream(self._dump(run, "payload", 0))
+
+    def payload(
+        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
+    ) -> engine.Stream:
         """Read payload objects of a run."""
-        known = self._objects()[run].payload
-        missing = [number for number in objects if number not in known]
-        if missing:
-            raise StoreError(f"payload object {missing[0]} of {run} is not in the repository")
-        return self._dump([known[number] for number in objects], "/payload")
+        rest = [self._dump(run, "payload", number) for number in objects]
+        return begun.followed_by(rest[1:]) if begun else engine.ChildStream(*rest)
 
     def leftovers(self) -> list[str]:
         """List the runs that have no manifest."""
-        return [run for run, item in self._objects().items() if not item.manifest]
+        return [run for run, item in self._objects().items() if item.summary is None]
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all snapshots of these runs."""
@@ -131,13 +143,15 @@ class Restic:
         """
         self._once("unlock")
         self._known = None
-        self._objects()
+        self._run(*_SNAPSHOTS)
 
-    def _dump(self, snapshots: list[str], path: str) -> engine.Stream:
-        starters: Iterator[Callable[[], engine.Child]] = (
-            partial(self.start, "dump", snapshot, path) for snapshot in snapshots
-        )
-        return engine.ChildStream(starters)
+    def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], engine.Child]:
+        """Give what starts to read an object, found by its tags: a list would be a start more."""
+        tag = f"run={run}" if number is None else f"run={run},object={number}"
+        find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag]
+        what = name if number is None else f"{name} object {number}"
+        hint = f" (reading the {what} of {run})"
+        return partial(self.start, *_READ_ONLY, "dump", *find, "latest", f"/{name}", hint=hint)
 
     def _run(self, *arguments: str) -> bytes:
         """Run restic to its end, as often as needed to get its lock, within `lock_wait`."""
@@ -152,14 +166,14 @@ class Restic:
             self._once("unlock")  # its owner may have died only now
 
     def _once(self, *arguments: str) -> bytes:
-        starters = iter([partial(self.start, *arguments)])
-        return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
+        stream = engine.ChildStream(partial(self.start, *arguments))
+        return engine.read_all(stream, _MAX_LIST)
 
     def _objects(self) -> dict[str, _Objects]:
         """Find all objects by their tags, with one start of restic."""
         if self._known is None:
             try:
-                snapshots = json.loads(self._run("snapshots", "--json", "--host", _HOST)) or []
+                snapshots = json.loads(self._run(*_READ_ONLY, *_SNAPSHOTS)) or []
             except ValueError:
                 raise StoreError("restic's list of snapshots can't be understood") from None
             self._known = {}
@@ -175,10 +189,9 @@ class Restic:
             return
         objects = known.setdefault(run, _Objects())
         if "summary" in tags:
-            objects.manifest, objects.summary = snapshot["id"], tags["summary"]
+            objects.summary = tags["summary"]
             objects.all[0].append(snapshot["id"])
         elif tags.get("object", "").isdecimal():
-            objects.payload[int(tags["object"])] = snapshot["id"]
             objects.all[1].append(snapshot["id"])
 
 
