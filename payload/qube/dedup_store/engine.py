@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 from dedup_store import pipes
 from dedup_store.config import Config, home
-from dedup_store.errors import StoreError, clean
+from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 
 _STDERR_BYTES = 8192
@@ -225,7 +225,7 @@ class Child:
         if self._process.wait() != 0:
             raise self.failure()
 
-    def failure(self) -> StoreError:
+    def failure(self) -> EngineError:
         """Describe why it ended, or why it doesn't take its input any more; then it is ended.
 
         borg on a full disk skips the file at hand, says why, and waits for the next one.
@@ -237,7 +237,7 @@ class Child:
             self._process.wait(_LAST_WORDS)
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
-        errors, code = self._errors, self._process.returncode
+        said, code = self._errors.decode(errors="replace"), self._process.returncode
         self.stop()
         if code is None:
             ending = "gave up"
@@ -245,7 +245,8 @@ class Child:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}{self._hint}")
+        text = f"{self._name} {ending}: {_message(said) or 'no message'}{self._hint}"
+        return EngineError(text, said)
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
@@ -267,9 +268,12 @@ class Child:
             process.stderr.close()
 
 
-def _message(errors: bytes) -> str:
-    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked)."""
-    text = errors.decode(errors="replace")
+def _message(text: str) -> str:
+    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked).
+
+    After a traceback, whose end says why, borg describes its machine (borg/helpers/misc.py sysinfo).
+    """
+    text = text.partition("\n\nPlatform: ")[0]
     with contextlib.suppress(ValueError):
         last = json.loads(text.strip().rpartition("\n")[2])
         if isinstance(last, dict) and isinstance(last.get("message"), str):

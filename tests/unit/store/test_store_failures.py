@@ -219,6 +219,23 @@ def test_repository_that_was_damaged(store: Store) -> None:
     assert b"Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("torn", ["config", "chunks", "txn.active/config"])
+def test_cache_of_borg_that_was_torn(borg_store: Store, torn: str) -> None:
+    """A power cut leaves empty files where borg had just written, or none."""
+    data = small_backup()
+    first = borg_store.put(data)
+    (cache,) = (borg_store.folder / "home/.cache/borg").glob("?" * 64)
+    if torn == "txn.active/config":
+        (cache / torn).parent.mkdir()
+    else:
+        (cache / torn).write_bytes(b"")
+    result = borg_store.run("put", "--json", data=data)
+    assert result.returncode == 0, result.stderr
+    assert b"borg's cache is damaged, as by a power cut; it is made anew\n" in result.stderr
+    assert len(borg_store.runs()) == 2
+    assert borg_store.get(first["run"]) == data
+
+
 def fake_engine(store: Store, script: str) -> dict[str, str]:
     """A program in the engine's place; gives the environment that finds it."""
     program = store.folder / "bin" / store.engine
