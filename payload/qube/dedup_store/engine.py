@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -271,9 +272,10 @@ class Child:
 def _message(text: str) -> str:
     """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked).
 
-    After a traceback, whose end says why, borg describes its machine (borg/helpers/misc.py sysinfo).
+    borg's traceback, whose end says why, is followed by what describes its machine
+    (borg/helpers/misc.py sysinfo).
     """
-    text = text.partition("\n\nPlatform: ")[0]
+    text = re.split(r"\n(?:Remote: )?Platform: ", text, maxsplit=1)[0]
     with contextlib.suppress(ValueError):
         last = json.loads(text.strip().rpartition("\n")[2])
         if isinstance(last, dict) and isinstance(last.get("message"), str):

@@ -38,9 +38,9 @@ _MAX_LIST = 512 << 20
 _LOCK_TRY = 5  # seconds that borg itself waits for a lock; it looks every half second then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
-# in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, which borg doesn't
-# flush to the disk
-_TORN_CACHE = re.compile(r"""/cache\.py", line \d+, in (?:load|rollback|_do_open)\n""")
+# in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
+# borg has flushed to the disk
+_TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ def machine(tmp_path: Path, store: QrexecStore) -> Iterator[Machine]:
 
 
 def test_what_put_reported_outlives_a_power_cut(machine: Machine, store: QrexecStore) -> None:
-    """rclone doesn't flush what it writes; the service does."""
+    """The service flushes what rclone writes."""
     run, data = power.cut_after_a_report(machine, store)
     assert store.get(run) == data
 
@@ -30,11 +30,11 @@ def test_what_put_reported_outlives_a_power_cut(machine: Machine, store: QrexecS
 @pytest.mark.thorough
 def test_power_cut(machine: Machine, store: QrexecStore, qube: StorageQube) -> None:
     run, data = power.cut_after_a_report(machine, store)
-    power.cut_during_a_put(machine, store, qube.data)
+    power.cut_during_a_put(machine, store)
     assert store.get(run) == data
     qube.prefix = machine.prefix
     with opened(qube, f"{store.engine}+main"):
-        power.cut_during_a_prune(machine, store, qube.data / "main")
+        power.cut_during_a_prune(machine, store)
     assert store.get(run) == data
     again = store.put(data)
     prune(machine, store, qube)

@@ -68,7 +68,7 @@ class Machine:
         return Path(f"/proc/{self._init.pid}/root{self.folder}")
 
     def cut_power(self) -> None:
-        """Lose what isn't on the disk; what the programs do until they are killed counts no more."""
+        """Lose what isn't on the disk; what programs do until they are killed counts no more."""
         disk = os.open(self.disk, os.O_RDONLY)
         fcntl.ioctl(disk, _SHUTDOWN, _NO_LOG_FLUSH)
         os.close(disk)
@@ -76,7 +76,7 @@ class Machine:
 
     def stop(self) -> None:
         """Kill all its programs; the file system is unmounted as the last of them ends."""
-        space = os.readlink(self._space)
+        space = Path(self._space).readlink()
         while running := [pid for pid in self._programs(space) if pid != self._init.pid]:
             for pid in running:
                 with contextlib.suppress(ProcessLookupError):
@@ -93,11 +93,11 @@ class Machine:
         self._image.unlink()
 
     @staticmethod
-    def _programs(space: str) -> list[int]:
+    def _programs(space: Path) -> list[int]:
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if os.readlink(path / "ns/mnt") == space:
+                if (path / "ns/mnt").readlink() == space:
                     found.append(int(path.name))
         return found
 
@@ -119,10 +119,10 @@ def cut_after_a_report(machine: Machine, store: Store) -> tuple[str, bytes]:
     return stored["run"], data
 
 
-def cut_during_a_put(machine: Machine, store: Store, repository: Path) -> None:
+def cut_during_a_put(machine: Machine, store: Store) -> None:
     """A put that stores: there is no run of it."""
     runs = store.runs()
-    place = machine.disk / repository.relative_to(machine.folder)
+    place = machine.disk / store.files.relative_to(machine.folder)
     before = size_of(place)
     with store.start("put", stdin=subprocess.PIPE) as putter:
         assert putter.stdin is not None
@@ -136,11 +136,11 @@ def cut_during_a_put(machine: Machine, store: Store, repository: Path) -> None:
     assert store.runs() == runs
 
 
-def cut_during_a_prune(machine: Machine, store: Store, repository: Path) -> None:
+def cut_during_a_prune(machine: Machine, store: Store) -> None:
     """A prune that holds the repository's lock: no run that is whole is damaged."""
     runs = store.runs()
     store.put(stream(20_000_000)[:-100_000], code=3)
-    place = machine.disk / repository.relative_to(machine.folder)
+    place = machine.disk / store.files.relative_to(machine.folder)
     with store.start("prune") as pruner:
         while not is_locked(place):
             assert pruner.poll() is None

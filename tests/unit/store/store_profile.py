@@ -31,6 +31,11 @@ class Store:
         return self.folder / "repo"
 
     @property
+    def files(self) -> Path:
+        """Where the repository's files are."""
+        return self.repository
+
+    @property
     def config(self) -> Path:
         """The configuration file."""
         return self.folder / "config" / "default.toml"

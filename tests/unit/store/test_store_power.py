@@ -29,9 +29,9 @@ def test_what_put_reported_outlives_a_power_cut(machine: Machine, store: Store) 
 @pytest.mark.thorough
 def test_power_cut(machine: Machine, store: Store) -> None:
     run, data = power.cut_after_a_report(machine, store)
-    power.cut_during_a_put(machine, store, store.repository)
+    power.cut_during_a_put(machine, store)
     assert store.get(run) == data
-    power.cut_during_a_prune(machine, store, store.repository)
+    power.cut_during_a_prune(machine, store)
     assert store.get(run) == data
     again = store.put(data)
     result = store.run("prune")
