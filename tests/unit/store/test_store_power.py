@@ -43,7 +43,7 @@ def test_power_cut(machine: Machine, store: Store) -> None:
 @pytest.mark.thorough
 def test_power_cut_as_a_put_ends(machine: Machine, store: Store) -> None:
     run, data = power.cut_after_a_report(machine, store)
-    for tenths in (0, 2, 4, 6, 8, 10, 15, 20):
+    for tenths in (0, 3, 6, 10, 15):
         power.cut_at_the_end_of_a_put(machine, store, tenths / 10)
         assert store.get(run) == data
     result = store.run("prune")
