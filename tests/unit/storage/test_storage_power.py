@@ -21,6 +21,9 @@ def machine(tmp_path: Path, store: QrexecStore) -> Iterator[Machine]:
     made.remove()
 
 
+@pytest.mark.parametrize(
+    "store", ["restic", pytest.param("borg", marks=pytest.mark.thorough)], indirect=True
+)
 def test_what_put_reported_outlives_a_power_cut(machine: Machine, store: QrexecStore) -> None:
     """The service flushes what rclone writes."""
     run, data = power.cut_after_a_report(machine, store)
