@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,7 +22,7 @@ from typing import IO, Protocol
 
 from dedup_store import pipes
 from dedup_store.config import Config, home
-from dedup_store.errors import StoreError, clean
+from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 
 MAX_MANIFEST = 1 << 30
@@ -246,7 +247,7 @@ class Child:
         if self._process.wait() != 0:
             raise self.failure()
 
-    def failure(self) -> StoreError:
+    def failure(self) -> EngineError:
         """Describe why it ended, or why it doesn't take its input any more; then it is ended.
 
         borg on a full disk skips the file at hand, says why, and waits for the next one.
@@ -258,7 +259,7 @@ class Child:
             self._process.wait(_LAST_WORDS)
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
-        errors, code = self._errors, self._process.returncode
+        said, code = self._errors.decode(errors="replace"), self._process.returncode
         self.stop()
         if code is None:
             ending = "gave up"
@@ -266,7 +267,8 @@ class Child:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}{self._hint}")
+        text = f"{self._name} {ending}: {_message(said) or 'no message'}{self._hint}"
+        return EngineError(text, said)
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
@@ -288,9 +290,13 @@ class Child:
             process.stderr.close()
 
 
-def _message(errors: bytes) -> str:
-    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked)."""
-    text = errors.decode(errors="replace")
+def _message(text: str) -> str:
+    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked).
+
+    borg's traceback, whose end says why, is followed by what describes its machine
+    (borg/helpers/misc.py sysinfo).
+    """
+    text = re.split(r"\n(?:Remote: )?Platform: ", text, maxsplit=1)[0]
     with contextlib.suppress(ValueError):
         last = json.loads(text.strip().rpartition("\n")[2])
         if isinstance(last, dict) and isinstance(last.get("message"), str):

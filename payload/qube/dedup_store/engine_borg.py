@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, storage, tuning
+from dedup_store import engine, folder, storage, tell, tuning
 from dedup_store.config import Config, state_folder
-from dedup_store.errors import StoreError, clean
+from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 
@@ -37,6 +37,9 @@ _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
+# in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
+# borg has flushed to the disk
+_TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
 
 T = TypeVar("T")
 
@@ -72,15 +75,24 @@ class Borg:
     def when_unlocked(self, attempt: Callable[[], T]) -> T:
         """Do something as often as needed to get the repository's lock, within `lock_wait`.
 
+        A cache that a power cut left in pieces is removed first; borg makes it anew.
+
         Args:
             attempt: runs borg, and can be repeated when it raises.
         """
         end = time.monotonic() + self._config.lock_wait
+        is_torn = was_torn = False
         while True:
             try:
+                if is_torn:
+                    self._once("delete", "--cache-only")
+                    is_torn = False
                 return attempt()
-            except StoreError as error:
-                if _LOCKED not in str(error) or time.monotonic() >= end:
+            except EngineError as error:
+                if _TORN_CACHE.search(error.said) and not was_torn:
+                    tell.say("borg's cache is damaged, as by a power cut; it is made anew")
+                    is_torn = was_torn = True
+                elif _LOCKED not in str(error) or time.monotonic() >= end:
                     raise
 
     def start(
@@ -212,11 +224,11 @@ class Borg:
         return engine.ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
 
     def _run(self, *arguments: str) -> bytes:
-        def attempt() -> bytes:
-            stream = engine.ChildStream(partial(self.start, *arguments))
-            return engine.read_all(stream, engine.MAX_MANIFEST)
+        return self.when_unlocked(partial(self._once, *arguments))
 
-        return self.when_unlocked(attempt)
+    def _once(self, *arguments: str) -> bytes:
+        stream = engine.ChildStream(partial(self.start, *arguments))
+        return engine.read_all(stream, engine.MAX_MANIFEST)
 
 
 def _host_id() -> str:
@@ -230,10 +242,14 @@ def _host_id() -> str:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(f".{os.getpid()}")
-            new.write_text(secrets.token_hex(8), encoding="ascii")
+            with new.open("w", encoding="ascii") as file:
+                file.write(secrets.token_hex(8))
+                file.flush()
+                os.fsync(file.fileno())  # what is in a lock must outlive a power cut
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(new)  # of two processes, one wins
             new.unlink()
+            folder.flush(path.parent)
         return f"dedup-store@{path.read_text(encoding='ascii')}"
     except OSError as error:
         raise StoreError(f"{path} can't be made or read: {error.strerror}") from None

@@ -75,8 +75,8 @@ class Directory:
         with _failing(f"repository {self._place} can't be made"):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._runs.mkdir(mode=0o700)
-            _flush(self._place)
-            _flush(self._place.parent)
+            folder.flush(self._place)
+            folder.flush(self._place.parent)
 
     def key(self) -> None:
         """There is none."""
@@ -96,7 +96,7 @@ class Directory:
             for run, left in zip(runs, gone, strict=True):
                 with contextlib.suppress(FileNotFoundError):  # it is a leftover
                     (self._runs / run).rename(left)
-            _flush(self._runs)
+            folder.flush(self._runs)
             for left in gone:
                 shutil.rmtree(left)
 
@@ -218,9 +218,9 @@ class DirectoryWriter:
         self.write(memoryview(json.dumps(index, separators=(",", ":")).encode() + b"\n"))
         self.close_object()
         with self._writing():
-            _flush(self._folder)
+            folder.flush(self._folder)
             self._folder.rename(self._whole)
-            _flush(self._whole.parent)
+            folder.flush(self._whole.parent)
 
     def _open(self, name: str, find_older: Callable[[bytes], int | None] | None = None) -> None:
         with self._writing():
@@ -344,15 +344,6 @@ def _open_file(path: Path) -> int:
         os.close(fd)
         raise StoreError(f"{path} is no regular file")
     return fd
-
-
-def _flush(path: Path) -> None:
-    """Have a folder's entries on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

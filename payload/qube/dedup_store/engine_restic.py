@@ -8,6 +8,7 @@ Two puts at once work: restic needs no exclusive lock to add data.
 """
 
 import json
+import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -145,6 +146,17 @@ class Restic:
         self._known = None
         self._run(*_SNAPSHOTS)
 
+    def flush(self) -> None:
+        """Have what was stored on the disk of a storage qube, too; a local one has it.
+
+        The service begins by that (dedup_storage/serve.py flush), and ends without input.
+        """
+        call = storage.storage_call(self._config, maintenance=False)
+        if call:
+            argv, keep = shlex.split(call.command), (self._lock.fd,)
+            how = engine.Command(argv, engine.environment(), _STOP, keep=keep, hint=call.hint)
+            engine.read_all(engine.ChildStream(partial(engine.Child, how, False)), 4096)
+
     def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], engine.Child]:
         """Give what starts to read an object, found by its tags: a list would be a start more."""
         tag = f"run={run}" if number is None else f"run={run},object={number}"
@@ -244,6 +256,7 @@ class ResticWriter:
         """Store the manifest object."""
         self._child = self._backup("manifest", f"summary={summary}", feed=file)
         self.finish()
+        self._restic.flush()
 
     def _backup(
         self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True
