@@ -16,10 +16,12 @@ from typing import IO, Protocol
 
 from dedup_store import pipes
 from dedup_store.config import Config, home
-from dedup_store.errors import StoreError, clean
+from dedup_store.errors import DamagedError, StoreError, clean
 from dedup_store.lock import Lock
+from dedup_store.stored import StoredObject, Usage
 
 _STDERR_BYTES = 8192
+_FIRST_LINES = 2  # of its stderr: what a check found first; thousands of lines may follow
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
@@ -118,6 +120,19 @@ class Engine(Protocol):
     def unlock(self) -> None:
         """Remove what processes that were killed left of the engine's own locks."""
 
+    def check(self, *, read_data: bool) -> None:
+        """Run the engine's own check; what it can tell of single runs is for stored_objects.
+
+        Raises:
+            DamagedError: something is lost or altered.
+        """
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects by number, without reading them; none that is lost."""
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+
 
 def environment() -> dict[str, str]:
     """The environment for engines: nothing of the caller's but where things are."""
@@ -185,7 +200,8 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             pipes.widen(self.fd)
-        self._errors = b""
+        self._errors = self._first = b""
+        self._lines = 0  # of its stderr
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -193,6 +209,8 @@ class Child:
         stream = self._process.stderr
         while stream and (data := os.read(stream.fileno(), _STDERR_BYTES)):
             self._errors = (self._errors + data)[-_STDERR_BYTES:]
+            self._first += data[: _STDERR_BYTES - len(self._first)]
+            self._lines += data.count(b"\n")
 
     def is_running(self) -> bool:
         """Tell whether it still runs."""
@@ -224,6 +242,29 @@ class Child:
         self.close_stdin()
         if self._process.wait() != 0:
             raise self.failure()
+
+    def judge(self, is_damage: Callable[[int, bytes], bool]) -> None:
+        """Wait for the end of an engine's check, whose output nobody reads.
+
+        Args:
+            is_damage: tells from exit code and end of stderr whether it found damage.
+
+        Raises:
+            DamagedError: it did; with its first complaint.
+            StoreError: it failed for another reason.
+        """
+        try:
+            code = self._process.wait()
+            self._reader.join()
+            if code > 0 and is_damage(code, self._errors):
+                text = self._first.decode(errors="replace")
+                first = clean(" ".join(text.splitlines()[:_FIRST_LINES]), 300)
+                more = max(0, self._lines - _FIRST_LINES)
+                raise DamagedError(f"{self._name}: {first} (and {more} more lines)")
+            if code:
+                raise self.failure()
+        finally:
+            self.stop()
 
     def failure(self) -> StoreError:
         """Describe why it ended, or why it doesn't take its input any more; then it is ended.
@@ -274,6 +315,8 @@ def _message(errors: bytes) -> str:
         last = json.loads(text.strip().rpartition("\n")[2])
         if isinstance(last, dict) and isinstance(last.get("message"), str):
             text = last["message"]
+    if "Traceback (most recent call last)" in text:  # borg's; where it is installed follows
+        text = text.partition("\n\nPlatform: ")[0].rpartition("\n")[2]
     return clean(text)
 
 

@@ -7,7 +7,9 @@ Payload objects have a constant time and file name, so that an unchanged one has
 Two puts at once work: restic needs no exclusive lock to add data.
 """
 
+import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +19,10 @@ from typing import IO, Any
 
 from dedup_store import engine, folder, storage
 from dedup_store.config import Config
-from dedup_store.errors import StoreError
+from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.stored import StoredObject, Usage, files_bytes
 
 _HOST = "dedup-store"
 _CONSTANT_TIME = "2000-01-01 00:00:00"
@@ -28,15 +31,18 @@ _MAX_LIST = 512 << 20
 _LOCKED = "already locked"
 _LOCK_PAUSE = 1  # seconds
 _AT_ONCE = 500  # snapshots in one command line
+# cmd/restic/cmd_check.go runCheck
+_DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
 
 @dataclass
 class _Objects:
-    """Snapshot ids of a run; `all` are those of manifests, and all others."""
+    """Snapshot ids of a run, and trees; `all` are those of manifests, and all others."""
 
     manifest: str = ""
     summary: str = ""
     payload: dict[int, str] = field(default_factory=dict)
+    trees: dict[int, str] = field(default_factory=dict)
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
@@ -48,6 +54,8 @@ class Restic:
         self._config = config
         self._lock = lock
         self._known: dict[str, _Objects] | None = None
+        self._sizes: dict[str, int] | None = None  # of payload objects, by tree
+        self._options: list[str] = []
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
         """Start restic on the repository."""
@@ -58,7 +66,7 @@ class Restic:
         }
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
-        argv = ["restic", "--quiet", *options, *arguments]
+        argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint = call.hint if call else ""
         command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
@@ -129,6 +137,77 @@ class Restic:
         self._known = None
         self._objects()
 
+    def check(self, *, read_data: bool) -> None:
+        """Run restic's check, without its lock: backups and restores would fail meanwhile.
+
+        Without it, what a put adds meanwhile can look like damage; so damage must be seen twice.
+        """
+        self._options = ["--no-cache"]  # what is kept in this qube would hide damage
+        try:
+            self._check(read_data=read_data)
+        except DamagedError:
+            self._check(read_data=read_data)
+
+    def _check(self, *, read_data: bool) -> None:
+        more = ["--read-data"] if read_data else []
+        with open(os.devnull, "rb") as nothing:
+            child = self.start("--no-lock", "check", *more, feed=nothing)
+        child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects."""
+        if self._sizes is None:
+            self._sizes = self._find_sizes()
+        trees = self._objects()[run].trees
+        return {
+            number: StoredObject(self._sizes[tree], tree)
+            for number, tree in trees.items()
+            if tree in self._sizes
+        }
+
+    def _find_sizes(self) -> dict[str, int]:
+        """Find all payload objects' sizes, with one start of restic unless trees are damaged.
+
+        Output of `find --json`: cmd/restic/cmd_find.go statefulOutput; between the JSON it prints
+        which trees it couldn't load.
+        """
+        payloads = [item.payload for item in self._objects().values()]
+        trees = [item.trees for item in self._objects().values()]
+        known = {
+            snapshot: tree[number]
+            for payload, tree in zip(payloads, trees, strict=True)
+            for number, snapshot in payload.items()
+        }
+        try:
+            found = json.loads(self._run("find", "--json", "--host", _HOST, "payload")) or []
+            return {
+                known[hit["snapshot"]]: hit["matches"][0]["size"]
+                for hit in found
+                if hit["snapshot"] in known
+            }
+        except (StoreError, ValueError):
+            first = {tree: snapshot for snapshot, tree in known.items()}
+        sizes = {}
+        for tree, snapshot in first.items():
+            with contextlib.suppress(StoreError, ValueError):
+                for line in self._run("ls", "--json", snapshot).splitlines():
+                    item = json.loads(line)
+                    if item.get("path") == "/payload":
+                        sizes[tree] = item["size"]
+        return sizes
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+        objects = sum(len(item.payload) for item in self._objects().values() if item.manifest)
+        if self._config.local_repository:
+            size = files_bytes(self._config.local_repository)
+            return Usage(size, "the sizes of the repository's files", objects)
+        try:
+            size = json.loads(self._run("stats", "--mode", "raw-data", "--json"))["total_size"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError("restic's statistics can't be understood") from None
+        return Usage(size, "the data that runs use, as restic counts them", objects)
+
     def _dump(self, snapshots: list[str], path: str) -> engine.Stream:
         starters: Iterator[Callable[[], engine.Child]] = (
             partial(self.start, "dump", snapshot, path) for snapshot in snapshots
@@ -175,6 +254,7 @@ class Restic:
             objects.all[0].append(snapshot["id"])
         elif tags.get("object", "").isdecimal():
             objects.payload[int(tags["object"])] = snapshot["id"]
+            objects.trees[int(tags["object"])] = snapshot["tree"]
             objects.all[1].append(snapshot["id"])
 
 

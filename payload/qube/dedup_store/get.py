@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dedup_store import engine, manifest, pipes, recipe
+from dedup_store import engine, manifest, pipes, progress, recipe
 from dedup_store.errors import DamagedError, NoRunError, clean
 from dedup_store.manifest import Manifest, Member
 
@@ -211,7 +211,8 @@ def get(
     payload = repository.payload(run, choice.objects)
     try:
         joiner = Joiner(found, payload, fd, choice)
-        joiner.run(packed)
+        with progress.shown(lambda: joiner.written):
+            joiner.run(packed)
     finally:
         payload.close()
     if joiner.written != choice.length:
