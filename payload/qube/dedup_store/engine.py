@@ -259,8 +259,9 @@ class Child:
             if code > 0 and is_damage(code, self._errors):
                 text = self._first.decode(errors="replace")
                 first = clean(" ".join(text.splitlines()[:_FIRST_LINES]), 300)
-                more = max(0, self._lines - _FIRST_LINES)
-                raise DamagedError(f"{self._name}: {first} (and {more} more lines)")
+                more = self._lines - _FIRST_LINES
+                rest = f" (and {more} more lines)" if more > 0 else ""
+                raise DamagedError(f"{self._name}: {first}{rest}")
             if code:
                 raise self.failure()
         finally:

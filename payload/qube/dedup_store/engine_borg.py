@@ -173,7 +173,7 @@ class Borg:
         more = ["--verify-data"] if read_data else []
 
         def attempt() -> None:
-            with open(os.devnull, "rb") as nothing:
+            with Path(os.devnull).open("rb") as nothing:
                 child = self.start("check", *more, feed=nothing)
             child.judge(lambda code, _: code == _DAMAGE)
 

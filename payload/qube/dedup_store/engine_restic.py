@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from dedup_store import engine, folder, storage
@@ -150,7 +151,7 @@ class Restic:
 
     def _check(self, *, read_data: bool) -> None:
         more = ["--read-data"] if read_data else []
-        with open(os.devnull, "rb") as nothing:
+        with Path(os.devnull).open("rb") as nothing:
             child = self.start("--no-lock", "check", *more, feed=nothing)
         child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
 

@@ -14,13 +14,13 @@ from dedup_store.errors import clean
 _STDOUT, _STDERR = 1, 2
 _DEFAULT_WIDTH = 80
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # of the terminal
 _shown = 0  # characters of the line that is shown and will be rewritten
 
 
 def say(text: str) -> None:
     """Tell the user, in one line. Qubes keeps some hundred characters of it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _lock:
         clear_line()
         sys.stderr.write(f"dedup-store: {clean(text, 600)}\n")
         sys.stderr.flush()
@@ -44,11 +44,11 @@ def line(text: str) -> None:
 def clear_line() -> None:
     """Take away what line() shows, if anything."""
     global _shown  # noqa: PLW0603
-    if _shown:
-        line("")
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _lock:
+        if _shown:
+            line("")
+            _shown = 0
             os.write(_STDERR, b"\r")
-        _shown = 0
 
 
 def as_json(data: object, *, on_stderr: bool = False) -> None:
