@@ -15,7 +15,7 @@ from dedup_store.manifest import Manifest, Member
 from dedup_store.structure import HEADER, HMAC, XML
 
 _LOST = "unknown"  # status of a run without a manifest
-_MAX_REASON = 300
+_MAX_REASON, _MAX_CAUSE = 400, 240  # characters
 _SERVED = (
     "ok as far as the storage qube tells, which checked its files itself: with --read-data, all"
     " data are compared in this qube"
@@ -40,15 +40,17 @@ def check(arguments: argparse.Namespace, settings: config.Config) -> int:
     message = _check_repository(repository, read_data=arguments.read_data)
     if trouble and message is None:
         raise trouble[0]
-    if message is not None:
-        tell.say("the repository is damaged: all runs are read, to see which of them are hit")
+    if trouble:
+        tell.say(f"the runs can't be told: {trouble[0]}")
+    elif message is not None:
+        tell.say("the repository is damaged: these runs are read, to see which of them are hit")
     checker = _Checker(
         repository,
         reads=arguments.read_data or message is not None,
         is_damaged=message is not None,
     )
     rows = [checker.check(run) for run in runs]
-    if message is not None and not arguments.runs:
+    if message is not None and not arguments.runs and not trouble:
         rows += checker.lost()
     said = message or "ok"
     if settings.storage and settings.engine == "borg" and not message and not arguments.read_data:
@@ -115,7 +117,7 @@ class _Checker:
                 found, packed = get.read_manifest(self._repository, run)
                 problems = _contradictions(found, packed)
         except DamagedError as error:
-            return _without_manifest(summary, error)
+            return _without_manifest(summary, clean(str(error), _MAX_CAUSE))
         try:
             with self._damage_only():
                 problems |= self._sizes(found)
@@ -247,7 +249,8 @@ def _row(found: Manifest, problems: dict[int, str]) -> dict[str, Any]:
     damaged = [label for label, is_of in qubes.items() if any(map(is_of, hit))]
     restorable = [label for label in qubes if label not in damaged]
     first = min(problems)
-    reason = f"payload object {first} of {len(found.objects)}: {problems[first]}"
+    cause = clean(problems[first], _MAX_CAUSE)
+    reason = f"payload object {first} of {len(found.objects)}: {cause}"
     if len(problems) > 1:
         reason = f"{len(problems)} payload objects are damaged, the first is {reason}"
     if any(_is_needed(member) for member in hit):
@@ -267,13 +270,13 @@ def _is_needed(member: Member) -> bool:
     return name in (HEADER, HMAC) or name.startswith(f"{XML}.")
 
 
-def _without_manifest(summary: dict[str, Any], error: StoreError) -> dict[str, Any]:
+def _without_manifest(summary: dict[str, Any], cause: str) -> dict[str, Any]:
     """Report a run of which nothing is left but, maybe, its summary."""
     qubes = [qube["name"] or qube["path"] for qube in summary["qubes"]]
     reason = "nothing of it can be restored without its manifest"
     if not qubes:
         reason += ", and its qubes can't be told"
-    return _damaged_row(summary["run"], summary["status"], qubes, [], f"{reason}: {error}")
+    return _damaged_row(summary["run"], summary["status"], qubes, [], f"{reason}: {cause}")
 
 
 def _damaged_row(

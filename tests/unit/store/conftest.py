@@ -71,7 +71,7 @@ class Filled:
         store: the profile.
         runs: their names.
         streams: what was stored.
-        new: files of the repository that the second run brought, the largest first.
+        new: data files of the repository that the second run brought, the largest first.
     """
 
     store: Store
@@ -104,10 +104,10 @@ def filler(
     def fill(engine: str) -> tuple[Store, list[str], list[Path]]:
         store = copy(fresh[engine], tmp_path_factory.mktemp(f"{engine}-filled"))
         runs = [store.put(streams[0])["run"]]
-        before = set(store.repository.rglob("*"))
+        before = set(store.repository.glob("data/*/*"))
         runs.append(store.put(streams[1])["run"])
-        new = [path for path in store.repository.rglob("*") if path.is_file()]
-        new = sorted(set(new) - before, key=lambda path: -path.stat().st_size)
+        new = list(set(store.repository.glob("data/*/*")) - before)
+        new.sort(key=lambda path: -path.stat().st_size)
         return store, runs, [path.relative_to(store.repository) for path in new]
 
     def give(engine: str, folder: Path) -> Filled:
