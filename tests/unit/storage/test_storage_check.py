@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""dedup-store check and stats on a repository in a storage qube, through its append-only service."""
+"""The commands check and stats with a storage qube, through the service that only adds."""
 
 import json
 import os
