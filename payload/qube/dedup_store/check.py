@@ -10,8 +10,9 @@ from typing import Any
 
 from dedup_store import config, engine, get, progress, recipe, tell
 from dedup_store.commands import open_repository
-from dedup_store.errors import DamagedError, StoreError, clean
+from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member
+from dedup_store.stored import StoredObject
 from dedup_store.structure import HEADER, HMAC, XML
 
 _LOST = "unknown"  # status of a run without a manifest
@@ -25,48 +26,55 @@ _SERVED = (
 def check(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Check the repository, and all runs or those that are named."""
     repository = open_repository(settings)
-    trouble: list[StoreError] = []
-    runs: list[dict[str, Any]] = []
-    try:
-        if arguments.runs:
-            found = [get.find(repository, run) for run in arguments.runs]
-            runs = list({run["run"]: run for run in found}.values())
-        else:
-            runs = get.list_runs(repository)
-    except StoreError as error:
-        if error.exit_code != StoreError.exit_code:
-            raise
-        trouble.append(error)  # damage, if the engine's check says so
-    message = _check_repository(repository, read_data=arguments.read_data)
-    if trouble and message is None:
-        raise trouble[0]
+    runs, trouble = _choose(repository, arguments.runs)
+    found = _check_repository(repository, read_data=arguments.read_data)
+    if trouble and not found:
+        raise trouble
     if trouble:
-        tell.say(f"the runs can't be told: {trouble[0]}")
-    elif message is not None:
+        tell.say(f"the runs can't be told: {trouble}")
+    elif found:
         tell.say("the repository is damaged: these runs are read, to see which of them are hit")
-    checker = _Checker(
-        repository,
-        reads=arguments.read_data or message is not None,
-        is_damaged=message is not None,
-    )
+    reads = arguments.read_data or bool(found)
+    checker = _Checker(repository, reads=reads, is_damaged=bool(found))
     rows = [checker.check(run) for run in runs]
-    if message is not None and not arguments.runs and not trouble:
+    if found and not trouble and not arguments.runs:
         rows += checker.lost()
-    said = message or "ok"
-    if settings.storage and settings.engine == "borg" and not message and not arguments.read_data:
-        said = _SERVED
-    _report(arguments, {"ok": message is None, "message": said}, rows)
-    is_well = message is None and all(row["ok"] for row in rows)
+    is_served = settings.storage is not None and settings.engine == "borg"
+    message = found or (_SERVED if is_served and not arguments.read_data else "ok")
+    _report(arguments, {"ok": not found, "message": message}, rows)
+    is_well = not found and all(row["ok"] for row in rows)
     return 0 if is_well else DamagedError.exit_code
 
 
-def _check_repository(repository: engine.Engine, *, read_data: bool) -> str | None:
-    """Run the engine's own check; give what it found, None when all is well."""
+def _choose(
+    repository: engine.Engine, wanted: list[str]
+) -> tuple[list[dict[str, Any]], StoreError | None]:
+    """Find the runs to check; all, when none is named.
+
+    Returns:
+        Their summaries, and why they can't be told: that is damage, if the engine's check says so.
+
+    Raises:
+        NoRunError: one that is named isn't there.
+    """
+    try:
+        if not wanted:
+            return get.list_runs(repository), None
+        found = [get.find(repository, run) for run in wanted]
+    except NoRunError:
+        raise
+    except StoreError as error:
+        return [], error
+    return list({run["run"]: run for run in found}.values()), None
+
+
+def _check_repository(repository: engine.Engine, *, read_data: bool) -> str:
+    """Run the engine's own check; give what it found, nothing when all is well."""
     try:
         repository.check(read_data=read_data)
     except DamagedError as error:
         return clean(str(error), _MAX_REASON)
-    return None
+    return ""
 
 
 class _Objects(get.Choice):
@@ -96,6 +104,7 @@ class _Checker:
         self._repository = repository
         self._reads = reads
         self._is_damaged = is_damaged
+        self._stored: dict[int, StoredObject] = {}  # of the run at hand
         # payload objects that were read, by what they are to the engine and to the manifest
         self._tried: dict[tuple[object, ...], str] = {}
 

@@ -62,6 +62,10 @@ configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CO
   password_file  mode 0600, made by set-password (default NAME.password beside the configuration);
                  directory has none
   lock_wait      seconds to wait for a repository that others use (default 3600)
+  compression    as restic or borg name it (default "auto" with restic, "zstd,3" with borg)
+  chunks         borg: "large", "medium" (default) or "small"; smaller ones store less of a change
+                 and need more memory. A repository stores all anew when this changes.
+  pack_size      restic: size of its files in MiB, 4 to 128 (default restic's own, 16)
 """
 
 _STDIN = 0

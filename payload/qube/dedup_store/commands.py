@@ -10,7 +10,7 @@ from dedup_store import config, device, engine, folder, lock, password, restore_
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, UsageError, clean
-from dedup_store.manifest import PARTIAL, WHOLE, Member
+from dedup_store.manifest import PARTIAL, WHOLE, Manifest, Member
 
 _STDIN, _STDOUT = 0, 1
 _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own are shorter
@@ -55,21 +55,24 @@ def put(arguments: argparse.Namespace, settings: config.Config) -> int:
 
 def get(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Write a run to stdout."""
-    repository = open_repository(settings)
-    run = get_module.find(repository, arguments.run)
-    if run["status"] != WHOLE:
-        tell.warn(f"{run['run']} is {run['status']}: {run['reason']}")
-    get_module.get(repository, run["run"], _STDOUT, arguments.members)
+    with get_module.Reading(open_repository(settings), arguments.run, arguments.members) as reading:
+        _warn_unless_whole(reading.manifest)
+        reading.write(_STDOUT)
     if arguments.json:
-        tell.as_json(run, on_stderr=True)
+        tell.as_json(reading.manifest.summary(), on_stderr=True)
     return 0
+
+
+def _warn_unless_whole(run: Manifest) -> None:
+    if run.status != WHOLE:
+        tell.warn(f"{run.run} is {run.status}: {run.reason}")
 
 
 def show(arguments: argparse.Namespace, settings: config.Config) -> int:
     """List the members of a run."""
     repository = open_repository(settings)
-    run = get_module.find(repository, arguments.run)
-    found, _ = get_module.read_manifest(repository, run["run"])
+    run = get_module.resolve(repository, arguments.run)
+    found, _ = get_module.read_manifest(repository, run)
     members = map(_public, found.members)
     if arguments.lines:
         tell.as_lines([_short(found.summary()) | {"members": len(found.members)}])
@@ -104,11 +107,9 @@ def serve_restore(arguments: argparse.Namespace, settings: config.Config) -> int
     """Send what dom0 wants of a run."""
     restore_service.require_dom0()
     prefixes = restore_service.read_prefixes(_STDIN)
-    repository = open_repository(settings)
-    run = get_module.find(repository, arguments.run)
-    if run["status"] != WHOLE:
-        tell.warn(f"{run['run']} is {run['status']}: {run['reason']}")
-    return restore_service.send(repository, run["run"], prefixes)
+    with get_module.Reading(open_repository(settings), arguments.run, prefixes) as reading:
+        _warn_unless_whole(reading.manifest)
+        return restore_service.send(reading, prefixes)
 
 
 def list_runs(arguments: argparse.Namespace, settings: config.Config) -> int:

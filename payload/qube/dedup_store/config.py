@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dedup_store import tuning
 from dedup_store.errors import UsageError, clean
 
 CONFIG_DIR = "/rw/config/dedup-store"
@@ -19,7 +20,17 @@ ENGINES = ("restic", "borg", "directory")
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_KEYS = {"engine": str, "repository": str, "device": str, "password_file": str, "lock_wait": int}
+_KEYS = {
+    "engine": str,
+    "repository": str,
+    "device": str,
+    "password_file": str,
+    "lock_wait": int,
+    "compression": str,
+    "chunks": str,
+    "pack_size": int,
+}
+_TUNING = {"compression", "chunks", "pack_size"}
 # file systems allow more in a label; this much fits a line of /etc/fstab and a file name
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 # a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
@@ -41,6 +52,9 @@ class Config:
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
         device: label of the file system that the repository is on, attached when needed; or None.
+        compression: as the engine's own option takes it; None for our default (tuning.py).
+        chunks: `large`, `medium` or `small` (borg); None for our default.
+        pack_size: in MiB (restic); None for its own default.
     """
 
     profile: str
@@ -49,6 +63,9 @@ class Config:
     password_file: Path
     lock_wait: int = LOCK_WAIT
     device: str | None = None
+    compression: str | None = None
+    chunks: str | None = None
+    pack_size: int | None = None
 
     @property
     def mount_point(self) -> Path | None:
@@ -118,8 +135,14 @@ def load(profile: str) -> Config:
         password_file=Path(values.get("password_file", folder / f"{profile}.password")),
         lock_wait=values.get("lock_wait", LOCK_WAIT),
         device=device,
+        compression=values.get("compression"),
+        chunks=values.get("chunks"),
+        pack_size=values.get("pack_size"),
     )
     _check(config, path)
+    for key in _TUNING & values.keys():
+        if wrong := tuning.problem(config.engine, key, values[key]):
+            raise UsageError(f"{path}: {wrong}")
     if not config.is_encrypted:
         _check_directory(config, path, has_password="password_file" in values)
     return config

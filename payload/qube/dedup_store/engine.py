@@ -2,26 +2,30 @@
 """What an engine is to dedup-store, and how its processes are run."""
 
 import contextlib
-import json
+import fcntl
+import itertools
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
+import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from dedup_store import pipes
+from dedup_store.complaints import STDERR_BYTES, Complaints
 from dedup_store.config import Config, home
-from dedup_store.errors import DamagedError, StoreError, clean
+from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.stored import StoredObject, Usage
 
-_STDERR_BYTES = 8192
-_FIRST_LINES = 2  # of its stderr: what a check found first; thousands of lines may follow
+MAX_MANIFEST = 1 << 30
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
@@ -99,11 +103,26 @@ class Engine(Protocol):
     def writer(self, run: str) -> Writer:
         """Begin a new run."""
 
-    def manifest(self, run: str) -> Stream:
-        """Read the manifest object of a run."""
+    def manifest(self, run: str) -> bytes:
+        """Read the manifest object of a run, of at most MAX_MANIFEST bytes."""
 
-    def payload(self, run: str, objects: Sequence[int]) -> Stream:
-        """Read payload objects of a run, ascending, one after the other."""
+    def begin(self, run: str) -> "ChildStream | None":
+        """Begin to read all payload objects of a run, before its manifest tells what there is.
+
+        Returns:
+            What payload() goes on with, or the caller closes; None when nothing is won by it.
+        """
+
+    def payload(
+        self, run: str, objects: Sequence[int], begun: "ChildStream | None" = None
+    ) -> Stream:
+        """Read payload objects of a run, ascending, one after the other.
+
+        Args:
+            run: its name.
+            objects: their numbers; all that there are, when begun is given.
+            begun: what begin() gave.
+        """
 
     def leftovers(self) -> list[str]:
         """List the runs that have objects but no manifest, so that they are none."""
@@ -200,17 +219,14 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             pipes.widen(self.fd)
-        self._errors = self._first = b""
-        self._lines = 0  # of its stderr
+        self._errors = Complaints()
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
     def _read_errors(self) -> None:
         stream = self._process.stderr
-        while stream and (data := os.read(stream.fileno(), _STDERR_BYTES)):
-            self._errors = (self._errors + data)[-_STDERR_BYTES:]
-            self._first += data[: _STDERR_BYTES - len(self._first)]
-            self._lines += data.count(b"\n")
+        while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
+            self._errors.add(data)
 
     def is_running(self) -> bool:
         """Tell whether it still runs."""
@@ -256,12 +272,8 @@ class Child:
         try:
             code = self._process.wait()
             self._reader.join()
-            if code > 0 and is_damage(code, self._errors):
-                text = self._first.decode(errors="replace")
-                first = clean(" ".join(text.splitlines()[:_FIRST_LINES]), 300)
-                more = self._lines - _FIRST_LINES
-                rest = f" (and {more} more lines)" if more > 0 else ""
-                raise DamagedError(f"{self._name}: {first}{rest}")
+            if code > 0 and is_damage(code, self._errors.last):
+                raise DamagedError(f"{self._name}: {self._errors.first_ones()}")
             if code:
                 raise self.failure()
         finally:
@@ -273,13 +285,13 @@ class Child:
         borg on a full disk skips the file at hand, says why, and waits for the next one.
         """
         end = time.monotonic() + _STOP_SECONDS
-        while self.is_running() and not self._errors and time.monotonic() < end:
+        while self.is_running() and not self._errors.last and time.monotonic() < end:
             time.sleep(_POLL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_WORDS)
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
-        errors, code = self._errors, self._process.returncode
+        message, code = self._errors.message(), self._process.returncode
         self.stop()
         if code is None:
             ending = "gave up"
@@ -287,7 +299,7 @@ class Child:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return StoreError(f"{self._name} {ending}: {_message(errors) or 'no message'}{self._hint}")
+        return StoreError(f"{self._name} {ending}: {message or 'no message'}{self._hint}")
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
@@ -309,27 +321,31 @@ class Child:
             process.stderr.close()
 
 
-def _message(errors: bytes) -> str:
-    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked)."""
-    text = errors.decode(errors="replace")
-    with contextlib.suppress(ValueError):
-        last = json.loads(text.strip().rpartition("\n")[2])
-        if isinstance(last, dict) and isinstance(last.get("message"), str):
-            text = last["message"]
-    if "Traceback (most recent call last)" in text:  # borg's; where it is installed follows
-        text = text.partition("\n\nPlatform: ")[0].rpartition("\n")[2]
-    return clean(text)
-
-
 class ChildStream:
     """The output of processes, one after the other; each is started while the one before runs."""
 
-    def __init__(self, starters: Iterator[Callable[[], Child]]) -> None:
-        """Start the first two of the processes."""
-        self._starters = starters
+    def __init__(self, *starters: Callable[[], Child]) -> None:
+        """Start the first of the processes, and the second when that is being read."""
+        self._starters: Iterator[Callable[[], Child]] = iter(starters)
         self._children: list[Child] = []
         self._start_next()
-        self._start_next()
+
+    def followed_by(self, starters: Iterable[Callable[[], Child]]) -> "ChildStream":
+        """Add processes to come after those that there are."""
+        self._starters = itertools.chain(self._starters, starters)
+        return self
+
+    def await_data(self) -> "ChildStream":
+        """Wait until there is something to read, or the end.
+
+        Raises:
+            StoreError: when the engine failed before.
+        """
+        fd = self._children[0].fd
+        select.select([fd], [], [])
+        if not int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder):
+            self.readinto(memoryview(bytearray(1)))
+        return self
 
     def _start_next(self) -> None:
         for starter in self._starters:
@@ -339,11 +355,12 @@ class ChildStream:
     def readinto(self, buffer: memoryview) -> int:
         """Read the next bytes; see Stream."""
         while self._children:
+            if len(self._children) < 2:
+                self._start_next()
             if got := os.readv(self._children[0].fd, [buffer]):
                 return got
             self._children[0].finish()
             self._children.pop(0).stop()
-            self._start_next()
         return 0
 
     def close(self) -> None:

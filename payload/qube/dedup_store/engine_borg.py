@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, storage
+from dedup_store import engine, folder, storage, tuning
 from dedup_store.config import Config, state_folder
 from dedup_store.errors import StoreError, clean
 from dedup_store.lock import Lock
@@ -35,8 +35,7 @@ PAYLOAD, MANIFEST = ".payload", ".manifest"  # ends of archives' names
 _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
 _AT_ONCE = 500  # archives in one command line
 _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
-_MAX_LIST = 512 << 20
-_LOCK_TRY = 5  # seconds that borg itself waits for a lock; it looks every half second then
+_LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
 _DAMAGE = 1  # exit code (borg/archiver.py do_check); a failure for another reason is 2
@@ -62,9 +61,7 @@ class Borg:
         if self._is_safe:
             return
         command = engine.Command(["borg", "--version"], engine.environment(), _STOP)
-        text = engine.read_all(
-            engine.ChildStream(iter([partial(engine.Child, command, False)])), 4096
-        )
+        text = engine.read_all(engine.ChildStream(partial(engine.Child, command, False)), 4096)
         match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
         if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
             found = clean(text.decode(errors="replace"), 40)
@@ -106,9 +103,7 @@ class Borg:
         }
         if call:
             variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
-        wait = self._config.lock_wait
-        if arguments[0] != "extract":  # a stream can't be begun again; the list before it could
-            wait = min(wait, _LOCK_TRY)
+        wait = min(self._config.lock_wait, _LOCK_TRY)
         argv = ["borg", "--lock-wait", str(wait), *arguments]
         try:
             hint = call.hint if call else ""
@@ -116,6 +111,10 @@ class Borg:
             return engine.Child(how, feed)
         finally:
             os.close(password)
+
+    def tuning(self) -> list[str]:
+        """Give the arguments for `borg create` that the profile chose."""
+        return tuning.borg_arguments(self._config.compression, self._config.chunks)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
@@ -239,24 +238,33 @@ class Borg:
 
         return BorgWriter(self, run)
 
-    def manifest(self, run: str) -> engine.Stream:
+    def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return self._extract(f"::{run}{MANIFEST}", ["manifest"])
+        return self._run("extract", "--stdout", f"::{run}{MANIFEST}", "manifest")
 
-    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
+    def begin(self, run: str) -> engine.ChildStream:
+        """Begin to read all payload objects of a run."""
+        return self._extract(run)
+
+    def payload(
+        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
+    ) -> engine.Stream:
         """Read payload objects of a run."""
-        if not objects:
-            return engine.ChildStream(iter(()))
-        return self._extract(f"::{run}{PAYLOAD}", [object_name(number) for number in objects])
+        if begun:
+            with contextlib.suppress(StoreError):  # it may have met another's lock
+                return begun.await_data()
+            begun.close()
+        names = [object_name(number) for number in objects]
+        return self.when_unlocked(lambda: self._extract(run, *names).await_data())
 
-    def _extract(self, archive: str, names: list[str]) -> engine.Stream:
-        starter = partial(self.start, "extract", "--stdout", archive, *names)
-        return engine.ChildStream(iter([starter]))
+    def _extract(self, run: str, *names: str) -> engine.ChildStream:
+        archive = f"::{run}{PAYLOAD}"
+        return engine.ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
 
     def _run(self, *arguments: str) -> bytes:
         def attempt() -> bytes:
-            starters = iter([partial(self.start, *arguments)])
-            return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
+            stream = engine.ChildStream(partial(self.start, *arguments))
+            return engine.read_all(stream, engine.MAX_MANIFEST)
 
         return self.when_unlocked(attempt)
 

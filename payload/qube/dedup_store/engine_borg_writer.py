@@ -22,8 +22,8 @@ from dedup_store.errors import StoreError
 # iter_separated), and take slashes out (os.path.normpath): so a path is written that long
 _PATH_RECORD = 4096
 _SETTLE = 0.01  # seconds
-_CREATE = ["create", "--compression", "zstd,3", "--files-cache", "disabled"]
 # an object's metadata must not change from run to run
+_CREATE = ["create", "--files-cache", "disabled"]
 _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags", "--numeric-ids"]
 
 
@@ -64,7 +64,9 @@ class BorgWriter:
 
     def _start_payload(self, path: Path) -> int:
         options = ["--read-special", "--paths-from-stdin", f"::{self._run}{PAYLOAD}"]
-        child = self._borg.start(*_CREATE, *options, feed=True, cwd=path.parent)
+        child = self._borg.start(
+            *_CREATE, *self._borg.tuning(), *options, feed=True, cwd=path.parent
+        )
         self._child = child
         try:
             return self._offer(child, path)
@@ -116,7 +118,7 @@ class BorgWriter:
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest's archive."""
         archive = f"::{self._run}{MANIFEST}"
-        options = ["--stdin-name", "manifest", "--comment", summary]
+        options = [*self._borg.tuning(), "--stdin-name", "manifest", "--comment", summary]
 
         def attempt() -> None:
             file.seek(0)

@@ -147,11 +147,19 @@ class Directory:
                 break
         return DirectoryWriter(self._runs, run, whole)
 
-    def manifest(self, run: str) -> engine.Stream:
+    def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return self._read(run, [_MANIFEST])
+        return engine.read_all(self._read(run, [_MANIFEST]), engine.MAX_MANIFEST)
 
-    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
+    def begin(self, run: str) -> None:
+        """Nothing is won by it."""
+
+    def payload(
+        self,
+        run: str,
+        objects: Sequence[int],
+        begun: engine.ChildStream | None = None,  # noqa: ARG002
+    ) -> engine.Stream:
         """Read payload objects of a run."""
         return self._read(run, [str(number) for number in objects])
 

@@ -12,13 +12,13 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from dedup_store import engine, folder, storage
+from dedup_store import engine, folder, storage, tuning
 from dedup_store.config import Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
@@ -31,6 +31,10 @@ _STOP = signal.SIGINT  # restic then removes its lock
 _MAX_LIST = 512 << 20
 _LOCKED = "already locked"
 _LOCK_PAUSE = 1  # seconds
+_SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
+# Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
+# (internal/restic/lock.go waitBeforeLockCheck).
+_READ_ONLY = ("--no-lock",)
 _AT_ONCE = 500  # snapshots in one command line
 # cmd/restic/cmd_check.go runCheck
 _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
@@ -38,12 +42,10 @@ _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
 @dataclass
 class _Objects:
-    """Snapshot ids of a run, and trees; `all` are those of manifests, and all others."""
+    """Snapshot ids of a run; `all` are those of manifests, and all others."""
 
-    manifest: str = ""
-    summary: str = ""
-    payload: dict[int, str] = field(default_factory=dict)
-    trees: dict[int, str] = field(default_factory=dict)
+    summary: str | None = None  # None without a manifest
+    payload: dict[int, tuple[str, str]] = field(default_factory=dict)  # and their trees
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
@@ -58,8 +60,10 @@ class Restic:
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
         self._options: list[str] = []
 
-    def start(self, *arguments: str, feed: bool | IO[bytes] = False) -> engine.Child:
-        """Start restic on the repository."""
+    def start(
+        self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = ""
+    ) -> engine.Child:
+        """Start restic on the repository; the hint is for its error message."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         variables = engine.environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.repository,
@@ -68,9 +72,13 @@ class Restic:
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
         argv = ["restic", "--quiet", *options, *self._options, *arguments]
-        hint = call.hint if call else ""
+        hint += call.hint if call else ""
         command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
+
+    def tuning(self) -> list[str]:
+        """Give the arguments for `restic backup` that the profile chose."""
+        return tuning.restic_arguments(self._config.compression, self._config.pack_size)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
@@ -94,27 +102,35 @@ class Restic:
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
         found = self._objects()
-        return [engine.StoredRun(run, item.summary) for run, item in found.items() if item.manifest]
+        return [
+            engine.StoredRun(run, item.summary)
+            for run, item in found.items()
+            if item.summary is not None
+        ]
 
     def writer(self, run: str) -> "ResticWriter":
         """Begin a new run."""
         return ResticWriter(self, run)
 
-    def manifest(self, run: str) -> engine.Stream:
+    def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return self._dump([self._objects()[run].manifest], "/manifest")
+        stream = engine.ChildStream(self._dump(run, "manifest"))
+        return engine.read_all(stream, engine.MAX_MANIFEST)
 
-    def payload(self, run: str, objects: Sequence[int]) -> engine.Stream:
+    def begin(self, run: str) -> engine.ChildStream:
+        """Begin to read the first payload object of a run."""
+        return engine.ChildStream(self._dump(run, "payload", 0))
+
+    def payload(
+        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
+    ) -> engine.Stream:
         """Read payload objects of a run."""
-        known = self._objects()[run].payload
-        missing = [number for number in objects if number not in known]
-        if missing:
-            raise StoreError(f"payload object {missing[0]} of {run} is not in the repository")
-        return self._dump([known[number] for number in objects], "/payload")
+        rest = [self._dump(run, "payload", number) for number in objects]
+        return begun.followed_by(rest[1:]) if begun else engine.ChildStream(*rest)
 
     def leftovers(self) -> list[str]:
         """List the runs that have no manifest."""
-        return [run for run, item in self._objects().items() if not item.manifest]
+        return [run for run, item in self._objects().items() if item.summary is None]
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all snapshots of these runs."""
@@ -136,7 +152,7 @@ class Restic:
         """
         self._once("unlock")
         self._known = None
-        self._objects()
+        self._run(*_SNAPSHOTS)
 
     def check(self, *, read_data: bool) -> None:
         """Run restic's check, without its lock: backups and restores would fail meanwhile.
@@ -152,17 +168,16 @@ class Restic:
     def _check(self, *, read_data: bool) -> None:
         more = ["--read-data"] if read_data else []
         with Path(os.devnull).open("rb") as nothing:
-            child = self.start("--no-lock", "check", *more, feed=nothing)
+            child = self.start(*_READ_ONLY, "check", *more, feed=nothing)
         child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
         """Give a run's payload objects."""
         if self._sizes is None:
             self._sizes = self._find_sizes()
-        trees = self._objects()[run].trees
         return {
             number: StoredObject(self._sizes[tree], tree)
-            for number, tree in trees.items()
+            for number, (_, tree) in self._objects()[run].payload.items()
             if tree in self._sizes
         }
 
@@ -172,26 +187,21 @@ class Restic:
         Output of `find --json`: cmd/restic/cmd_find.go statefulOutput; between the JSON it prints
         which trees it couldn't load.
         """
-        payloads = [item.payload for item in self._objects().values()]
-        trees = [item.trees for item in self._objects().values()]
-        known = {
-            snapshot: tree[number]
-            for payload, tree in zip(payloads, trees, strict=True)
-            for number, snapshot in payload.items()
-        }
+        known = dict(pair for item in self._objects().values() for pair in item.payload.values())
+        find = ("find", "--json", "--host", _HOST, "payload")
         try:
-            found = json.loads(self._run("find", "--json", "--host", _HOST, "payload")) or []
+            found = json.loads(self._run(*_READ_ONLY, *find)) or []
             return {
                 known[hit["snapshot"]]: hit["matches"][0]["size"]
                 for hit in found
                 if hit["snapshot"] in known
             }
         except (StoreError, ValueError):
-            first = {tree: snapshot for snapshot, tree in known.items()}
+            snapshots = {tree: snapshot for snapshot, tree in known.items()}
         sizes = {}
-        for tree, snapshot in first.items():
+        for tree, snapshot in snapshots.items():
             with contextlib.suppress(StoreError, ValueError):
-                for line in self._run("ls", "--json", snapshot).splitlines():
+                for line in self._run(*_READ_ONLY, "ls", "--json", snapshot).splitlines():
                     item = json.loads(line)
                     if item.get("path") == "/payload":
                         sizes[tree] = item["size"]
@@ -199,21 +209,25 @@ class Restic:
 
     def usage(self) -> Usage:
         """Tell what the repository takes."""
-        objects = sum(len(item.payload) for item in self._objects().values() if item.manifest)
+        runs = [item for item in self._objects().values() if item.summary is not None]
+        objects = sum(len(item.payload) for item in runs)
         if self._config.local_repository:
             size = files_bytes(self._config.local_repository)
             return Usage(size, "the sizes of the repository's files", objects)
+        statistics = ("stats", "--mode", "raw-data", "--json")
         try:
-            size = json.loads(self._run("stats", "--mode", "raw-data", "--json"))["total_size"]
+            size = json.loads(self._run(*_READ_ONLY, *statistics))["total_size"]
         except (ValueError, KeyError, TypeError):
             raise StoreError("restic's statistics can't be understood") from None
         return Usage(size, "the data that runs use, as restic counts them", objects)
 
-    def _dump(self, snapshots: list[str], path: str) -> engine.Stream:
-        starters: Iterator[Callable[[], engine.Child]] = (
-            partial(self.start, "dump", snapshot, path) for snapshot in snapshots
-        )
-        return engine.ChildStream(starters)
+    def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], engine.Child]:
+        """Give what starts to read an object, found by its tags: a list would be a start more."""
+        tag = f"run={run}" if number is None else f"run={run},object={number}"
+        find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag]
+        what = name if number is None else f"{name} object {number}"
+        hint = f" (reading the {what} of {run})"
+        return partial(self.start, *_READ_ONLY, "dump", *find, "latest", f"/{name}", hint=hint)
 
     def _run(self, *arguments: str) -> bytes:
         """Run restic to its end, as often as needed to get its lock, within `lock_wait`."""
@@ -228,14 +242,14 @@ class Restic:
             self._once("unlock")  # its owner may have died only now
 
     def _once(self, *arguments: str) -> bytes:
-        starters = iter([partial(self.start, *arguments)])
-        return engine.read_all(engine.ChildStream(starters), _MAX_LIST)
+        stream = engine.ChildStream(partial(self.start, *arguments))
+        return engine.read_all(stream, _MAX_LIST)
 
     def _objects(self) -> dict[str, _Objects]:
         """Find all objects by their tags, with one start of restic."""
         if self._known is None:
             try:
-                snapshots = json.loads(self._run("snapshots", "--json", "--host", _HOST)) or []
+                snapshots = json.loads(self._run(*_READ_ONLY, *_SNAPSHOTS)) or []
             except ValueError:
                 raise StoreError("restic's list of snapshots can't be understood") from None
             self._known = {}
@@ -251,11 +265,10 @@ class Restic:
             return
         objects = known.setdefault(run, _Objects())
         if "summary" in tags:
-            objects.manifest, objects.summary = snapshot["id"], tags["summary"]
+            objects.summary = tags["summary"]
             objects.all[0].append(snapshot["id"])
         elif tags.get("object", "").isdecimal():
-            objects.payload[int(tags["object"])] = snapshot["id"]
-            objects.trees[int(tags["object"])] = snapshot["tree"]
+            objects.payload[int(tags["object"])] = snapshot["id"], snapshot["tree"]
             objects.all[1].append(snapshot["id"])
 
 
@@ -313,4 +326,5 @@ class ResticWriter:
         self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True
     ) -> engine.Child:
         arguments = ["backup", "--stdin", "--stdin-filename", filename, "--host", _HOST]
+        arguments += self._restic.tuning()
         return self._restic.start(*arguments, "--tag", f"run={self._run},{tag}", *more, feed=feed)

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dedup_store import engine, manifest, pipes, progress, recipe
-from dedup_store.errors import DamagedError, NoRunError, clean
-from dedup_store.manifest import Manifest, Member
+from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
+from dedup_store.manifest import Manifest, Member, is_run_name
 
-_MAX_MANIFEST = 1 << 30
 _ZEROS = bytes(64 * 1024)
 
 
@@ -41,13 +40,23 @@ def find(repository: engine.Engine, wanted: str) -> dict[str, Any]:
     raise NoRunError(f"there is no run '{clean(wanted, 120)}': see `dedup-store list`")
 
 
+def resolve(repository: engine.Engine, wanted: str) -> str:
+    """Give the name of a run: a list, which takes a start of the engine, is read only if needed."""
+    return wanted if is_run_name(wanted) else str(find(repository, wanted)["run"])
+
+
 def read_manifest(repository: engine.Engine, run: str) -> tuple[Manifest, bytes]:
     """Read a run's manifest and compressed recipe.
 
     Raises:
+        NoRunError: when there is no such run.
         DamagedError: when they aren't what was stored.
     """
-    data = engine.read_all(repository.manifest(run), _MAX_MANIFEST)
+    try:
+        data = repository.manifest(run)
+    except StoreError:
+        find(repository, run)
+        raise
     line, _, packed = data.partition(b"\n")
     found = manifest.from_json(line, run)
     if len(packed) != found.recipe_length or _sha256(packed) != found.recipe_sha256:
@@ -188,32 +197,66 @@ class Joiner:
         self.written += len(data)
 
 
-def get(
-    repository: engine.Engine, run: str, fd: int, prefixes: Sequence[str] | None = None
-) -> None:
-    """Write a run's stream to a file descriptor.
+class Reading:
+    """A run that is read, as a context manager that stops the engine.
 
-    Args:
-        repository: where from.
-        run: name of a run that exists.
-        fd: where to.
-        prefixes: only members whose names begin with one of these, each with all of its bytes;
-            None for the whole stream. Only payload objects that have some of them are read.
-
-    Raises:
-        StoreError: when the engine failed, or the data aren't what was stored; what was written
-            by then is not the whole stream, or not known to be right.
-        BrokenPipeError: when the reader has gone.
+    Attributes:
+        manifest: of the run.
     """
-    found, packed = read_manifest(repository, run)
-    choice = Choice(found, prefixes)
-    pipes.widen(fd)
-    payload = repository.payload(run, choice.objects)
-    try:
-        joiner = Joiner(found, payload, fd, choice)
+
+    def __init__(
+        self, repository: engine.Engine, wanted: str, prefixes: Sequence[str] | None = None
+    ) -> None:
+        """Begin.
+
+        Args:
+            repository: where from.
+            wanted: a run's name, or `latest`, the newest whole one.
+            prefixes: only members whose names begin with one of these, each with all of its bytes;
+                None for the whole stream. Only payload objects that have some of them are read.
+
+        Raises:
+            NoRunError: when there is no such run.
+            StoreError: when the engine failed, or the manifest isn't what was stored.
+        """
+        run = resolve(repository, wanted)
+        begun = repository.begin(run) if prefixes is None else None
+        self._payload: engine.Stream | None = begun
+        try:
+            self.manifest, self._recipe = read_manifest(repository, run)
+            self._choice = Choice(self.manifest, prefixes)
+            if self._choice.objects:
+                self._payload = repository.payload(run, self._choice.objects, begun)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Reading":
+        """Nothing more to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop what still runs."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine."""
+        if self._payload:
+            self._payload.close()
+
+    def write(self, fd: int) -> None:
+        """Write the stream, or what is wanted of it, to a file descriptor.
+
+        Raises:
+            StoreError: when the engine failed, or the data aren't what was stored; what was
+                written by then is not the whole stream, or not known to be right.
+            BrokenPipeError: when the reader has gone.
+        """
+        pipes.widen(fd)
+        payload = self._payload if self._choice.objects else None
+        joiner = Joiner(self.manifest, payload or engine.ChildStream(), fd, self._choice)
         with progress.shown(lambda: joiner.written):
-            joiner.run(packed)
-    finally:
-        payload.close()
-    if joiner.written != choice.length:
-        raise DamagedError(f"{run} has {joiner.written} bytes instead of {choice.length}")
+            joiner.run(self._recipe)
+        if joiner.written != self._choice.length:
+            run, wrong, right = self.manifest.run, joiner.written, self._choice.length
+            raise DamagedError(f"{run} has {wrong} bytes instead of {right}")

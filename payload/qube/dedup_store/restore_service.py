@@ -16,8 +16,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from dedup_store import engine, get
 from dedup_store.errors import StoreError, UsageError
+from dedup_store.get import Reading
 
 DEFAULT_PROFILE = "default"
 MAX_LINE = 64 * 1024
@@ -67,12 +67,11 @@ def require_dom0() -> None:
         raise UsageError("only dom0 may call this service")
 
 
-def send(repository: engine.Engine, run: str, prefixes: Sequence[str]) -> int:
+def send(reading: Reading, prefixes: Sequence[str]) -> int:
     """Send the wanted members of a run.
 
     Args:
-        repository: where from.
-        run: name of a run that exists.
+        reading: the run, opened for these members.
         prefixes: beginnings of the wanted names.
 
     Returns:
@@ -91,7 +90,7 @@ def send(repository: engine.Engine, run: str, prefixes: Sequence[str]) -> int:
             os.close(source)
             source = -1
             try:
-                get.get(repository, run, sink, prefixes)
+                reading.write(sink)
             except BrokenPipeError:
                 pass  # it has all that it wants, or its exit code tells
             except BaseException:

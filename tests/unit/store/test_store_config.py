@@ -39,6 +39,15 @@ def profile(tmp_path: Path) -> Store:
         ('engine = "borg"\nrepository = "/a::b"', "'repository' has a control character or '::'"),
         ('engine = "borg"\nrepository = "/a\\nb"', "'repository' has a control character or '::'"),
         ('engine = "borg"\npassword_file = "p"', "'password_file' must be an absolute path"),
+        ('engine = "borg"\ncompression = "zstd,23"', "'compression' must be none, lz4, zstd,N"),
+        ('engine = "borg"\ncompression = "lz4 --dry-run"', "'compression' must be none"),
+        ('engine = "borg"\nchunks = "tiny"', "'chunks' must be large, medium or small"),
+        ('engine = "borg"\npack_size = 16', "engine = 'borg' has no 'pack_size'"),
+        ('engine = "restic"\ncompression = "zstd,3"', "'compression' must be auto, off"),
+        ('engine = "restic"\nchunks = "small"', "engine = 'restic' has no 'chunks'"),
+        ('engine = "restic"\npack_size = 3', "'pack_size' must be between 4 and 128"),
+        ('engine = "restic"\npack_size = true', "'pack_size' must be a whole number"),
+        ('engine = "directory"\ncompression = "auto"', "'directory' has no 'compression'"),
         ("engine = ", "is not valid TOML"),
         ("#" * 70_000, "is larger than"),
     ],
@@ -151,5 +160,6 @@ def test_help_names_every_exit_code(borg_store: Store) -> None:
     text = borg_store.run("--help").stdout.decode()
     for code in (0, 1, 2, 3, 4, 5, 130, 141, 143):
         assert f"\n  {code} " in text
-    for key in ("engine", "repository", "device", "password_file", "lock_wait"):
+    tuning = ("compression", "chunks", "pack_size")
+    for key in ("engine", "repository", "device", "password_file", "lock_wait", *tuning):
         assert f"\n  {key} " in text

@@ -147,7 +147,7 @@ def test_damage_is_an_error_in_dom0(restic_store: Store) -> None:
     got = restore(restic_store, "latest", "vm7/ vm71/ vm9/ dom0-home/user")
     assert got.service == 1
     assert got.unpacker != 0
-    assert "is not in the repository" in got.errors
+    assert "(reading the payload object " in got.errors
     assert got.errors.count("\n") == 1
 
 
