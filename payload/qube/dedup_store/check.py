@@ -58,14 +58,14 @@ def _choose(
         NoRunError: one that is named isn't there.
     """
     try:
-        if not wanted:
-            return get.list_runs(repository), None
-        found = [get.find(repository, run) for run in wanted]
-    except NoRunError:
-        raise
+        runs = get.list_runs(repository)
     except StoreError as error:
         return [], error
-    return list({run["run"]: run for run in found}.values()), None
+    known = {run["run"]: run for run in runs}
+    for run in wanted:
+        if run not in known:
+            raise NoRunError(f"there is no run '{clean(run, 120)}': see `dedup-store list`")
+    return [known[run] for run in dict.fromkeys(wanted)] if wanted else runs, None
 
 
 def _check_repository(repository: engine.Engine, *, read_data: bool) -> str:
