@@ -37,7 +37,7 @@ class Complaints:
             if isinstance(last, dict) and isinstance(last.get("message"), str):
                 text = last["message"]
         if "Traceback (most recent call last)" in text:  # borg's; where it is installed follows
-            text = text.partition("\n\nPlatform: ")[0].rpartition("\n")[2]
+            text = text.partition("\nPlatform: ")[0].rstrip().rpartition("\n")[2]
         return clean(text)
 
     def first_ones(self) -> str:
