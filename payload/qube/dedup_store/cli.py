@@ -8,7 +8,18 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from dedup_store import VERSION, commands, config, pipes, prune, restore_service, setup, tell
+from dedup_store import (
+    VERSION,
+    check,
+    commands,
+    config,
+    pipes,
+    prune,
+    restore_service,
+    setup,
+    stats,
+    tell,
+)
 from dedup_store.errors import EXIT_READER_GONE, StoreError, clean
 
 _EPILOG = """\
@@ -18,8 +29,9 @@ exit codes:
   2    wrong command line or configuration
   3    put: the stream is no whole backup; what came is kept as a partial run
        (nothing is kept of an empty stream)
-  4    get, show, forget: there is no such run
+  4    get, show, check, forget: there is no such run
   5    get, show: what came back is not what was stored; do not use the output
+       check: something is damaged, and the report tells which runs and qubes are hit
   130  interrupted
   141  the reader closed the pipe before the end; for get that is success
   143  terminated
@@ -29,6 +41,12 @@ put reads its input to the end whatever happens. A run is `whole` when its struc
 `latest` is the newest whole run. With borg, a command waits for another one that works on the
 repository (setting lock_wait); with restic and directory, several can put and get at the same time.
 forget and prune work alone: they wait for all others, and all others for them.
+
+check runs the engine's own check, and compares each run's manifest and recipe with the payload that
+is in the repository; with --read-data it also reads all of it, and compares it as get does. A
+damaged repository is read in any case, to tell what of it can still be restored: then `get RUN
+--members PATH` gives it. A run that is gone as a whole isn't missed here: dom0 knows it. While
+borg checks, other commands wait; and borg reads all its files even without --read-data.
 
 prune removes partial runs, and what puts that failed left. With a repository in a storage qube,
 forget and prune need maintenance, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
@@ -134,6 +152,17 @@ def _parse() -> argparse.Namespace:
     lister = subparsers.add_parser("list", parents=[common], help="list the runs, oldest first")
     for command, each in ((shower, "the run and each member"), (lister, "each run, without qubes")):
         command.add_argument("--lines", action="store_true", help=f"a line of JSON for {each}")
+    checker = subparsers.add_parser(
+        "check", parents=[common], help="tell whether what was stored is still there"
+    )
+    checker.add_argument("runs", metavar="RUN", nargs="*", help="a run's name (default: all)")
+    checker.add_argument("--read-data", action="store_true", help="read all data, and compare them")
+    checker.add_argument(
+        "--lines", action="store_true", help="a line of JSON for the repository and each run"
+    )
+    subparsers.add_parser(
+        "stats", parents=[common], help="tell how much is stored, and what room it takes"
+    )
     forgetter = subparsers.add_parser(
         "forget", parents=[common], help="remove runs; prune gives back their space"
     )
@@ -170,6 +199,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "get": commands.get,
     "show": commands.show,
     "list": commands.list_runs,
+    "check": check.check,
+    "stats": stats.stats,
     "forget": prune.forget,
     "prune": prune.prune,
     "restore-service": commands.serve_restore,

@@ -4,9 +4,7 @@
 import contextlib
 import fcntl
 import itertools
-import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -21,12 +19,13 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from dedup_store import pipes
+from dedup_store.complaints import STDERR_BYTES, Complaints
 from dedup_store.config import Config, home
-from dedup_store.errors import EngineError, StoreError, clean
+from dedup_store.errors import DamagedError, EngineError, StoreError
 from dedup_store.lock import Lock
+from dedup_store.stored import StoredObject, Usage
 
 MAX_MANIFEST = 1 << 30
-_STDERR_BYTES = 8192
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
@@ -140,6 +139,19 @@ class Engine(Protocol):
     def unlock(self) -> None:
         """Remove what processes that were killed left of the engine's own locks."""
 
+    def check(self, *, read_data: bool) -> None:
+        """Run the engine's own check; what it can tell of single runs is for stored_objects.
+
+        Raises:
+            DamagedError: something is lost or altered.
+        """
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects by number, without reading them; none that is lost."""
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+
 
 def environment() -> dict[str, str]:
     """The environment for engines: nothing of the caller's but where things are."""
@@ -207,14 +219,14 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             pipes.widen(self.fd)
-        self._errors = b""
+        self._errors = Complaints()
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
     def _read_errors(self) -> None:
         stream = self._process.stderr
-        while stream and (data := os.read(stream.fileno(), _STDERR_BYTES)):
-            self._errors = (self._errors + data)[-_STDERR_BYTES:]
+        while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
+            self._errors.add(data)
 
     def is_running(self) -> bool:
         """Tell whether it still runs."""
@@ -247,19 +259,40 @@ class Child:
         if self._process.wait() != 0:
             raise self.failure()
 
+    def judge(self, is_damage: Callable[[int, bytes], bool]) -> None:
+        """Wait for the end of an engine's check, whose output nobody reads.
+
+        Args:
+            is_damage: tells from exit code and end of stderr whether it found damage.
+
+        Raises:
+            DamagedError: it did; with its first complaint.
+            StoreError: it failed for another reason.
+        """
+        try:
+            code = self._process.wait()
+            self._reader.join()
+            if code > 0 and is_damage(code, self._errors.last):
+                raise DamagedError(f"{self._name}: {self._errors.first_ones()}")
+            if code:
+                raise self.failure()
+        finally:
+            self.stop()
+
     def failure(self) -> EngineError:
         """Describe why it ended, or why it doesn't take its input any more; then it is ended.
 
         borg on a full disk skips the file at hand, says why, and waits for the next one.
         """
         end = time.monotonic() + _STOP_SECONDS
-        while self.is_running() and not self._errors and time.monotonic() < end:
+        while self.is_running() and not self._errors.last and time.monotonic() < end:
             time.sleep(_POLL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LAST_WORDS)
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
-        said, code = self._errors.decode(errors="replace"), self._process.returncode
+        message, said = self._errors.message(), self._errors.last.decode(errors="replace")
+        code = self._process.returncode
         self.stop()
         if code is None:
             ending = "gave up"
@@ -267,8 +300,7 @@ class Child:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        text = f"{self._name} {ending}: {_message(said) or 'no message'}{self._hint}"
-        return EngineError(text, said)
+        return EngineError(f"{self._name} {ending}: {message or 'no message'}{self._hint}", said)
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
@@ -288,20 +320,6 @@ class Child:
         self._reader.join(_STOP_SECONDS)
         if process.stderr:
             process.stderr.close()
-
-
-def _message(text: str) -> str:
-    """Take what a person needs from an engine's stderr (restic 0.17 and later: JSON, if asked).
-
-    borg's traceback, whose end says why, is followed by what describes its machine
-    (borg/helpers/misc.py sysinfo).
-    """
-    text = re.split(r"\n(?:Remote: )?Platform: ", text, maxsplit=1)[0]
-    with contextlib.suppress(ValueError):
-        last = json.loads(text.strip().rpartition("\n")[2])
-        if isinstance(last, dict) and isinstance(last.get("message"), str):
-            text = last["message"]
-    return clean(text)
 
 
 class ChildStream:

@@ -25,6 +25,7 @@ from dedup_store.config import Config, state_folder
 from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.stored import StoredObject, Usage, files_bytes
 
 if TYPE_CHECKING:
     from dedup_store.engine_borg_writer import BorgWriter
@@ -40,6 +41,7 @@ _LOCKED = "acquire the lock"
 # in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
 # borg has flushed to the disk
 _TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
+_DAMAGE = 1  # exit code (borg/archiver.py do_check); a failure for another reason is 2
 
 T = TypeVar("T")
 
@@ -151,7 +153,7 @@ class Borg:
 
     def runs(self) -> list[engine.StoredRun]:
         """List the runs."""
-        found = self._list("--format", "{comment}", "-a", f"*{MANIFEST}")
+        found = self._manifests()
         runs = [(name.removesuffix(MANIFEST), comment) for name, comment in found]
         return [engine.StoredRun(run, comment) for run, comment in runs if is_run_name(run)]
 
@@ -177,21 +179,69 @@ class Borg:
     def unlock(self) -> None:
         """Nothing to do: borg removes the locks of dead processes (see _host_id)."""
 
+    def check(self, *, read_data: bool) -> None:
+        """Run borg's check, which others wait for, and which reads all files in any case."""
+        more = ["--verify-data"] if read_data else []
+
+        def attempt() -> None:
+            with Path(os.devnull).open("rb") as nothing:
+                child = self.start("check", *more, feed=nothing)
+            child.judge(lambda code, _: code == _DAMAGE)
+
+        self.when_unlocked(attempt)
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects."""
+        output = self._run("list", "--json-lines", "--format", "{size}", f"::{run}{PAYLOAD}")
+        try:
+            items = map(json.loads, output.splitlines())
+            return {int(item["path"]): StoredObject(item["size"]) for item in items}
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"borg's list of {run}{PAYLOAD} can't be understood") from None
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+        if self._config.local_repository:
+            size = files_bytes(self._config.local_repository)
+            return Usage(size, "the sizes of the repository's files", None)
+        try:
+            size = json.loads(self._run("info", "--json"))["cache"]["stats"]["unique_csize"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError("borg's statistics can't be understood") from None
+        return Usage(size, "the data that runs use, as borg counts them", None)
+
     def _archives(self) -> dict[str, list[str]]:
         """Find all archives of each run, with those that borg makes in between."""
         archives: dict[str, list[str]] = {}
-        for name, _ in self._list("--consider-checkpoints", "--format", "{comment}"):
+        for name, _ in self._list("--consider-checkpoints"):
             match = _ARCHIVE.fullmatch(name)
             if match and is_run_name(match[1]):
                 archives.setdefault(match[1], []).append(name)
         return archives
 
+    def _manifests(self) -> list[tuple[str, str]]:
+        """List the manifests' archives, by name and comment."""
+        comment = ("--format", "{comment}")
+        try:
+            return self._list(*comment, "-a", f"*{MANIFEST}")
+        except StoreError:  # one archive that is damaged is enough
+            names = [name for name, _ in self._list("-a", f"*{MANIFEST}")]
+        found = []
+        for name in names:
+            try:
+                found += self._list(*comment, "-a", name)
+            except StoreError:
+                found.append((name, ""))
+        return found
+
     def _list(self, *options: str) -> list[tuple[str, str]]:
-        """List archives: name and comment."""
+        """List archives: name, and comment if that is asked for, which reads each archive."""
         output = self._run("list", "--json", *options)
         try:
-            return [(item["name"], item["comment"]) for item in json.loads(output)["archives"]]
-        except (ValueError, KeyError, TypeError):
+            return [
+                (item["name"], item.get("comment", "")) for item in json.loads(output)["archives"]
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreError("borg's list of archives can't be understood") from None
 
     def writer(self, run: str) -> "BorgWriter":

@@ -29,6 +29,7 @@ from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.objectfile import ObjectFile, has_reflinks
 from dedup_store.pipes import BUFFER
+from dedup_store.stored import StoredObject, Usage, files_bytes
 
 FORMAT = 1
 _UNFINISHED = ".unfinished"
@@ -105,6 +106,36 @@ class Directory:
 
     def unlock(self) -> None:
         """Nothing to do: there are no locks."""
+
+    def check(self, *, read_data: bool) -> None:  # noqa: ARG002 (the engines' interface)
+        """Look at the folder only: each run stands for itself."""
+        self._names("")
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects, of those that are as long as they were."""
+        found = {}
+        for name, stored in _read_index(self._runs / run).objects.items():
+            if name == _MANIFEST:
+                continue
+            with contextlib.suppress(StoreError):
+                fd = _open_file(self._runs / run / name)
+                if os.fstat(fd).st_size == stored.length:
+                    found[int(name)] = StoredObject(stored.length)
+                os.close(fd)
+        return found
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+        names = [name for run in self._names("") for name in self._objects_of(run)]
+        with _failing(f"{self._place} can't be read"):
+            size = files_bytes(self._place, allocated=True)
+        how = "the blocks of the repository's files; those that files share count for each"
+        return Usage(size, how, len(names))
+
+    def _objects_of(self, run: str) -> list[str]:
+        with contextlib.suppress(StoreError):
+            return [name for name in _read_index(self._runs / run).objects if name != _MANIFEST]
+        return []
 
     def writer(self, run: str) -> "DirectoryWriter":
         """Begin a new run, which may share blocks with the newest whole one."""

@@ -7,20 +7,24 @@ Payload objects have a constant time and file name, so that an unchanged one has
 Two puts at once work: restic needs no exclusive lock to add data.
 """
 
+import contextlib
 import json
+import os
 import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import IO, Any
 
 from dedup_store import engine, folder, storage, tuning
 from dedup_store.config import Config
-from dedup_store.errors import StoreError
+from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.stored import StoredObject, Usage, files_bytes
 
 _HOST = "dedup-store"
 _CONSTANT_TIME = "2000-01-01 00:00:00"
@@ -33,6 +37,8 @@ _SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
 # (internal/restic/lock.go waitBeforeLockCheck).
 _READ_ONLY = ("--no-lock",)
 _AT_ONCE = 500  # snapshots in one command line
+# cmd/restic/cmd_check.go runCheck
+_DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
 
 @dataclass
@@ -40,6 +46,7 @@ class _Objects:
     """Snapshot ids of a run; `all` are those of manifests, and all others."""
 
     summary: str | None = None  # None without a manifest
+    payload: dict[int, tuple[str, str]] = field(default_factory=dict)  # and their trees
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
@@ -51,6 +58,8 @@ class Restic:
         self._config = config
         self._lock = lock
         self._known: dict[str, _Objects] | None = None
+        self._sizes: dict[str, int] | None = None  # of payload objects, by tree
+        self._options: list[str] = []
 
     def start(
         self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = ""
@@ -63,7 +72,7 @@ class Restic:
         }
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
-        argv = ["restic", "--quiet", *options, *arguments]
+        argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint += call.hint if call else ""
         command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
         return engine.Child(command, feed)
@@ -157,6 +166,73 @@ class Restic:
             how = engine.Command(argv, engine.environment(), _STOP, keep=keep, hint=call.hint)
             engine.read_all(engine.ChildStream(partial(engine.Child, how, False)), 4096)
 
+    def check(self, *, read_data: bool) -> None:
+        """Run restic's check, without its lock: backups and restores would fail meanwhile.
+
+        Without it, what a put adds meanwhile can look like damage; so damage must be seen twice.
+        """
+        self._options = ["--no-cache"]  # what is kept in this qube would hide damage
+        try:
+            self._check(read_data=read_data)
+        except DamagedError:
+            self._check(read_data=read_data)
+
+    def _check(self, *, read_data: bool) -> None:
+        more = ["--read-data"] if read_data else []
+        with Path(os.devnull).open("rb") as nothing:
+            child = self.start(*_READ_ONLY, "check", *more, feed=nothing)
+        child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
+
+    def stored_objects(self, run: str) -> dict[int, StoredObject]:
+        """Give a run's payload objects."""
+        if self._sizes is None:
+            self._sizes = self._find_sizes()
+        return {
+            number: StoredObject(self._sizes[tree], tree)
+            for number, (_, tree) in self._objects()[run].payload.items()
+            if tree in self._sizes
+        }
+
+    def _find_sizes(self) -> dict[str, int]:
+        """Find all payload objects' sizes, with one start of restic unless trees are damaged.
+
+        Output of `find --json`: cmd/restic/cmd_find.go statefulOutput; between the JSON it prints
+        which trees it couldn't load.
+        """
+        known = dict(pair for item in self._objects().values() for pair in item.payload.values())
+        find = ("find", "--json", "--host", _HOST, "payload")
+        try:
+            found = json.loads(self._run(*_READ_ONLY, *find)) or []
+            return {
+                known[hit["snapshot"]]: hit["matches"][0]["size"]
+                for hit in found
+                if hit["snapshot"] in known
+            }
+        except (StoreError, ValueError):
+            snapshots = {tree: snapshot for snapshot, tree in known.items()}
+        sizes = {}
+        for tree, snapshot in snapshots.items():
+            with contextlib.suppress(StoreError, ValueError):
+                for line in self._run(*_READ_ONLY, "ls", "--json", snapshot).splitlines():
+                    item = json.loads(line)
+                    if item.get("path") == "/payload":
+                        sizes[tree] = item["size"]
+        return sizes
+
+    def usage(self) -> Usage:
+        """Tell what the repository takes."""
+        runs = [item for item in self._objects().values() if item.summary is not None]
+        objects = sum(len(item.payload) for item in runs)
+        if self._config.local_repository:
+            size = files_bytes(self._config.local_repository)
+            return Usage(size, "the sizes of the repository's files", objects)
+        statistics = ("stats", "--mode", "raw-data", "--json")
+        try:
+            size = json.loads(self._run(*_READ_ONLY, *statistics))["total_size"]
+        except (ValueError, KeyError, TypeError):
+            raise StoreError("restic's statistics can't be understood") from None
+        return Usage(size, "the data that runs use, as restic counts them", objects)
+
     def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], engine.Child]:
         """Give what starts to read an object, found by its tags: a list would be a start more."""
         tag = f"run={run}" if number is None else f"run={run},object={number}"
@@ -204,6 +280,7 @@ class Restic:
             objects.summary = tags["summary"]
             objects.all[0].append(snapshot["id"])
         elif tags.get("object", "").isdecimal():
+            objects.payload[int(tags["object"])] = snapshot["id"], snapshot["tree"]
             objects.all[1].append(snapshot["id"])
 
 

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dedup_store import engine, manifest, pipes, recipe
+from dedup_store import engine, manifest, pipes, progress, recipe
 from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member, is_run_name
 
@@ -255,7 +255,8 @@ class Reading:
         pipes.widen(fd)
         payload = self._payload if self._choice.objects else None
         joiner = Joiner(self.manifest, payload or engine.ChildStream(), fd, self._choice)
-        joiner.run(self._recipe)
+        with progress.shown(lambda: joiner.written):
+            joiner.run(self._recipe)
         if joiner.written != self._choice.length:
             run, wrong, right = self.manifest.run, joiner.written, self._choice.length
             raise DamagedError(f"{run} has {wrong} bytes instead of {right}")

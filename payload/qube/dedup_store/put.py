@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from dedup_store import engine
+from dedup_store import engine, progress
 from dedup_store.manifest import Manifest, new_run_name, pack_summary
 from dedup_store.pipes import Source
 from dedup_store.recipe import RecipeWriter
@@ -44,7 +44,7 @@ def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict
     run = new_run_name(beginning)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     recipe = RecipeWriter()
-    with repository.writer(run) as writer:
+    with progress.shown(lambda: source.position), repository.writer(run) as writer:
         sink = PayloadSink(writer)
         splitter = Splitter(source, recipe, sink)
         splitter.run()

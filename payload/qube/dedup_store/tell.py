@@ -5,17 +5,23 @@ import contextlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 from dedup_store.errors import clean
 
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
+_DEFAULT_WIDTH = 80
+
+_lock = threading.RLock()  # of the terminal
+_shown = 0  # characters of the line that is shown and will be rewritten
 
 
 def say(text: str) -> None:
     """Tell the user, in one line. Qubes keeps some hundred characters of it."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _lock:
+        clear_line()
         sys.stderr.write(f"dedup-store: {clean(text, 600)}\n")
         sys.stderr.flush()
 
@@ -23,6 +29,26 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Tell the user of something that may be wrong."""
     say(f"warning: {text}")
+
+
+def line(text: str) -> None:
+    """Show text on the terminal that stderr is, in place of what was shown before."""
+    global _shown  # noqa: PLW0603 (there is one terminal)
+    with contextlib.suppress(OSError), _lock:
+        width = os.get_terminal_size(_STDERR).columns or _DEFAULT_WIDTH
+        text = text[: max(0, width - 1)]  # in the last column, some terminals begin a new line
+        os.write(_STDERR, f"\r{text.ljust(min(_shown, width - 1))}".encode())
+        _shown = len(text)
+
+
+def clear_line() -> None:
+    """Take away what line() shows, if anything."""
+    global _shown  # noqa: PLW0603
+    with contextlib.suppress(OSError), _lock:
+        if _shown:
+            line("")
+            _shown = 0
+            os.write(_STDERR, b"\r")
 
 
 def as_json(data: object, *, on_stderr: bool = False) -> None:

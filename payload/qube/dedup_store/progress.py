@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A line on a terminal that tells how far something is; for nobody else.
+
+A thread looks at a counter that is there anyway, so that the bytes themselves flow as ever.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from dedup_store import tell
+
+_STDERR = 2
+_PAUSE = 0.5  # seconds
+
+
+@contextlib.contextmanager
+def shown(position: Callable[[], int]) -> Iterator[None]:
+    """Show a line while something goes on, if stderr is a terminal; it is gone at the end.
+
+    Args:
+        position: gives the bytes so far; called by another thread.
+    """
+    if not os.isatty(_STDERR):
+        yield
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(position, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        tell.clear_line()
+
+
+def _show(position: Callable[[], int], ended: threading.Event) -> None:
+    start = time.monotonic()
+    while not ended.wait(_PAUSE):
+        tell.line(_text(position(), time.monotonic() - start))
+
+
+def _text(done: int, seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{tell.size(done)}  {tell.size(int(done / seconds))}/s  {hours}:{minute:02}:{second:02}"
