@@ -130,6 +130,23 @@ class Store:
         ).stdout
 
 
+@dataclass
+class Filled:
+    """A repository with two runs; of the second, only what is in the qube `work` is new.
+
+    Attributes:
+        store: the profile.
+        runs: their names.
+        streams: what was stored.
+        new: data files of the repository that the second run brought, the largest first.
+    """
+
+    store: Store
+    runs: list[str]
+    streams: list[bytes]
+    new: list[Path]
+
+
 def refusal(store: Store, *arguments: str, data: bytes = b"") -> str:
     """Run a command that must end with exit code 2; give its message."""
     result = store.run(*arguments, data=data)
