@@ -25,6 +25,7 @@ from dedup_store.config import Config, state_folder
 from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class Borg:
         """
         if self._is_safe:
             return
-        command = engine.Command(["borg", "--version"], engine.environment(), _STOP)
-        text = engine.read_all(engine.ChildStream(partial(engine.Child, command, False)), 4096)
+        command = Command(["borg", "--version"], environment(), _STOP)
+        text = read_all(ChildStream(partial(Child, command, False)), 4096)
         match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
         if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
             found = clean(text.decode(errors="replace"), 40)
@@ -99,7 +100,7 @@ class Borg:
 
     def start(
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
-    ) -> engine.Child:
+    ) -> Child:
         """Start borg on the repository; it reads the password from a file descriptor."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         if call:
@@ -108,7 +109,7 @@ class Borg:
             password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise StoreError(f"the password file can't be read: {error.strerror}") from None
-        variables = engine.environment() | {
+        variables = environment() | {
             "BORG_REPO": self._config.repository,
             "BORG_PASSPHRASE_FD": str(password),
             "BORG_HOST_ID": _host_id(),
@@ -119,8 +120,8 @@ class Borg:
         argv = ["borg", "--lock-wait", str(wait), *arguments]
         try:
             hint = call.hint if call else ""
-            how = engine.Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
-            return engine.Child(how, feed)
+            how = Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
+            return Child(how, feed)
         finally:
             os.close(password)
 
@@ -254,13 +255,11 @@ class Borg:
         """Read the manifest object of a run."""
         return self._run("extract", "--stdout", f"::{run}{MANIFEST}", "manifest")
 
-    def begin(self, run: str) -> engine.ChildStream:
+    def begin(self, run: str) -> ChildStream:
         """Begin to read all payload objects of a run."""
         return self._extract(run)
 
-    def payload(
-        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
-    ) -> engine.Stream:
+    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
         """Read payload objects of a run."""
         if begun:
             with contextlib.suppress(StoreError):  # it may have met another's lock
@@ -269,16 +268,16 @@ class Borg:
         names = [object_name(number) for number in objects]
         return self.when_unlocked(lambda: self._extract(run, *names).await_data())
 
-    def _extract(self, run: str, *names: str) -> engine.ChildStream:
+    def _extract(self, run: str, *names: str) -> ChildStream:
         archive = f"::{run}{PAYLOAD}"
-        return engine.ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
+        return ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
 
     def _run(self, *arguments: str) -> bytes:
         return self.when_unlocked(partial(self._once, *arguments))
 
     def _once(self, *arguments: str) -> bytes:
-        stream = engine.ChildStream(partial(self.start, *arguments))
-        return engine.read_all(stream, engine.MAX_MANIFEST)
+        stream = ChildStream(partial(self.start, *arguments))
+        return read_all(stream, engine.MAX_MANIFEST)
 
 
 def _host_id() -> str:

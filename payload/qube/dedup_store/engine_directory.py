@@ -29,6 +29,7 @@ from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.objectfile import ObjectFile, has_reflinks
 from dedup_store.pipes import BUFFER
+from dedup_store.processes import ChildStream, Stream, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 FORMAT = 1
@@ -149,7 +150,7 @@ class Directory:
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return engine.read_all(self._read(run, [_MANIFEST]), engine.MAX_MANIFEST)
+        return read_all(self._read(run, [_MANIFEST]), engine.MAX_MANIFEST)
 
     def begin(self, run: str) -> None:
         """Nothing is won by it."""
@@ -158,12 +159,12 @@ class Directory:
         self,
         run: str,
         objects: Sequence[int],
-        begun: engine.ChildStream | None = None,  # noqa: ARG002
-    ) -> engine.Stream:
+        begun: ChildStream | None = None,  # noqa: ARG002
+    ) -> Stream:
         """Read payload objects of a run."""
         return self._read(run, [str(number) for number in objects])
 
-    def _read(self, run: str, names: list[str]) -> engine.Stream:
+    def _read(self, run: str, names: list[str]) -> Stream:
         index = _read_index(self._runs / run)
         for name in names:
             if name not in index.objects:
@@ -277,7 +278,7 @@ class DirectoryWriter:
 
 
 class DirectoryStream:
-    """Objects, one after the other, each compared with what was stored (see engine.Stream)."""
+    """Objects, one after the other, each compared with what was stored (see Stream)."""
 
     def __init__(self, run: Path, objects: list[tuple[str, _Stored]]) -> None:
         """Read from a run's folder."""
