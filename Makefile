@@ -32,6 +32,7 @@ test: setup-tests ## everything that CI runs
 
 test-all: ## the same, and what takes too long for CI
 	@THOROUGH=1 $(MAKE) test e2e-second
+	@BENCH_GB=0.12 BENCH_ROUNDS=1 BENCH_DAYS=1 BENCH_REAL=0 $(MAKE) bench
 
 lint: setup ## all linters
 	@tools/lint.sh

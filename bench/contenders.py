@@ -23,10 +23,12 @@ class Contender:
     Attributes:
         name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
         folder: has all that is its own.
+        setting: a line for dedup-store's profile.
     """
 
     name: str
     folder: Path
+    setting: str = ""
 
     @property
     def kind(self) -> str:
@@ -75,6 +77,7 @@ class Contender:
         engine, _, small = self.engine.partition("-")
         text = f'engine = "{engine}"\nrepository = "{self.repository}"\n'
         text += f'chunks = "{small}"\n' if small else ""
+        text += f"{self.setting}\n"
         (self.folder / "default.toml").write_text(text)
         if engine != "directory":
             password = self.folder / "default.password"

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import contenders
 import corpus
 from contenders import CHUNKS, Contender
 from corpus import Volume
@@ -24,6 +23,13 @@ NAMES = [
     *("raw-restic", "raw-borg", "raw-borg-small"),
 ]
 SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
+SETTINGS = {
+    "borg": [
+        *("", 'compression = "lz4"', 'compression = "zstd,1"', 'compression = "zstd,6"'),
+        *('chunks = "large"', 'chunks = "small"'),
+    ],
+    "restic": ["", 'compression = "off"', 'compression = "max"', "pack_size = 64"],
+}
 CHANGED = 20_000_000  # bytes of the scattered changes
 
 
@@ -188,7 +194,19 @@ class Bench:
                         raise SystemExit(f"{name} gave back {length} bytes")
                     if taker.kind == "ours" and number == 0:
                         compare(taker, stream)
+        self._settings(stream, data)
         stream.unlink()
+
+    def _settings(self, stream: Path, data: Data) -> None:
+        """Store a stream with other settings of the engines, once each."""
+        data["settings"] = []
+        for engine, settings in SETTINGS.items():
+            for setting in settings:
+                say(f"{engine}: {setting or 'as it is'}")
+                taker = Contender(f"ours-{engine}", self.folder / "setting", setting)
+                taker.make()
+                row = {"engine": engine, "setting": setting, "seconds": feed(taker, stream)}
+                data["settings"].append(row | {"size": taker.size()})
 
     def index(self, data: Data) -> None:
         """What borg's index takes in memory, at the mean size of the chunks that it made here."""
@@ -275,4 +293,4 @@ def versions() -> dict[str, str]:
     return {
         name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
         for name, command in commands.items()
-    } | {"password": contenders.PASSWORD}
+    }

@@ -56,7 +56,7 @@ def measure(folder: Path) -> dict[str, Any]:
         },
         "versions": versions(),
     }
-    total = int(setting("GB", 1.4) * 1e9)
+    total = int(setting("GB", 1.1) * 1e9)
     with btrfs(folder / "btrfs", 20 * total), btrfs(folder / "plain", 30 * total):
         bench = Bench(folder, total, os.environ.get("WYNG"))
         try:

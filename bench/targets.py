@@ -95,6 +95,7 @@ def report(data: Data) -> str:
         _contenders(data),
         _scattered_table(data),
         _index_table(data),
+        _settings_table(data),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -151,3 +152,16 @@ def _index_table(data: Data) -> str:
     ]
     head = ["borg's indexes for 1 TB", "mean chunk", "chunks", "held", "peak while it grows"]
     return _table(head, rows)
+
+
+def _settings_table(data: Data) -> str:
+    rows = [
+        [
+            row["engine"],
+            f"`{row['setting']}`" if row["setting"] else "as it is",
+            f"{row['seconds']:.1f}",
+            _mb(row["size"]),
+        ]
+        for row in data["settings"]
+    ]
+    return _table(["engine", "setting in the profile", "seconds of `put`", "size"], rows)
