@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Who takes part in bench/store.py: how each stores, restores and prunes."""
 
+import json
 import os
 import shlex
 import shutil
@@ -12,8 +13,20 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEDUP_STORE = CHECKOUT / "payload/qube/dedup-store"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of repositories that are thrown away)
+MEMORY = "/dev/shm"  # noqa: S108 (/tmp is in memory in Qubes, in dom0 and in qubes)
+# our default, and our setting "small" (payload/qube/dedup_store/tuning.py)
 CHUNKS = {"borg": "buzhash,16,20,18,4095", "borg-small": "buzhash,14,18,16,4095"}
-BORG = ["--compression", "zstd,3", "--files-cache", "disabled"]  # as dedup-store has it
+ENGINES = {"restic": "restic", "borg": "borg", "borg-small": "borg, small chunks"}
+TITLES = {
+    "guide-restic": "guide's script, restic",
+    "guide-borg": "guide's script, borg",
+    **{f"ours-{name}": f"this project, {title}" for name, title in ENGINES.items()},
+    "ours-directory": "this project, files on Btrfs",
+    **{f"raw-{name}": f"{title}, on the images" for name, title in ENGINES.items()},
+    "wyng": "wyng, on the images",
+    "official-gzip": "official, gzip",
+    "official-none": "official, not compressed",
+}
 
 
 @dataclass
@@ -23,11 +36,13 @@ class Contender:
     Attributes:
         name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
         folder: has all that is its own.
+        empty: bytes that the repository took when it was empty, if its file system counts.
         setting: a line for dedup-store's profile.
     """
 
     name: str
     folder: Path
+    empty: int = 0
     setting: str = ""
 
     @property
@@ -50,7 +65,7 @@ class Contender:
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder / "home"),
-            "TMPDIR": "/tmp",  # noqa: S108 (what a qube has)
+            "TMPDIR": MEMORY,
             "DEDUP_STORE_CONFIG_DIR": str(self.folder),
             "RESTIC_REPOSITORY": str(self.repository),
             "RESTIC_PASSWORD": PASSWORD,
@@ -60,11 +75,12 @@ class Contender:
 
     def make(self) -> None:
         """Make an empty repository; an older one goes."""
-        if self.engine == "directory" and self.repository.exists():
-            shutil.rmtree(self.repository)  # its parent is a mount point
-        elif self.engine != "directory":
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.engine == "directory":
+            shutil.rmtree(self.repository, ignore_errors=True)  # its parent is a mount point
+        else:
+            self.remove()
         (self.folder / "home").mkdir(parents=True, exist_ok=True)
+        self.empty = 0
         if self.kind == "ours":
             self._configure()
             self.run([str(DEDUP_STORE), "init"])
@@ -72,6 +88,12 @@ class Contender:
             self.run(["restic", "init", "--quiet"])
         else:
             self.run(["borg", "init", "--encryption", "repokey-blake2"])
+        if self.engine == "directory":
+            self.empty = self.size()
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _configure(self) -> None:
         engine, _, small = self.engine.partition("-")
@@ -90,34 +112,45 @@ class Contender:
             return [str(DEDUP_STORE), "put"]
         if self.engine == "restic":
             return ["restic", "--quiet", "backup", "--stdin", "--stdin-filename", name]
-        # the guide's benchmark has borg's own chunks, and zstd
+        # The guide's benchmark has borg's own chunks, and zstd, whose default is 3.
         chunks = ["--chunker-params", CHUNKS[self.engine]] if self.kind == "raw" else []
-        return ["borg", "create", *BORG, *chunks, f"::{name}-{{now:%s.%f}}", "-"]
+        archive = f"::{name}-{{now:%s.%f}}"
+        return ["borg", "create", "--compression", "zstd,3", *chunks, archive, "-"]
 
-    def line(self) -> str:
-        """Give the same as a command line for a backup's destination."""
+    def line(self, copy: Path | None = None) -> str:
+        """Give the same as a command line for a backup's destination.
+
+        Args:
+            copy: a file for what comes; it takes time.
+        """
         values = [f"{key}={value}" for key, value in self.environment().items()]
-        return shlex.join(["env", *values, *self.store()])
+        command = self.store()
+        if copy:
+            script = f"tee {shlex.quote(str(copy))} | {shlex.join(command)}"
+            command = ["sh", "-c", script]
+        return shlex.join(["env", *values, *command])
 
-    def restore(self) -> list[str]:
-        """Give the command that writes the newest stored backup to stdout."""
+    def restore(self, name: str = "backup") -> list[str]:
+        """Give the command that writes what was stored last to stdout."""
         if self.kind == "ours":
-            names = self.run([str(DEDUP_STORE), "list", "--lines"]).split(b'"run": "')[1:]
-            return [str(DEDUP_STORE), "get", names[-1].split(b'"')[0].decode()]
+            return [str(DEDUP_STORE), "get", self._runs()[-1]]
         if self.engine == "restic":
-            return ["restic", "dump", "latest", "backup"]
-        name = self.run(["borg", "list", "--short", "--last", "1"]).decode().strip()
-        return ["borg", "extract", "--stdout", f"::{name}"]
+            return ["restic", "dump", "latest", name]
+        archive = self.run(["borg", "list", "--short", "--last", "1", "-a", f"{name}-*"])
+        return ["borg", "extract", "--stdout", f"::{archive.decode().strip()}"]
+
+    def _runs(self) -> list[str]:
+        listed = json.loads(self.run([str(DEDUP_STORE), "list", "--json"]))
+        return [run["run"] for run in listed["runs"]]
 
     def prune(self) -> None:
         """Keep the newest backup only, and give back the space of the others."""
         if self.kind == "ours":
-            names = self.run([str(DEDUP_STORE), "list", "--lines"]).split(b'"run": "')[1:]
-            old = [name.split(b'"')[0].decode() for name in names[:-1]]
-            if old:
+            if old := self._runs()[:-1]:
                 self.run([str(DEDUP_STORE), "forget", *old])
             self.run([str(DEDUP_STORE), "prune"])
         elif self.engine == "restic":
+            # with --stdin, the name of the file is the snapshot's path, by which restic groups
             self.run(["restic", "forget", "--quiet", "--keep-last", "1", "--prune"])
         else:
             archives = self.run(["borg", "list", "--short"]).decode().split()
@@ -130,8 +163,8 @@ class Contender:
         if self.engine == "directory":  # blocks are shared: the file system knows
             subprocess.run(["sync", "--file-system", self.folder], check=True)
             found = os.statvfs(self.folder)
-            return (found.f_blocks - found.f_bfree) * found.f_frsize
-        return sum(path.stat().st_size for path in self.repository.rglob("*") if path.is_file())
+            return (found.f_blocks - found.f_bfree) * found.f_frsize - self.empty
+        return size_of(self.repository)
 
     def run(self, command: Sequence[str]) -> bytes:
         """Run a program of its own, which must succeed; give its output."""
@@ -139,3 +172,8 @@ class Contender:
         if done.returncode:
             raise SystemExit(f"{self.name}: {shlex.join(command)}: {done.stderr.decode()}")
         return done.stdout
+
+
+def size_of(folder: Path) -> int:
+    """Give the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -15,8 +15,9 @@ SOURCES = ("/usr/share", "/usr/lib")
 MIB = 1 << 20
 DATABASE = "database"
 PAGE = 8192
-BLOCK = 4096
-WRITE = 100 * 1000  # bytes of one scattered write
+WRITE = 100_000  # bytes of one scattered write
+LARGE = "standalone"
+SMALL = ("work", "personal", "mail", "vault")
 
 
 @dataclass(frozen=True)
@@ -36,20 +37,22 @@ class Volume:
     content: int
 
 
-def build(folder: Path, total: int) -> list[Volume]:
-    """Make three volumes, ext4 with files of this machine's packages.
+def build(folder: Path, gib: float) -> list[Volume]:
+    """Make five volumes, ext4 with files of this machine's packages.
 
     Args:
         folder: where.
-        total: bytes of files in all of them; the first has two thirds.
+        gib: size of the large one; it has two thirds of all content. The others are for an eighth
+            of it each.
     """
+    size = int(gib * 1024) * MIB
     files = _files()
-    volumes = []
-    for name, share in (("work", 4), ("personal", 1), ("mail", 1)):
-        content = total * share // 6
-        size = max(64 * MIB, (content * 3 // 2) // MIB * MIB)
-        volumes.append(Volume(name, folder / f"{name}.img", size, content))
-        _make(volumes[-1], files)
+    volumes = [Volume(LARGE, folder / f"{LARGE}.img", size, size * 2 // 5)]
+    for name in SMALL:
+        small = max(size // 8, 16 * MIB)
+        volumes.append(Volume(name, folder / f"{name}.img", small, size // 20))
+    for volume in volumes:
+        _make(volume, files)
     return volumes
 
 
@@ -72,7 +75,7 @@ def _make(volume: Volume, files: Iterator[Path]) -> None:
     rng = random.Random(volume.name)  # noqa: S311 (no secret)
     with tempfile.TemporaryDirectory(dir=volume.image.parent) as temporary:
         root = Path(temporary)
-        database = volume.content // 12
+        database = volume.content // 8
         with (root / DATABASE).open("wb") as file:
             for _ in range(0, database, PAGE):
                 file.write(_page(rng))
@@ -80,15 +83,16 @@ def _make(volume: Volume, files: Iterator[Path]) -> None:
         for number, path in enumerate(files):
             if used >= volume.content:
                 break
-            if path.stat().st_size > volume.content // 10:
+            size = path.stat().st_size
+            if size > volume.content // 10:
                 continue
             target = root / f"files/{number // 500}/{number}-{path.name}"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-            used += path.stat().st_size
+            used += size
         with volume.image.open("wb") as file:
             file.truncate(volume.size)
-        command = ["mkfs.ext4", "-q", "-m", "0", "-d", temporary, str(volume.image)]
+        command = ["mkfs.ext4", "-q", "-m", "0", "-b", "4096", "-d", temporary, str(volume.image)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -111,7 +115,7 @@ def mounted(volume: Volume) -> Iterator[Path]:
 def live_a_day(volumes: list[Volume], day: int) -> None:
     """Change the volumes as a day's work does, in proportion to what is in them.
 
-    Logs grow, pages of a database are rewritten, files come and go: about 2 % of the content.
+    Logs grow, pages of a database are rewritten, files come and go: about 1.5 % of the content.
     """
     for volume in volumes:
         rng = random.Random(f"{volume.name} {day}")  # noqa: S311 (no secret)
@@ -137,9 +141,17 @@ def live_a_day(volumes: list[Volume], day: int) -> None:
 
 
 def scatter(volume: Volume, total: int) -> None:
-    """Write random bytes at random places of a volume's image, 100 kB each, total in all."""
+    """Write total random bytes: half of it 100 kB each in places all over its files, half a file.
+
+    The same as was done for the first figures of wyng, restic and borg, which the targets cite.
+    """
     rng = random.Random(7)  # noqa: S311 (no secret)
-    with volume.image.open("r+b") as file:
-        for _ in range(total // WRITE):
-            file.seek(rng.randrange(volume.size // BLOCK - WRITE // BLOCK - 1) * BLOCK)
-            file.write(rng.randbytes(WRITE))
+    with mounted(volume) as root:
+        files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        files = [path for path in files if path.stat().st_size >= 2 * WRITE]
+        weights = [path.stat().st_size for path in files]
+        for path in rng.choices(files, weights, k=total // 2 // WRITE):
+            with path.open("r+b") as file:
+                file.seek(rng.randrange(path.stat().st_size - WRITE))
+                file.write(rng.randbytes(WRITE))
+        (root / "new").write_bytes(rng.randbytes(total // 2))

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """dom0 for bench/store.py: the lab's qvm-backup, without containers, and one of three scrypts."""
 
+import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from contenders import CHECKOUT
+from contenders import CHECKOUT, MEMORY
 from corpus import Volume
 
 for part in ("tests/unit/lab_backup", "tests/unit/lab_api", "tests/unit/shim", "lab", "lab/dom0"):
     sys.path.insert(0, str(CHECKOUT / part))
 
 from backup_system import System  # noqa: E402 - needs the path
-from lab_harness import LAB  # noqa: E402
 from qubesadmin import config  # noqa: E402
 from shim_driver import Root, real_scrypt  # noqa: E402
 
@@ -22,21 +23,34 @@ GUIDE = CHECKOUT / "lab/guide-scrypt"
 
 
 class Dom0:
-    """A lab with one qube per volume, which are backed up to its qube `backup`."""
+    """A lab with one qube per volume, which are backed up to its qube `backup`.
 
-    def __init__(self, folder: Path, volumes: list[Volume]) -> None:
-        """Make and start it in an empty folder whose name is short, as sockets are in it."""
+    Its folder, and so dom0's /tmp, where chunks wait, is in memory as in Qubes.
+    """
+
+    def __init__(self, volumes: list[Volume]) -> None:
+        """Make and start it; its qubes' private images are links to the volumes' files."""
+        self.folder = folder = Path(tempfile.mkdtemp(prefix="bench-", dir=MEMORY))
         config.QUBESD_SOCKET = str(folder / "run/dom0/qubesd.sock")
         config.QREXEC_CLIENT = str(folder / "dom0bin/qrexec-client")
         config.QREXEC_SERVICES_DIR = str(folder / "dom0bin")
-        self.folder = folder
-        self.system = System(folder)
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = MEMORY
+        try:
+            self.system = System(folder)
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+        finally:
+            os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
         root = Root(folder / "shim")
         self.scrypts = {"guide": GUIDE, "ours": root.scrypt, "official": real_scrypt()}
         for volume in volumes:
             qube = self.system.add_qube(volume.name)
             qube.volumes["private"].resize(volume.size)
-            image = LAB and folder / "qubes/appvms" / volume.name / "private.img"
+            image = folder / "qubes/appvms" / volume.name / "private.img"
             image.unlink()
             image.symlink_to(volume.image)
 
@@ -60,4 +74,3 @@ class Dom0:
     def close(self) -> None:
         """Stop it and remove its folder."""
         self.system.close()
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,73 +1,175 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bench/store.py measures, part by part; each fills its place in the raw data."""
+"""The stages of bench/store.py: first backup, unchanged, restore, days of changes, prune.
 
-import json
-import os
+Each fills its place in the raw data: `rounds`, `days` and `last`.
+"""
+
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import corpus
-from contenders import CHUNKS, Contender
+import work
+from contenders import Contender
 from corpus import Volume
 from dom0 import Dom0
+from work import say, settle
 from wyng import Wyng
 
 Data = dict[str, Any]
-NAMES = [
+NAMES = (
     *("guide-restic", "guide-borg"),
     *("ours-restic", "ours-borg", "ours-borg-small", "ours-directory"),
     *("raw-restic", "raw-borg", "raw-borg-small"),
-]
-SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
-SETTINGS = {
-    "borg": [
-        *("", 'compression = "lz4"', 'compression = "zstd,1"', 'compression = "zstd,6"'),
-        *('chunks = "large"', 'chunks = "small"'),
-    ],
-    "restic": ["", 'compression = "off"', 'compression = "max"', "pack_size = 64"],
-}
-CHANGED = 20_000_000  # bytes of the scattered changes
+)
+RESTORED = "restored.img"
 
 
-def settle() -> None:
-    """Let what was written before not be in the way of what is timed next."""
-    os.sync()
+class Backup:
+    """A contender at work on the corpus; the stages ask nothing else of one."""
+
+    def __init__(self, contender: Contender, volumes: list[Volume], dom0: Dom0) -> None:
+        """Take who stores, and what."""
+        self.name = contender.name
+        self.contender = contender
+        self._volumes = volumes
+        self._dom0 = dom0
+
+    def make(self) -> None:
+        """Begin with an empty repository."""
+        self.contender.make()
+
+    def store(self) -> float:
+        """Make a backup; give the seconds."""
+        if self.contender.kind == "raw":
+            return work.store_images(self.contender, self._volumes)
+        settle()
+        return self._dom0.backup(self.contender.kind, self.contender.line())
+
+    def restore(self) -> tuple[float, int]:
+        """Read the newest backup; give the seconds, and the bytes that it has."""
+        if self.contender.kind != "raw":
+            return work.restore(self.contender)
+        parts = [work.restore(self.contender, volume.name) for volume in self._volumes]
+        return sum(seconds for seconds, _ in parts), sum(length for _, length in parts)
+
+    def size(self) -> int:
+        """Give the bytes that the repository takes."""
+        return self.contender.size()
+
+    def verify_pruned(self, copy: Path) -> int:
+        """Make one more backup, with a copy; prune; what comes back must be equal to the copy.
+
+        Args:
+            copy: a file for the copy.
+
+        Returns:
+            The repository's size after that prune.
+        """
+        if self.contender.kind == "raw":
+            self.contender.prune()
+            size = self.size()
+            for volume in self._volumes:
+                work.compare(self.contender, volume.image, volume.name)
+            return size
+        self._dom0.backup(self.contender.kind, self.contender.line(copy))
+        self.contender.prune()
+        size = self.size()
+        work.compare(self.contender, copy)
+        copy.unlink()
+        return size
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+class WyngBackup:
+    """wyng at work on the corpus (see Backup)."""
+
+    name = "wyng"
+
+    def __init__(self, program: str, volumes: list[Volume], folder: Path) -> None:
+        """Take the program, and what it stores; folder will have its archive."""
+        self._program = program
+        self._volumes = volumes
+        self._folder = folder
+        self._wyng: Wyng | None = None
+
+    @property
+    def wyng(self) -> Wyng:
+        """The archive."""
+        assert self._wyng is not None  # noqa: S101 (made before)
+        return self._wyng
+
+    def make(self) -> None:
+        """Begin with an empty archive."""
+        self.close()
+        self._wyng = Wyng(self._program, self._volumes[0].image.parent, self._folder)
+
+    def store(self) -> float:
+        """Send all volumes; give the seconds."""
+        settle()
+        return self.wyng.send(self._volumes)
+
+    def restore(self) -> tuple[float, int]:
+        """Receive all volumes, each into a file; give the seconds, and their sizes."""
+        seconds, length = 0.0, 0
+        target = self._folder / RESTORED
+        for volume in self._volumes:
+            settle()
+            seconds += self.wyng.receive(volume, target)
+            length += target.stat().st_size
+            if not work.same(target, volume.image):
+                raise SystemExit(f"wyng gave back another {volume.name} than was stored")
+            target.unlink()
+        return seconds, length
+
+    def size(self) -> int:
+        """Give the bytes that the archive takes."""
+        return self.wyng.size()
+
+    def verify_pruned(self, copy: Path) -> int:
+        """Prune; what comes back must be equal to the volumes; give the size (see Backup)."""
+        del copy  # needed for streams only
+        self.wyng.prune()
+        size = self.size()
+        self.restore()
+        return size
+
+    def close(self) -> None:
+        """Remove its snapshots."""
+        if self._wyng:
+            self._wyng.close()
+            self._wyng = None
 
 
 class Bench:
     """A corpus, dom0, and all contenders."""
 
-    def __init__(self, folder: Path, total: int, wyng: str | None) -> None:
-        """Make all of it in an empty folder; volumes is a Btrfs subvolume in it.
+    def __init__(self, folder: Path, gib: float, wyng: str | None) -> None:
+        """Make all of it in an empty folder.
 
         Args:
             folder: where, with `btrfs/` a file system of its own, and `plain/` another.
-            total: bytes of files in the corpus.
+            gib: size of the largest volume.
             wyng: its program, or None.
         """
         self.folder = folder
-        self.place = folder / "btrfs/volumes"
-        subprocess.run(["btrfs", "-q", "subvolume", "create", self.place], check=True)
-        say(f"making a corpus of {total / 1e9:.1f} GB")
-        self.volumes = corpus.build(self.place, total)
-        self.dom0 = Dom0(folder / "d", self.volumes)
-        self.contenders = [
-            Contender(name, folder / ("plain" if name.endswith("directory") else name))
+        self.program = wyng
+        place = folder / "btrfs/volumes"
+        subprocess.run(["btrfs", "-q", "subvolume", "create", place], check=True)
+        say(f"making a corpus, its largest volume of {gib:.1f} GiB")
+        self.volumes = corpus.build(place, gib)
+        self.dom0 = Dom0(self.volumes)
+        self.backups: list[Backup | WyngBackup] = []
+        self.contenders = {
+            name: Contender(name, folder / ("plain" if name.endswith("directory") else name))
             for name in NAMES
-        ]
-        self._program = wyng
-        self.wyng: Wyng | None = None
-
-    def store(self, contender: Contender) -> float:
-        """Make a backup; give the seconds."""
-        settle()
-        if contender.kind != "raw":
-            return self.dom0.backup(contender.kind, contender.line())
-        return store_images(contender, self.volumes)
+        }
+        for contender in self.contenders.values():
+            self.backups.append(Backup(contender, self.volumes, self.dom0))
+        if wyng:
+            self.backups.append(WyngBackup(wyng, self.volumes, folder / "wyng"))
 
     def rounds(self, count: int, data: Data) -> None:
         """First backup, one of the same, restore; all contenders in turn, in each round."""
@@ -75,222 +177,33 @@ class Bench:
         for number in range(count):
             found: dict[str, Data] = {}
             data["rounds"].append(found)
-            for contender in self.contenders:
-                say(f"round {number + 1} of {count}: {contender.name}")
-                contender.make()
-                empty = contender.size() if contender.engine == "directory" else 0
-                row: Data = {"first": self.store(contender)}
-                row["size_first"] = contender.size() - empty
-                row["unchanged"] = self.store(contender)
-                row["size_unchanged"] = contender.size() - empty
-                if contender.kind != "raw":
-                    row["restore"], row["restored"] = restore(contender)
-                row["empty"] = empty
-                found[contender.name] = row
-            if self._program:
-                say(f"round {number + 1} of {count}: wyng")
-                names = [volume.image.name for volume in self.volumes]
-                if self.wyng:
-                    self.wyng.close()
-                self.wyng = Wyng(self._program, self.place, self.folder / "wyng")
-                settle()
-                row = {"first": self.wyng.send(names), "size_first": self.wyng.size()}
-                settle()
-                row |= {"unchanged": self.wyng.send(names), "size_unchanged": self.wyng.size()}
-                found["wyng"] = row
-
-    def official(self, data: Data) -> None:
-        """The official tool with the real scrypt."""
-        data["official"] = {}
-        for name, compress in (("none", False), ("gzip", "gzip")):
-            say(f"official tool, real scrypt, compression: {name}")
-            archive = self.folder / "archive"
-            settle()
-            destination = f"dd bs=1M status=none of={archive}"
-            seconds = self.dom0.backup("official", destination, compress=compress)
-            data["official"][name] = {"seconds": seconds, "bytes": archive.stat().st_size}
-            archive.unlink()
+            for backup in self.backups:
+                say(f"round {number + 1} of {count}: {backup.name}")
+                backup.make()
+                row: Data = {"first": backup.store(), "size_first": backup.size()}
+                row |= {"unchanged": backup.store(), "size_unchanged": backup.size()}
+                row["restore"], row["sent"] = backup.restore()
+                found[backup.name] = row
 
     def days(self, count: int, data: Data) -> None:
         """A day's changes, and a backup, each day; then a restore, then all but the last go."""
-        data["days"] = {}
+        days: dict[str, list[Data]] = {backup.name: [] for backup in self.backups}
         for day in range(1, count + 1):
             say(f"day {day} of {count}")
             corpus.live_a_day(self.volumes, day)
-            for contender in self.contenders:
-                seconds = self.store(contender)
-                empty = data["rounds"][-1][contender.name]["empty"]
-                row = {"seconds": seconds, "size": contender.size() - empty}
-                data["days"].setdefault(contender.name, []).append(row)
-            if self.wyng:
-                settle()
-                seconds = self.wyng.send([volume.image.name for volume in self.volumes])
-                row = {"seconds": seconds, "size": self.wyng.size()}
-                data["days"].setdefault("wyng", []).append(row)
-        data["last"] = {}
-        for contender in self.contenders:
-            row = {}
-            if contender.kind != "raw":
-                row["restore"], row["restored"] = restore(contender)
-            contender.prune()
-            row["pruned"] = contender.size() - data["rounds"][-1][contender.name]["empty"]
-            data["last"][contender.name] = row
-
-    def scattered(self, data: Data) -> None:
-        """About 20 MB of scattered writes in one large volume, through the official archive."""
-        large = self.volumes[0]
-        folder = self.folder / "s"
-        folder.mkdir()
-        dom0 = Dom0(folder, [large])
-        found: Data = {"image": large.size, "changed": CHANGED}
-        data["scattered"] = found
-        takers = [Contender(name, self.folder / f"scattered-{name}") for name in SCATTERED]
-        wyng = None
-        if self._program:
-            if self.wyng:
-                self.wyng.close()
-            wyng = Wyng(self._program, self.place, self.folder / "wyng2")
-
-        def sizes(key: str) -> None:
-            for taker in takers:
-                say(f"scattered changes, {key}: {taker.name}")
-                if taker.kind == "raw":
-                    store_images(taker, [large])
-                else:
-                    dom0.backup(taker.kind, taker.line())
-                found.setdefault(taker.name, {})[key] = taker.size()
-            if wyng:
-                wyng.send([large.image.name])
-                found.setdefault("wyng", {})[key] = wyng.size()
-
-        try:
-            for taker in takers:
-                taker.make()
-            sizes("first")
-            corpus.scatter(large, CHANGED)
-            sizes("second")
-        finally:
-            dom0.close()
-
-    def engines(self, count: int, data: Data) -> None:
-        """Time put and get against the engine alone, with the same bytes from a file."""
-        stream = self.folder / "stream"
-        self.dom0.backup("ours", f"dd bs=1M status=none of={stream}")
-        data["sent"] = stream.stat().st_size
-        data["engines"] = {}
-        for engine in ("restic", "borg"):
-            found: dict[str, list[float]] = {}
-            data["engines"][engine] = found
-            for number in range(count):
-                say(f"{engine} alone, round {number + 1} of {count}")
-                for name in (f"raw-{engine}", f"ours-{engine}"):
-                    taker = Contender(name, self.folder / f"engine-{name}")
-                    taker.make()
-                    what = ("put", "get") if taker.kind == "ours" else ("store", "dump")
-                    found.setdefault(what[0], []).append(feed(taker, stream))
-                    seconds, length = restore(taker)
-                    found.setdefault(what[1], []).append(seconds)
-                    if length != data["sent"]:
-                        raise SystemExit(f"{name} gave back {length} bytes")
-                    if taker.kind == "ours" and number == 0:
-                        compare(taker, stream)
-        self._settings(stream, data)
-        stream.unlink()
-
-    def _settings(self, stream: Path, data: Data) -> None:
-        """Store a stream with other settings of the engines, once each."""
-        data["settings"] = []
-        for engine, settings in SETTINGS.items():
-            for setting in settings:
-                say(f"{engine}: {setting or 'as it is'}")
-                taker = Contender(f"ours-{engine}", self.folder / "setting", setting)
-                taker.make()
-                row = {"engine": engine, "setting": setting, "seconds": feed(taker, stream)}
-                data["settings"].append(row | {"size": taker.size()})
-
-    def index(self, data: Data) -> None:
-        """What borg's index takes in memory, at the mean size of the chunks that it made here."""
-        data["index"] = {}
-        for name in CHUNKS:
-            taker = next(item for item in self.contenders if item.name == f"ours-{name}")
-            stats = json.loads(taker.run(["borg", "info", "--json"]))["cache"]["stats"]
-            mean = stats["unique_size"] / stats["total_unique_chunks"]
-            script = Path(__file__).with_name("borg_index.py")
-            chunks = int(1e12 / mean)
-            command = ["/usr/bin/python3", str(script), str(chunks)]
-            done = subprocess.run(command, capture_output=True, check=True)
-            data["index"][name] = {"mean": mean, "chunks": chunks, **json.loads(done.stdout)}
+            for backup in self.backups:
+                days[backup.name].append({"seconds": backup.store(), "size": backup.size()})
+        data["days"], data["last"] = days, {}
+        for backup in self.backups:
+            say(f"restore, prune, comparison: {backup.name}")
+            row: Data = {}
+            row["restore"], row["sent"] = backup.restore()
+            row["pruned"] = backup.verify_pruned(self.folder / "copy")
+            row["equal"] = True  # else it would have ended
+            data["last"][backup.name] = row
 
     def close(self) -> None:
         """Stop dom0, and remove wyng's snapshots."""
         self.dom0.close()
-        if self.wyng:
-            self.wyng.close()
-
-
-def say(text: str) -> None:
-    """Tell how far it is."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def store_images(contender: Contender, volumes: list[Volume]) -> float:
-    """Store the images themselves, each from its file."""
-    start = time.perf_counter()
-    for volume in volumes:
-        with volume.image.open("rb") as file:
-            command = contender.store(volume.name)
-            subprocess.run(command, stdin=file, env=contender.environment(), check=True)
-    return time.perf_counter() - start
-
-
-def feed(contender: Contender, stream: Path) -> float:
-    """Store a file; give the seconds."""
-    settle()
-    start = time.perf_counter()
-    with stream.open("rb") as file:
-        command, variables = contender.store(), contender.environment()
-        subprocess.run(command, stdin=file, env=variables, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def restore(contender: Contender) -> tuple[float, int]:
-    """Read the newest backup through a pipe; give the seconds and its length."""
-    lengths: list[int] = []
-    seconds = _read(contender, lambda piece: lengths.append(len(piece)))
-    return seconds, sum(lengths)
-
-
-def compare(contender: Contender, stream: Path) -> None:
-    """Read the newest backup, which must be equal to a file."""
-    with stream.open("rb") as file:
-
-        def check(piece: memoryview) -> None:
-            if file.read(len(piece)) != piece:
-                raise SystemExit(f"{contender.name} gave back something else")
-
-        _read(contender, check)
-
-
-def _read(contender: Contender, take: Callable[[memoryview], None]) -> float:
-    command = contender.restore()
-    buffer = memoryview(bytearray(1 << 20))
-    settle()
-    start = time.perf_counter()
-    with subprocess.Popen(
-        command, env=contender.environment(), stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdout is not None  # noqa: S101 (for mypy)
-        while got := os.readv(process.stdout.fileno(), [buffer]):
-            take(buffer[:got])
-    if process.returncode:
-        raise SystemExit(f"{contender.name}: {command[0]} failed")
-    return time.perf_counter() - start
-
-
-def versions() -> dict[str, str]:
-    """Tell what took part."""
-    commands = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
-    return {
-        name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
-        for name, command in commands.items()
-    }
+        for backup in self.backups:
+            backup.close()

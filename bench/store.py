@@ -3,9 +3,9 @@
 """Backups with the official tool as it is, with the forum guide's script, and with this project.
 
 All contenders take part in each round, in turn, so that what else the machine does hits all alike;
-what counts are ratios. Needs root, for loop mounts. Settings, in the environment: BENCH_GB,
-BENCH_ROUNDS, BENCH_DAYS, BENCH_REAL (0 leaves the real scrypt out), BENCH_DIR (where it works),
-WYNG (wyng's program).
+what counts are ratios. Needs root, for loop mounts. Settings, in the environment: BENCH_GB (size of
+the largest volume, in GiB), BENCH_ROUNDS, BENCH_DAYS, BENCH_REAL (0 leaves the real scrypt out),
+BENCH_DIR (where it works, and writes its results), WYNG (wyng's program).
 """
 
 import argparse
@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+DEFAULTS = {"gb": 2.0, "rounds": 3, "days": 10, "real": 1}
 
 
-def setting(name: str, default: float) -> float:
-    """Read a number from the environment."""
-    return float(os.environ.get(f"BENCH_{name}") or default)
+def settings() -> dict[str, float]:
+    """Read the settings from the environment."""
+    found = {key: os.environ.get(f"BENCH_{key.upper()}") for key in DEFAULTS}
+    return {key: type(usual)(found[key] or usual) for key, usual in DEFAULTS.items()}
 
 
 @contextmanager
@@ -44,29 +46,35 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure(folder: Path, chosen: dict[str, float]) -> dict[str, Any]:
     """Measure everything, in an empty folder; give the raw data."""
-    from rounds import Bench, say, versions  # noqa: PLC0415 - the report does without the lab
+    import parts  # noqa: PLC0415 - the report does without the lab
+    from rounds import Bench  # noqa: PLC0415
+    from work import say  # noqa: PLC0415
 
+    wyng = os.environ.get("WYNG") or None
     data: dict[str, Any] = {
         "machine": {
             "cpus": os.cpu_count(),
             "kernel": platform.release(),
             "load": os.getloadavg(),
         },
-        "versions": versions(),
+        "versions": parts.versions(wyng),
+        "settings": chosen,
     }
-    total = int(setting("GB", 1.1) * 1e9)
-    with btrfs(folder / "btrfs", 20 * total), btrfs(folder / "plain", 30 * total):
-        bench = Bench(folder, total, os.environ.get("WYNG"))
+    size = int(chosen["gb"] * 1024) << 20
+    rounds, days = int(chosen["rounds"]), int(chosen["days"])
+    with btrfs(folder / "btrfs", (1 << 30) + 8 * size), btrfs(folder / "plain", 20 << 30):
+        bench = Bench(folder, chosen["gb"], wyng)
+        data["images"] = {volume.name: volume.size for volume in bench.volumes}
         try:
-            bench.engines(int(setting("ROUNDS", 3)), data)
-            bench.rounds(int(setting("ROUNDS", 3)), data)
-            bench.index(data)
-            if setting("REAL", 1):
-                bench.official(data)
-            bench.days(int(setting("DAYS", 10)), data)
-            bench.scattered(data)
+            parts.engines(bench, rounds, data)
+            bench.rounds(rounds, data)
+            parts.index(bench, data)
+            if chosen["real"]:
+                parts.official(bench, data)
+            bench.days(days, data)
+            parts.scattered(bench, data)
         finally:
             bench.close()
     say("done")
@@ -76,27 +84,30 @@ def measure(folder: Path) -> dict[str, Any]:
 def main() -> int:
     """Measure, keep the raw data, write the report and the chart."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="only report on these raw data")
-    parser.add_argument("--out", type=Path, default=CHECKOUT / ".benchmarks/store")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="only report on these raw data")
     parser.add_argument("--strict", action="store_true", help="a missed target is exit status 1")
     options = parser.parse_args()
     import chart  # noqa: PLC0415 - what is needed at the end is missed at the beginning
+    import report  # noqa: PLC0415
     import targets  # noqa: PLC0415
 
-    options.out.parent.mkdir(exist_ok=True)
-    if options.data:
-        data = json.loads(options.data.read_text())
+    place = Path(os.environ.get("BENCH_DIR") or CHECKOUT / ".benchmarks").absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    if options.report:
+        data = json.loads(options.report.read_text())
+        out = options.report.with_suffix("")
     else:
-        folder = Path(tempfile.mkdtemp(prefix="b", dir=os.environ.get("BENCH_DIR", "/var/tmp")))  # noqa: S108
+        out = place / "store"
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
         try:
-            data = measure(folder)
+            data = measure(folder, settings())
         finally:
             shutil.rmtree(folder)
-    options.out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    report = targets.report(data)
-    options.out.with_suffix(".md").write_text(report)
-    chart.draw(data, options.out)
-    print(report)
+        out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
+    text = report.report(data)
+    out.with_suffix(".md").write_text(text)
+    chart.draw(data, out)
+    print(text)
     missed = [line for line in targets.lines(data) if line.verdict == "MISSED"]
     return 1 if missed and options.strict else 0
 

@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from contenders import MEMORY, size_of
+from corpus import Volume
+
 
 class Wyng:
     """An archive of wyng's, encrypted as by default, of volumes in a Btrfs subvolume."""
@@ -23,37 +26,54 @@ class Wyng:
         self._program = program
         self._volumes = volumes
         self.folder = folder
+        self._second = 0
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         self._run("arch-init")
 
-    def send(self, names: list[str]) -> float:
-        """Back up volumes, by their file names; give the seconds."""
+    def send(self, volumes: list[Volume]) -> float:
+        """Back up volumes; give the seconds."""
+        while int(time.time()) == self._second:  # by which wyng names a session
+            time.sleep(0.01)
         start = time.perf_counter()
-        self._run("send", *names)
+        self._run("send", *(volume.image.name for volume in volumes))
+        seconds = time.perf_counter() - start
+        self._second = int(time.time())
+        return seconds
+
+    def receive(self, volume: Volume, target: Path) -> float:
+        """Restore a volume into a file, sparsely; give the seconds."""
+        start = time.perf_counter()
+        self._run(f"--save-to={target}", "--sparse", "receive", volume.image.name)
         return time.perf_counter() - start
+
+    def prune(self) -> None:
+        """Remove all sessions but the newest, of each volume."""
+        self._run("--session=newest", "--all-before", "--all", "prune")
 
     def size(self) -> int:
         """Give the bytes that the archive takes."""
-        files = (self.folder / "archive").rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file())
+        return size_of(self.folder / "archive")
 
     def close(self) -> None:
         """Remove its snapshots."""
         for path in self._volumes.glob("*.wyng*"):
             path.unlink()
 
-    def _run(self, command: str, *names: str) -> None:
+    def _run(self, *arguments: str) -> None:
         archive, meta = self.folder / "archive", self.folder / "meta"
-        options = [f"--dest=file:{archive}", f"--local={self._volumes}", f"--meta-dir={meta}"]
+        options = [f"--dest=file:{archive}", f"--meta-dir={meta}"]
+        if not any(argument.startswith("--save-to") for argument in arguments):
+            options.append(f"--local={self._volumes}")
         options += ["--unattended", "--passcmd=echo correct-horse-battery"]
         meta.mkdir(exist_ok=True)
         done = subprocess.run(
-            [sys.executable, self._program, *options, command, *names],
-            env=os.environ | {"HOME": str(self.folder)},
+            [sys.executable, self._program, *options, *arguments],
+            env=os.environ | {"HOME": str(self.folder), "TMPDIR": MEMORY},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise SystemExit(f"wyng {command}: {done.stdout[-2000:]} {done.stderr[-2000:]}")
+            shown = f"{done.stdout[-2000:]} {done.stderr[-2000:]}"
+            raise SystemExit(f"wyng {' '.join(arguments)}: {shown}")
