@@ -32,6 +32,7 @@ test: setup-tests ## everything that CI runs
 
 test-all: ## the same, and what takes too long for CI
 	@THOROUGH=1 $(MAKE) test e2e-second
+	@BENCH_GB=0.2 BENCH_DIR=.benchmarks/small BENCH_ROUNDS=1 BENCH_DAYS=1 BENCH_REAL=0 $(MAKE) bench
 
 lint: setup ## all linters
 	@tools/lint.sh
@@ -51,7 +52,7 @@ bench-shim: setup ## measure the shim against the guide's script and the real sc
 bench: ## compare backups with the official tool, the guide, the engines alone (40 minutes)
 	@tools/setup.sh bench
 	@$(SUDO) env BENCH_GB=$(BENCH_GB) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_DAYS=$(BENCH_DAYS) \
-	    BENCH_REAL=$(BENCH_REAL) WYNG=$(WYNG) $(BIN)/python bench/store.py
+	    BENCH_REAL=$(BENCH_REAL) BENCH_DIR=$(BENCH_DIR) WYNG=$(WYNG) $(BIN)/python bench/store.py
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/salt.sh 3007.15

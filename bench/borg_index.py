@@ -7,12 +7,13 @@ the cache's (borg/cache.py, ChunkIndex). Prints JSON, in bytes: what both take w
 they are filled, and the peak, while a larger table is made of a full one.
 """
 
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
 
-from borg.hashindex import ChunkIndex, NSIndex
+HASHINDEX = importlib.import_module("borg.hashindex")  # has no types
 
 
 def resident(key: str) -> int:
@@ -27,7 +28,7 @@ def main() -> None:
     """Fill both indexes with as many entries as the argument says."""
     count = int(sys.argv[1])
     before = resident("VmRSS")
-    chunks, segments = ChunkIndex(), NSIndex()
+    chunks, segments = HASHINDEX.ChunkIndex(), HASHINDEX.NSIndex()
     for number in range(count):
         key = os.urandom(32)
         chunks[key] = 1, 300_000, 200_000

@@ -36,11 +36,14 @@ class Contender:
     Attributes:
         name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
         folder: has all that is its own.
+        empty: bytes that the repository took when it was empty, if its file system counts.
+        setting: a line for dedup-store's profile.
     """
 
     name: str
     folder: Path
     empty: int = 0
+    setting: str = ""
 
     @property
     def kind(self) -> str:
@@ -96,6 +99,7 @@ class Contender:
         engine, _, small = self.engine.partition("-")
         text = f'engine = "{engine}"\nrepository = "{self.repository}"\n'
         text += f'chunks = "{small}"\n' if small else ""
+        text += f"{self.setting}\n"
         (self.folder / "default.toml").write_text(text)
         if engine != "directory":
             password = self.folder / "default.password"

@@ -17,6 +17,10 @@ from work import say, settle
 
 Data = dict[str, Any]
 SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
+SETTINGS = {  # of our profile, beside the defaults
+    "borg": ["", 'compression = "lz4"', 'compression = "zstd,6"', 'chunks = "large"'],
+    "restic": ["", 'compression = "max"', "pack_size = 64"],
+}
 CHANGED = 20_000_000  # bytes of the scattered changes
 TO_FILE = "dd bs=1M status=none of="
 
@@ -57,7 +61,22 @@ def engines(bench: Bench, count: int, data: Data) -> None:
                 if number == 0:
                     work.compare(taker, stream)
                 taker.remove()
+    _settings(bench, stream, data)
     stream.unlink()
+
+
+def _settings(bench: Bench, stream: Path, data: Data) -> None:
+    """Store a stream with other settings of the engines, once each."""
+    data["choices"] = []
+    for engine, settings in SETTINGS.items():
+        for setting in settings:
+            say(f"{engine}: {setting or 'as it is'}")
+            taker = Contender(f"ours-{engine}", bench.folder / "e", setting=setting)
+            taker.make()
+            seconds = work.feed(taker, stream)
+            row = {"engine": engine, "setting": setting, "seconds": seconds, "size": taker.size()}
+            data["choices"].append(row)
+            taker.remove()
 
 
 def scattered(bench: Bench, data: Data) -> None:

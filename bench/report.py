@@ -31,6 +31,7 @@ def report(data: Data) -> str:
         _engines(data),
         _scattered(data),
         _index(data),
+        _choices(data),
         _notes(data),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -129,6 +130,20 @@ def _index(data: Data) -> str:
         for name, row in data.get("index", {}).items()
     ]
     head = ["borg's indexes for 1 TB of data", "mean chunk", "chunks", "filled", "peak"]
+    return _table(head, rows) if rows else ""
+
+
+def _choices(data: Data) -> str:
+    rows = [
+        [
+            row["engine"],
+            f"`{row['setting']}`" if row["setting"] else "none",
+            _seconds(row["seconds"]),
+            _mb(row["size"]),
+        ]
+        for row in data.get("choices", [])
+    ]
+    head = ["`put` of the stream, once", "setting", "seconds", "repository, MB"]
     return _table(head, rows) if rows else ""
 
 

@@ -92,7 +92,7 @@ def main() -> int:
     import targets  # noqa: PLC0415
 
     place = Path(os.environ.get("BENCH_DIR") or CHECKOUT / ".benchmarks").absolute()
-    place.mkdir(exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     if options.report:
         data = json.loads(options.report.read_text())
         out = options.report.with_suffix("")
