@@ -32,6 +32,7 @@ def draw(data: Data, target: Path) -> None:
     _sizes(panels[0], data, shown)
     _times(panels[1], data, shown)
     panels[0].set_yticks(range(len(shown)), [TITLES[name] for name in shown])
+    panels[0].set_ylim(-0.6, len(shown) - 0.4)
     for label, name in zip(panels[0].get_yticklabels(), shown, strict=True):
         label.set_fontweight("bold" if name.startswith("ours") else "normal")
     for panel in panels:
