@@ -135,7 +135,7 @@ class Contender:
         if self.kind == "ours":
             return [str(DEDUP_STORE), "get", self._runs()[-1]]
         if self.engine == "restic":
-            return ["restic", "dump", "latest", name]
+            return ["restic", "dump", "--path", f"/{name}", "latest", name]
         archive = self.run(["borg", "list", "--short", "--last", "1", "-a", f"{name}-*"])
         return ["borg", "extract", "--stdout", f"::{archive.decode().strip()}"]
 
