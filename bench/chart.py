@@ -57,7 +57,7 @@ def stages(data: Data, name: str) -> list[float]:
         return [whole, whole * 3, whole * (2 + count)] if count else [whole, whole * 2]
     row = data["rounds"][-1][name]
     days = [day["size"] for day in data["days"].get(name, [])]
-    sizes = [row["size_first"], days[0], days[-1]] if days else [row["size_first"]]
+    sizes = [row["size_first"], *days[:1], *days[count - 1 :]]
     return [size / 1e6 for size in sizes]
 
 

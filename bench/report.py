@@ -84,8 +84,8 @@ def _sizes(data: Data) -> str:
         first = median(data, name, "size_first")
         last = data["rounds"][-1][name]
         unchanged = last["size_unchanged"] - last["size_first"]
-        days = [day["size"] for day in data["days"].get(name, [])]
-        day = [days[0] - last["size_unchanged"], days[-1] - last["size_unchanged"]] if days else []
+        days = [day["size"] - last["size_unchanged"] for day in data["days"].get(name, [])]
+        day = [days[0], days[-1] if len(days) == data["settings"]["days"] else None] if days else []
         pruned = data["last"].get(name, {}).get("pruned")
         grown = [*map(_mb, day)] if day else ["-", "-"]
         rows.append([TITLES[name], _mb(first), f"{unchanged / MB:.3f}", *grown, _mb(pruned)])
@@ -151,7 +151,8 @@ def _notes(data: Data) -> str:
     notes = [
         "This project's borg has chunks of 256 KiB on average unless told otherwise; on the images,"
         " restic and borg are set as this project sets them. What was stored last was read back"
-        " after the prune, and compared with what went in, for every contender.",
+        " after the prune, and compared with what went in, for every contender but the engines alone, which took part in"
+        " the first of the days only.",
         "Files on Btrfs: what the file system had allocated, not compressed; with 10 or fewer days"
         " its blocks are shared with the backup before.",
     ]

@@ -186,15 +186,19 @@ class Bench:
                 found[backup.name] = row
 
     def days(self, count: int, data: Data) -> None:
-        """A day's changes, and a backup, each day; then a restore, then all but the last go."""
+        """A day's changes, and a backup, each day; then a restore, then all but the last go.
+
+        The engines alone take part in the first of the days only.
+        """
+        others = [backup for backup in self.backups if not backup.name.startswith("raw-")]
         days: dict[str, list[Data]] = {backup.name: [] for backup in self.backups}
         for day in range(1, count + 1):
             say(f"day {day} of {count}")
             corpus.live_a_day(self.volumes, day)
-            for backup in self.backups:
+            for backup in self.backups if day == 1 else others:
                 days[backup.name].append({"seconds": backup.store(), "size": backup.size()})
         data["days"], data["last"] = days, {}
-        for backup in self.backups:
+        for backup in others:
             say(f"restore, prune, comparison: {backup.name}")
             row: Data = {}
             row["restore"], row["sent"] = backup.restore()

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
 
 
-def measure(folder: Path, chosen: dict[str, float]) -> dict[str, Any]:
-    """Measure everything, in an empty folder; give the raw data."""
+def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]:
+    """Measure everything, in an empty folder; give the raw data, and keep them in a file, too."""
     import parts  # noqa: PLC0415 - the report does without the lab
     from rounds import Bench  # noqa: PLC0415
     from work import say  # noqa: PLC0415
@@ -67,14 +67,18 @@ def measure(folder: Path, chosen: dict[str, float]) -> dict[str, Any]:
     with btrfs(folder / "btrfs", (1 << 30) + 8 * size), btrfs(folder / "plain", 20 << 30):
         bench = Bench(folder, chosen["gb"], wyng)
         data["images"] = {volume.name: volume.size for volume in bench.volumes}
+        steps: list[Callable[[], None]] = [
+            lambda: parts.engines(bench, rounds, data),
+            lambda: bench.rounds(rounds, data),
+            lambda: parts.index(bench, data),
+            lambda: parts.official(bench, data) if chosen["real"] else None,
+            lambda: bench.days(days, data),
+            lambda: parts.scattered(bench, data),
+        ]
         try:
-            parts.engines(bench, rounds, data)
-            bench.rounds(rounds, data)
-            parts.index(bench, data)
-            if chosen["real"]:
-                parts.official(bench, data)
-            bench.days(days, data)
-            parts.scattered(bench, data)
+            for step in steps:
+                step()
+                raw.write_text(json.dumps(data, indent=1) + "\n")
         finally:
             bench.close()
     say("done")
@@ -100,10 +104,9 @@ def main() -> int:
         out = place / "store"
         folder = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
         try:
-            data = measure(folder, settings())
+            data = measure(folder, settings(), out.with_suffix(".json"))
         finally:
             shutil.rmtree(folder)
-        out.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     text = report.report(data)
     out.with_suffix(".md").write_text(text)
     chart.draw(data, out)
