@@ -151,8 +151,8 @@ def _notes(data: Data) -> str:
     notes = [
         "This project's borg has chunks of 256 KiB on average unless told otherwise; on the images,"
         " restic and borg are set as this project sets them. What was stored last was read back"
-        " after the prune, and compared with what went in, for every contender but the engines alone, which took part in"
-        " the first of the days only.",
+        " after the prune, and compared with what went in, for every contender but the engines"
+        " alone, which took part in the first of the days only.",
         "Files on Btrfs: what the file system had allocated, not compressed; with 10 or fewer days"
         " its blocks are shared with the backup before.",
     ]
