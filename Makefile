@@ -31,8 +31,8 @@ test: setup-tests ## everything that CI runs
 	@$(MAKE) parity
 
 test-all: ## the same, and what takes too long for CI
+	@tools/setup.sh bench
 	@THOROUGH=1 $(MAKE) test e2e-second
-	@BENCH_GB=0.2 BENCH_DIR=.benchmarks/small BENCH_ROUNDS=1 BENCH_DAYS=1 BENCH_REAL=0 $(MAKE) bench
 
 lint: setup ## all linters
 	@tools/lint.sh

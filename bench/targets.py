@@ -85,7 +85,8 @@ def _scattered(data: Data) -> Iterator[Line]:
         yield Line(f"growth after scattered changes, {title} / wyng", grown, most)
         first = data.get("scattered", {}).get(f"ours-{name}", {}).get("first")
         yield Line(f"first repository, {title} / the guide's", ratio(first, guide), size)
-    held = data.get("index", {}).get("ours-borg", {}).get("peak")
-    yield Line("memory of borg's indexes for 1 TB", ratio(held, MIB), INDEX, " MiB")
+    for key, when in (("held", ""), ("peak", ", while they grow")):
+        taken = data.get("index", {}).get("ours-borg", {}).get(key)
+        yield Line(f"memory of borg's indexes for 1 TB{when}", ratio(taken, MIB), INDEX, " MiB")
     pair = [growth_scattered(data, f"{kind}-restic") for kind in ("ours", "raw")]
     yield Line("growth after scattered changes, restic / restic on the image", ratio(*pair), 1)
