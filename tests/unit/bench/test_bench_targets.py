@@ -110,7 +110,7 @@ def test_what_was_left_out(data: dict[str, Any]) -> None:
     data["days"], data["last"], data["settings"] = {}, {}, {"days": 0}
     told = verdicts(data)
     assert told["growth after scattered changes, borg / wyng"] == "not measured"
-    assert told["time of a whole backup, borg / official, not compressed"] == "not measured"
+    assert told["time of a whole backup (first), borg / official, not compressed"] == "not measured"
     text = report.report(data)
     assert "| guide's script, borg | 300.0 | 0.030 | - | - | - |" in text
 
