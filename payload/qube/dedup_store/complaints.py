@@ -3,12 +3,17 @@
 
 import contextlib
 import json
+import re
 
 from dedup_store.errors import clean
 
 STDERR_BYTES = 8192
 _FIRST_LINES = 2
 _MAX_FIRST = 300  # characters
+# borg/archiver.py main: a message, a traceback and facts about the machine
+_TRACEBACK = re.compile(
+    r"(.*)\nTraceback \(most recent call last\)(?s:.*?)\n(.*)\n+(?:Borg server: )?Platform: "
+)
 
 
 class Complaints:
@@ -36,8 +41,8 @@ class Complaints:
             last = json.loads(text.strip().rpartition("\n")[2])
             if isinstance(last, dict) and isinstance(last.get("message"), str):
                 text = last["message"]
-        if "Traceback (most recent call last)" in text:  # borg's; where it is installed follows
-            text = text.partition("\nPlatform: ")[0].rstrip().rpartition("\n")[2]
+        if match := _TRACEBACK.search(text):
+            text = f"{match[1]} {match[2]}"
         return clean(text)
 
     def first_ones(self) -> str:
