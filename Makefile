@@ -31,6 +31,7 @@ test: setup-tests ## everything that CI runs
 	@$(MAKE) parity
 
 test-all: ## the same, and what takes too long for CI
+	@tools/setup.sh bench
 	@THOROUGH=1 $(MAKE) test e2e-second
 
 lint: setup ## all linters
@@ -47,6 +48,11 @@ fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 
 bench-shim: setup ## measure the shim against the guide's script and the real scrypt (4 minutes)
 	@$(BIN)/python bench/shim.py
+
+bench: ## compare backups with the official tool, the guide, the engines alone (40 minutes)
+	@tools/setup.sh bench
+	@$(SUDO) env BENCH_GB=$(BENCH_GB) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_DAYS=$(BENCH_DAYS) \
+	    BENCH_REAL=$(BENCH_REAL) BENCH_DIR=$(BENCH_DIR) WYNG=$(WYNG) $(BIN)/python bench/store.py
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/salt.sh 3007.15
@@ -84,4 +90,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help test-all e2e-salt parity e2e-second setup setup-tests demo test lint unit fuzz bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
+.PHONY: help test-all e2e-salt parity e2e-second setup setup-tests demo test lint unit fuzz bench bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Install what the lab needs on a Debian machine, or with the argument `tests` also what only the
-# unit tests need; quick when all is there.
+# unit tests need, with `bench` what only the benchmark needs; quick when all is there.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -63,4 +63,8 @@ if [ "${1-}" = tests ]; then
     # shellcheck disable=SC2086 # a list of names
     install_packages $test_packages
     install_python requirements-tests.txt
+fi
+if [ "${1-}" = bench ]; then
+    install_packages btrfs-progs gawk # the latter for wyng
+    install_python requirements-bench.txt
 fi

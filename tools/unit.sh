@@ -31,7 +31,7 @@ for path in $half; do
     ignored="$ignored --ignore=$path"
 done
 # shellcheck disable=SC2086 # a list of options
-.venv/bin/pytest -q tests/unit $ignored
+.venv/bin/pytest -q -m "$marks" tests/unit $ignored
 .venv/bin/pytest -q "$devices"
 # shellcheck disable=SC2086 # a list of names
 in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 -m "$marks" \

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -171,7 +172,8 @@ class Daemon:
         methods |= Backups(lab, paths.backup_program).methods()
         self.api = Api(store, events, methods, streams=True)
         self.internal = Api(store, events, volumes.internal_methods(), streams=False)
-        self._ended = threading.Event()
+        # A signal's handler may put into it while the same thread waits; an Event could lock up.
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Serve until `end` is called."""
@@ -184,7 +186,7 @@ class Daemon:
         watcher = threading.Thread(target=self.power.watch, daemon=True)
         watcher.start()
         log.info("serving %s", self.sockets.paths.state)
-        self._ended.wait()
+        self._ended.get()
         self.sockets.close_all()
         self.power.end()
         watcher.join()
@@ -192,7 +194,7 @@ class Daemon:
 
     def end(self) -> None:
         """Let `run` return."""
-        self._ended.set()
+        self._ended.put(None)
 
 
 def serve(state: Path, machines: Machines, paths: Paths) -> None:

@@ -144,8 +144,10 @@ class Command:
         if self._arguments.json:
             gone = {"would_forget": list(runs)} if dry else {"forgotten": list(runs)}
             print(json.dumps(gone | {"maintenance": opened}))
-        else:
-            print("\n".join(f"{'would forget' if dry else 'forgot'} {run}" for run in runs))
+            return 0
+        for run in runs:
+            note = "" if run in stored else " (dom0's record of it: the store no longer had it)"
+            print(f"{'would forget' if dry else 'forgot'} {run}{note}")
         return 0
 
     def _forget_by(self, policy: dict[str, int]) -> int:
@@ -170,8 +172,10 @@ class Command:
         Returns:
             Whether the repository was opened for it.
         """
-        with self._maintenance() as opened:
-            self._store.forget([run for run in runs if run in stored])
+        there, opened = [run for run in runs if run in stored], False
+        if there:
+            with self._maintenance() as opened:
+                self._store.forget(there)
         left = {_backup_id(run) for run in stored.difference(runs)}
         for run in runs:
             backup_id = _backup_id(run)

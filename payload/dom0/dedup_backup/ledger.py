@@ -113,11 +113,17 @@ def confirm(layout: Layout, source: Source, run: str, backup_id: str, **more: in
 
 
 def forget(layout: Layout, run: str, backup_id: str, *, keep_ledger: bool) -> None:
-    """Drop the records of a run; its ledger stays while another run has the same backup."""
-    (layout.confirmed / f"{run}.json").unlink(missing_ok=True)
-    others = (RUN.fullmatch(path.stem) for path in layout.confirmed.glob("*.json"))
+    """Drop the records of a run; its ledger stays while another run has the same backup.
+
+    That the run was confirmed goes last: by it a forget that was killed can be repeated.
+    """
+    record = layout.confirmed / f"{run}.json"
+    others = (
+        RUN.fullmatch(path.stem) for path in layout.confirmed.glob("*.json") if path != record
+    )
     if not keep_ledger and all(found is None or found[1] != backup_id for found in others):
         (layout.ledgers / backup_id).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

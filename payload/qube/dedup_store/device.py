@@ -11,9 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from dedup_store import engine
 from dedup_store.config import Config
 from dedup_store.errors import StoreError, UsageError, clean
+from dedup_store.processes import environment
 
 FSTAB = Path("/etc/fstab")
 # A qube takes calls before it has run rc.local.d (qubes-core-agent-linux vm-systemd/
@@ -44,7 +44,7 @@ def require(config: Config) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=engine.environment(),
+        env=environment(),
         check=False,
     )
     if not _hold(path):

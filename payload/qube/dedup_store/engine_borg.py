@@ -20,11 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, storage, tuning
+from dedup_store import engine, folder, storage, tell, tuning
 from dedup_store.config import Config, state_folder
-from dedup_store.errors import StoreError, clean
+from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
+# in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
+# borg has flushed to the disk
+_TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
 _DAMAGE = 1  # exit code (borg/archiver.py do_check); a failure for another reason is 2
 
 T = TypeVar("T")
@@ -60,8 +64,8 @@ class Borg:
         """
         if self._is_safe:
             return
-        command = engine.Command(["borg", "--version"], engine.environment(), _STOP)
-        text = engine.read_all(engine.ChildStream(partial(engine.Child, command, False)), 4096)
+        command = Command(["borg", "--version"], environment(), _STOP)
+        text = read_all(ChildStream(partial(Child, command, False)), 4096)
         match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
         if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
             found = clean(text.decode(errors="replace"), 40)
@@ -74,20 +78,29 @@ class Borg:
     def when_unlocked(self, attempt: Callable[[], T]) -> T:
         """Do something as often as needed to get the repository's lock, within `lock_wait`.
 
+        A cache that a power cut left in pieces is removed first; borg makes it anew.
+
         Args:
             attempt: runs borg, and can be repeated when it raises.
         """
         end = time.monotonic() + self._config.lock_wait
+        is_torn = was_torn = False
         while True:
             try:
+                if is_torn:
+                    self._once("delete", "--cache-only")
+                    is_torn = False
                 return attempt()
-            except StoreError as error:
-                if _LOCKED not in str(error) or time.monotonic() >= end:
+            except EngineError as error:
+                if _TORN_CACHE.search(error.said) and not was_torn:
+                    tell.say("borg's cache is damaged, as by a power cut; it is made anew")
+                    is_torn = was_torn = True
+                elif _LOCKED not in str(error) or time.monotonic() >= end:
                     raise
 
     def start(
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
-    ) -> engine.Child:
+    ) -> Child:
         """Start borg on the repository; it reads the password from a file descriptor."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         if call:
@@ -96,7 +109,7 @@ class Borg:
             password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise StoreError(f"the password file can't be read: {error.strerror}") from None
-        variables = engine.environment() | {
+        variables = environment() | {
             "BORG_REPO": self._config.repository,
             "BORG_PASSPHRASE_FD": str(password),
             "BORG_HOST_ID": _host_id(),
@@ -107,8 +120,8 @@ class Borg:
         argv = ["borg", "--lock-wait", str(wait), *arguments]
         try:
             hint = call.hint if call else ""
-            how = engine.Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
-            return engine.Child(how, feed)
+            how = Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
+            return Child(how, feed)
         finally:
             os.close(password)
 
@@ -242,13 +255,11 @@ class Borg:
         """Read the manifest object of a run."""
         return self._run("extract", "--stdout", f"::{run}{MANIFEST}", "manifest")
 
-    def begin(self, run: str) -> engine.ChildStream:
+    def begin(self, run: str) -> ChildStream:
         """Begin to read all payload objects of a run."""
         return self._extract(run)
 
-    def payload(
-        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
-    ) -> engine.Stream:
+    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
         """Read payload objects of a run."""
         if begun:
             with contextlib.suppress(StoreError):  # it may have met another's lock
@@ -257,16 +268,16 @@ class Borg:
         names = [object_name(number) for number in objects]
         return self.when_unlocked(lambda: self._extract(run, *names).await_data())
 
-    def _extract(self, run: str, *names: str) -> engine.ChildStream:
+    def _extract(self, run: str, *names: str) -> ChildStream:
         archive = f"::{run}{PAYLOAD}"
-        return engine.ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
+        return ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
 
     def _run(self, *arguments: str) -> bytes:
-        def attempt() -> bytes:
-            stream = engine.ChildStream(partial(self.start, *arguments))
-            return engine.read_all(stream, engine.MAX_MANIFEST)
+        return self.when_unlocked(partial(self._once, *arguments))
 
-        return self.when_unlocked(attempt)
+    def _once(self, *arguments: str) -> bytes:
+        stream = ChildStream(partial(self.start, *arguments))
+        return read_all(stream, engine.MAX_MANIFEST)
 
 
 def _host_id() -> str:
@@ -280,10 +291,14 @@ def _host_id() -> str:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             new = path.with_suffix(f".{os.getpid()}")
-            new.write_text(secrets.token_hex(8), encoding="ascii")
+            with new.open("w", encoding="ascii") as file:
+                file.write(secrets.token_hex(8))
+                file.flush()
+                os.fsync(file.fileno())  # what is in a lock must outlive a power cut
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(new)  # of two processes, one wins
             new.unlink()
+            folder.flush(path.parent)
         return f"dedup-store@{path.read_text(encoding='ascii')}"
     except OSError as error:
         raise StoreError(f"{path} can't be made or read: {error.strerror}") from None

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from dedup_store import engine, pipes
+from dedup_store import pipes
 from dedup_store.engine_borg import MANIFEST, PAYLOAD, Borg, object_name
 from dedup_store.errors import StoreError
+from dedup_store.processes import Child
 
 # borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
 # iter_separated), and take slashes out (os.path.normpath): so a path is written that long
@@ -36,7 +37,7 @@ class BorgWriter:
         self._run = run
         self._count = 0
         self._folder = tempfile.TemporaryDirectory(prefix="dedup-store-")
-        self._child: engine.Child | None = None
+        self._child: Child | None = None
         self._object = -1
 
     def __enter__(self) -> "BorgWriter":
@@ -76,7 +77,7 @@ class BorgWriter:
             raise
 
     @staticmethod
-    def _offer(child: engine.Child, path: Path) -> int:
+    def _offer(child: Child, path: Path) -> int:
         """Tell borg of a named pipe, and open it for writing as soon as borg reads it."""
         child.write(f".{path.name:/>{_PATH_RECORD - 2}}\n".encode())
         while True:

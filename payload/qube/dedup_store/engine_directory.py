@@ -29,6 +29,7 @@ from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.objectfile import ObjectFile, has_reflinks
 from dedup_store.pipes import BUFFER
+from dedup_store.processes import ChildStream, Stream, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 FORMAT = 1
@@ -76,8 +77,8 @@ class Directory:
         with _failing(f"repository {self._place} can't be made"):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._runs.mkdir(mode=0o700)
-            _flush(self._place)
-            _flush(self._place.parent)
+            folder.flush(self._place)
+            folder.flush(self._place.parent)
 
     def key(self) -> None:
         """There is none."""
@@ -97,7 +98,7 @@ class Directory:
             for run, left in zip(runs, gone, strict=True):
                 with contextlib.suppress(FileNotFoundError):  # it is a leftover
                     (self._runs / run).rename(left)
-            _flush(self._runs)
+            folder.flush(self._runs)
             for left in gone:
                 shutil.rmtree(left)
 
@@ -149,7 +150,7 @@ class Directory:
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return engine.read_all(self._read(run, [_MANIFEST]), engine.MAX_MANIFEST)
+        return read_all(self._read(run, [_MANIFEST]), engine.MAX_MANIFEST)
 
     def begin(self, run: str) -> None:
         """Nothing is won by it."""
@@ -158,12 +159,12 @@ class Directory:
         self,
         run: str,
         objects: Sequence[int],
-        begun: engine.ChildStream | None = None,  # noqa: ARG002
-    ) -> engine.Stream:
+        begun: ChildStream | None = None,  # noqa: ARG002
+    ) -> Stream:
         """Read payload objects of a run."""
         return self._read(run, [str(number) for number in objects])
 
-    def _read(self, run: str, names: list[str]) -> engine.Stream:
+    def _read(self, run: str, names: list[str]) -> Stream:
         index = _read_index(self._runs / run)
         for name in names:
             if name not in index.objects:
@@ -249,9 +250,9 @@ class DirectoryWriter:
         self.write(memoryview(json.dumps(index, separators=(",", ":")).encode() + b"\n"))
         self.close_object()
         with self._writing():
-            _flush(self._folder)
+            folder.flush(self._folder)
             self._folder.rename(self._whole)
-            _flush(self._whole.parent)
+            folder.flush(self._whole.parent)
 
     def _open(self, name: str, find_older: Callable[[bytes], int | None] | None = None) -> None:
         with self._writing():
@@ -277,7 +278,7 @@ class DirectoryWriter:
 
 
 class DirectoryStream:
-    """Objects, one after the other, each compared with what was stored (see engine.Stream)."""
+    """Objects, one after the other, each compared with what was stored (see Stream)."""
 
     def __init__(self, run: Path, objects: list[tuple[str, _Stored]]) -> None:
         """Read from a run's folder."""
@@ -375,15 +376,6 @@ def _open_file(path: Path) -> int:
         os.close(fd)
         raise StoreError(f"{path} is no regular file")
     return fd
-
-
-def _flush(path: Path) -> None:
-    """Have a folder's entries on the disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ Two puts at once work: restic needs no exclusive lock to add data.
 import contextlib
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from dedup_store.config import Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
+from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 _HOST = "dedup-store"
@@ -60,12 +62,10 @@ class Restic:
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
         self._options: list[str] = []
 
-    def start(
-        self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = ""
-    ) -> engine.Child:
+    def start(self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = "") -> Child:
         """Start restic on the repository; the hint is for its error message."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
-        variables = engine.environment() | {
+        variables = environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.repository,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
         }
@@ -73,8 +73,8 @@ class Restic:
         options = ["-o", f"rclone.program={call.command}"] if call else []
         argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint += call.hint if call else ""
-        command = engine.Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
-        return engine.Child(command, feed)
+        command = Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
+        return Child(command, feed)
 
     def tuning(self) -> list[str]:
         """Give the arguments for `restic backup` that the profile chose."""
@@ -114,19 +114,17 @@ class Restic:
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        stream = engine.ChildStream(self._dump(run, "manifest"))
-        return engine.read_all(stream, engine.MAX_MANIFEST)
+        stream = ChildStream(self._dump(run, "manifest"))
+        return read_all(stream, engine.MAX_MANIFEST)
 
-    def begin(self, run: str) -> engine.ChildStream:
+    def begin(self, run: str) -> ChildStream:
         """Begin to read the first payload object of a run."""
-        return engine.ChildStream(self._dump(run, "payload", 0))
+        return ChildStream(self._dump(run, "payload", 0))
 
-    def payload(
-        self, run: str, objects: Sequence[int], begun: engine.ChildStream | None = None
-    ) -> engine.Stream:
+    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
         """Read payload objects of a run."""
         rest = [self._dump(run, "payload", number) for number in objects]
-        return begun.followed_by(rest[1:]) if begun else engine.ChildStream(*rest)
+        return begun.followed_by(rest[1:]) if begun else ChildStream(*rest)
 
     def leftovers(self) -> list[str]:
         """List the runs that have no manifest."""
@@ -153,6 +151,17 @@ class Restic:
         self._once("unlock")
         self._known = None
         self._run(*_SNAPSHOTS)
+
+    def flush(self) -> None:
+        """Have what was stored on the disk of a storage qube, too; a local one has it.
+
+        The service begins by that (dedup_storage/serve.py flush), and ends without input.
+        """
+        call = storage.storage_call(self._config, maintenance=False)
+        if call:
+            argv, keep = shlex.split(call.command), (self._lock.fd,)
+            how = Command(argv, environment(), _STOP, keep=keep, hint=call.hint)
+            read_all(ChildStream(partial(Child, how, False)), 4096)
 
     def check(self, *, read_data: bool) -> None:
         """Run restic's check, without its lock: backups and restores would fail meanwhile.
@@ -221,7 +230,7 @@ class Restic:
             raise StoreError("restic's statistics can't be understood") from None
         return Usage(size, "the data that runs use, as restic counts them", objects)
 
-    def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], engine.Child]:
+    def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], Child]:
         """Give what starts to read an object, found by its tags: a list would be a start more."""
         tag = f"run={run}" if number is None else f"run={run},object={number}"
         find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag]
@@ -242,8 +251,8 @@ class Restic:
             self._once("unlock")  # its owner may have died only now
 
     def _once(self, *arguments: str) -> bytes:
-        stream = engine.ChildStream(partial(self.start, *arguments))
-        return engine.read_all(stream, _MAX_LIST)
+        stream = ChildStream(partial(self.start, *arguments))
+        return read_all(stream, _MAX_LIST)
 
     def _objects(self) -> dict[str, _Objects]:
         """Find all objects by their tags, with one start of restic."""
@@ -273,30 +282,40 @@ class Restic:
 
 
 class ResticWriter:
-    """Stores a run, one restic process per object (see engine.Writer)."""
+    """Stores a run, one restic process per object (see engine.Writer).
+
+    A process is started when the object before is complete, as it must know its data, and not only
+    when the next one begins: dom0 reads a whole volume before the first of its bytes comes
+    (qubes-core-admin qubes/tarwriter.py get_sparse_map). The last one is for nothing.
+    """
 
     def __init__(self, restic: Restic, run: str) -> None:
         """Begin a run."""
         self._restic = restic
         self._run = run
         self._count = 0
-        self._child: engine.Child | None = None
+        self._child: Child | None = None
+        self._next: Child | None = None
 
     def __enter__(self) -> "ResticWriter":
         """Begin."""
+        self._start_next()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop what still runs."""
-        if self._child:
-            self._child.stop()
+        for child in (self._child, self._next):
+            if child:
+                child.stop()
+
+    def _start_next(self) -> None:
+        tag = f"object={self._count}"
+        self._next = self._backup("payload", tag, "--time", _CONSTANT_TIME)
 
     def open_object(self) -> None:
-        """Begin the next object, after the one before is complete: it must know its data."""
-        self.finish()
-        tag = f"object={self._count}"
+        """Begin the next object."""
+        self._child, self._next = self._next, None
         self._count += 1
-        self._child = self._backup("payload", tag, "--time", _CONSTANT_TIME)
 
     def write(self, data: memoryview) -> None:
         """Add to the open object."""
@@ -304,12 +323,17 @@ class ResticWriter:
             self._child.write(data)
 
     def close_object(self) -> None:
-        """End the open object; restic completes it while we go on."""
-        if self._child:
-            self._child.close_stdin()
+        """End the open object."""
+        self._wait()
+        self._start_next()
 
     def finish(self) -> None:
-        """Wait for the object that was closed."""
+        """Have the process that waits for another object end while the manifest is stored."""
+        if self._next:
+            self._next.interrupt()
+
+    def _wait(self) -> None:
+        """Wait until the object that restic has is complete."""
         if self._child:
             child, self._child = self._child, None
             try:
@@ -320,11 +344,10 @@ class ResticWriter:
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object."""
         self._child = self._backup("manifest", f"summary={summary}", feed=file)
-        self.finish()
+        self._wait()
+        self._restic.flush()
 
-    def _backup(
-        self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True
-    ) -> engine.Child:
+    def _backup(self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True) -> Child:
         arguments = ["backup", "--stdin", "--stdin-filename", filename, "--host", _HOST]
         arguments += self._restic.tuning()
         return self._restic.start(*arguments, "--tag", f"run={self._run},{tag}", *more, feed=feed)

@@ -11,6 +11,19 @@ class StoreError(Exception):
     exit_code = 1
 
 
+class EngineError(StoreError):
+    """The engine failed.
+
+    Attributes:
+        said: the end of what it wrote to stderr.
+    """
+
+    def __init__(self, text: str, said: str) -> None:
+        """Tell of it in one line, and keep what the engine said."""
+        super().__init__(text)
+        self.said = said
+
+
 class UsageError(StoreError):
     """The command line or the configuration is wrong."""
 

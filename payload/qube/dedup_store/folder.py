@@ -2,6 +2,7 @@
 """What a local repository's folder holds."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from dedup_store.config import Config
@@ -63,3 +64,16 @@ def require(config: Config) -> None:
             f"there is no repository at {config.repository}:"
             f" run `dedup-store init --profile {config.profile}`"
         )
+
+
+def flush(path: Path) -> None:
+    """Have a folder's entries on the disk.
+
+    Raises:
+        OSError: it can't be opened, or the disk doesn't take them.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

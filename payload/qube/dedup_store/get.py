@@ -8,6 +8,7 @@ from typing import Any
 from dedup_store import engine, manifest, pipes, progress, recipe
 from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member, is_run_name
+from dedup_store.processes import ChildStream, Stream
 
 _ZEROS = bytes(64 * 1024)
 
@@ -116,7 +117,7 @@ class Joiner:
         written: bytes so far.
     """
 
-    def __init__(self, found: Manifest, payload: engine.Stream, fd: int, choice: "Choice") -> None:
+    def __init__(self, found: Manifest, payload: Stream, fd: int, choice: "Choice") -> None:
         """Read payload, write to fd."""
         self._members = iter(found.members)
         self._choice = choice
@@ -221,7 +222,7 @@ class Reading:
         """
         run = resolve(repository, wanted)
         begun = repository.begin(run) if prefixes is None else None
-        self._payload: engine.Stream | None = begun
+        self._payload: Stream | None = begun
         try:
             self.manifest, self._recipe = read_manifest(repository, run)
             self._choice = Choice(self.manifest, prefixes)
@@ -254,7 +255,7 @@ class Reading:
         """
         pipes.widen(fd)
         payload = self._payload if self._choice.objects else None
-        joiner = Joiner(self.manifest, payload or engine.ChildStream(), fd, self._choice)
+        joiner = Joiner(self.manifest, payload or ChildStream(), fd, self._choice)
         with progress.shown(lambda: joiner.written):
             joiner.run(self._recipe)
         if joiner.written != self._choice.length:

@@ -39,6 +39,7 @@ class Lock:
     def mark(self) -> None:
         """Note that runs are being removed."""
         os.pwrite(self.fd, b"removing\n", 0)
+        os.fsync(self.fd)
 
     def clear(self) -> None:
         """Note that all went well."""

@@ -22,6 +22,7 @@ TIME_FORMAT = "%Y%m%dT%H%M%S"
 _COPY = re.compile(r"config\.([0-9]{8}T[0-9]{6})\.([0-9]{6})Z")
 _MAX_CONFIG = 1 << 20
 _OPEN = "open"
+_INSTANT, _POLL = 5, 0.02  # seconds
 
 
 def folder_of(repository: Repository, folder: Path) -> Path:
@@ -99,7 +100,7 @@ def _locked(repository: Repository, folder: Path, how: int) -> Iterator[None]:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _settle(repository, folder)
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            _wait(lock, how)
         except BlockingIOError:
             other = "maintenance or a rollback" if how == fcntl.LOCK_SH else "a session"
             raise StorageError(
@@ -108,6 +109,22 @@ def _locked(repository: Repository, folder: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _wait(lock: int, how: int) -> None:
+    """Lock; another session that begins at the same time is alone for an instant.
+
+    Raises:
+        BlockingIOError: when somebody keeps it.
+    """
+    end = time.monotonic() + _INSTANT
+    while True:
+        try:
+            return fcntl.flock(lock, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(_POLL)
 
 
 def _settle(repository: Repository, folder: Path) -> None:

@@ -98,6 +98,8 @@ def maintain(repository: Repository) -> int:
     if not is_open(repository):
         raise RefusedError(f"maintenance of {repository.argument} is not open: dom0 must open it")
     argv = serve.command(repository, append_only=False)
+    if repository.engine == "restic":
+        serve.flush(repository)
 
     def still_open() -> bool:
         return is_open(repository)
@@ -105,4 +107,8 @@ def maintain(repository: Repository) -> int:
     if repository.engine == "borg" and repository.folder:
         with kept.maintenance(repository, repository.folder):
             return serve.supervise(argv, repository.folder, still_open)
-    return serve.supervise(argv, repository.folder, still_open)
+    try:
+        return serve.supervise(argv, repository.folder, still_open)
+    finally:
+        if repository.engine == "restic":  # what it removed, it had copied into new files
+            serve.flush(repository)

@@ -284,6 +284,28 @@ def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) ->
     assert store.runs() == []
 
 
+@pytest.mark.usefixtures("qube")
+def test_forget_that_was_killed_before_it_dropped_the_records(at: Dom0, tmp_path: Path) -> None:
+    """The store has removed the run already; the storage qube isn't needed any more."""
+    backup = make_backup(at.root, "20261129T101500-4711")  # its own: its ledger goes
+    store = Store(tmp_path, "restic")
+    store.configure()
+    store.make()
+    at.real_store(store.environment)
+    run = store.put(backup.stream(), code=3)["run"]
+    assert at("confirm", run).returncode == 0
+    assert store.run("forget", run).returncode == 0
+    configure(at)  # with a storage qube, in which there is no such repository
+    assert at("list").returncode == 1
+    done = at("forget", run)
+    assert (done.returncode, done.stderr) == (0, b"")
+    text = f"forgot {run} (dom0's record of it: the store no longer had it)\n"
+    assert done.stdout.decode() == text
+    assert not (at.root.ledgers / backup.backup_id).exists()
+    assert at("list").returncode == 0
+    assert at("forget", run).returncode == 2
+
+
 def test_forget_of_what_is_not_there(at: Dom0, tmp_path: Path) -> None:
     store = Store(tmp_path, "restic")
     store.configure()

@@ -100,9 +100,20 @@ def test_each_command_has_a_page_with_all_its_options(
         name = path.name.split(".")[0]
         page = gzip.decompress(content(package, str(path), tmp_path)).decode()
         program = next(PROJECT.glob(f"payload/*/{name}"))
-        options = set(re.findall(r"--[a-z]+", run(program, "--help")))
-        assert options
-        assert {option for option in options if option.replace("-", "\\-") not in page} == set()
+        top = run(program, "--help")
+        texts = {"": top}
+        if "COMMAND ..." in top:
+            listed = top.partition("  COMMAND\n")[2].partition("\n\n")[0]
+            names = re.findall(r"^    ([a-z][a-z-]*)(?:\s|$)", listed, re.MULTILINE)
+            texts |= {command: run(program, command, "--help") for command in names}
+        assert ("forget" in texts) == ("forget" in top)
+        for command, text in texts.items():
+            part = page.partition(f"\n.SH {command.upper()}\n")[2].partition("\n.SH ")[0]
+            options = set(re.findall(r"--[a-z][a-z-]*", text))
+            assert options
+            where = part if command else page
+            missing = {name for name in options if name.replace("-", "\\-") not in where}
+            assert (command, missing) == (command, set())
         if shutil.which("groff"):
             argv = ["groff", "-man", "-Tutf8", "-ww"]
             done = subprocess.run(argv, check=True, capture_output=True, input=page.encode())

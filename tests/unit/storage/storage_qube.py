@@ -127,6 +127,12 @@ class QrexecStore(Store):
     name: str = ""
 
     @property
+    def files(self) -> Path:
+        """In the storage qube."""
+        assert self.qube is not None
+        return self.qube.data / self.name
+
+    @property
     def environment(self) -> dict[str, str]:
         """With the way to the storage qube."""
         assert self.qube is not None

@@ -5,12 +5,11 @@ import functools
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Store
+from store_profile import PAYLOAD, Filled, Store
 
 sys.path.insert(0, str(PAYLOAD))
 
@@ -61,23 +60,6 @@ def restic_store(fresh: dict[str, Store], tmp_path: Path) -> Store:
 def borg_store(fresh: dict[str, Store], tmp_path: Path) -> Store:
     """An empty repository, for what doesn't depend on the engine and must be quick."""
     return copy(fresh["borg"], tmp_path)
-
-
-@dataclass
-class Filled:
-    """A repository with two runs; of the second, only what is in the qube `work` is new.
-
-    Attributes:
-        store: the profile.
-        runs: their names.
-        streams: what was stored.
-        new: data files of the repository that the second run brought, the largest first.
-    """
-
-    store: Store
-    runs: list[str]
-    streams: list[bytes]
-    new: list[Path]
 
 
 def stream(seed: int) -> bytes:

@@ -4,7 +4,7 @@
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,17 @@ class Store:
 
     folder: Path
     engine: str
+    prefix: tuple[str, ...] = field(default=(), init=False)  # what dedup-store is started with
 
     @property
     def repository(self) -> Path:
         """The repository."""
         return self.folder / "repo"
+
+    @property
+    def files(self) -> Path:
+        """Where the repository's files are."""
+        return self.repository
 
     @property
     def config(self) -> Path:
@@ -59,7 +65,7 @@ class Store:
     def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[bytes]:
         """Start dedup-store."""
         return subprocess.Popen(
-            [PAYLOAD / "dedup-store", *arguments],
+            [*self.prefix, PAYLOAD / "dedup-store", *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,7 +74,7 @@ class Store:
 
     def run(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run dedup-store to its end."""
-        command = [PAYLOAD / "dedup-store", *arguments]
+        command = [*self.prefix, PAYLOAD / "dedup-store", *arguments]
         return subprocess.run(
             command, input=data, capture_output=True, env=self.environment, check=False
         )
@@ -122,6 +128,23 @@ class Store:
             check=True,
             env=self.environment | variables,
         ).stdout
+
+
+@dataclass
+class Filled:
+    """A repository with two runs; of the second, only what is in the qube `work` is new.
+
+    Attributes:
+        store: the profile.
+        runs: their names.
+        streams: what was stored.
+        new: data files of the repository that the second run brought, the largest first.
+    """
+
+    store: Store
+    runs: list[str]
+    streams: list[bytes]
+    new: list[Path]
 
 
 def refusal(store: Store, *arguments: str, data: bytes = b"") -> str:

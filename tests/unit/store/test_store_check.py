@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Filled
-from store_profile import Store, refusal
+from store_profile import Filled, Store, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 

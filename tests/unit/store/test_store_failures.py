@@ -17,6 +17,8 @@ import pytest
 from archives import Qube
 from store_profile import ENCRYPTED, PAYLOAD, Store
 
+THOROUGH = pytest.mark.thorough
+
 
 @functools.cache
 def small_backup() -> bytes:
@@ -71,6 +73,25 @@ def end(putter: subprocess.Popen[bytes]) -> tuple[int, bytes]:
         return putter.wait(), putter.stderr.read()
 
 
+@pytest.mark.parametrize(
+    ("members", "byte"),
+    [(-1, None), pytest.param(4, None, marks=THOROUGH), pytest.param(None, -7, marks=THOROUGH)],
+    ids=["before the last member", "after the first qube", "within a member"],
+)
+def test_stream_that_is_cut(store: Store, members: int | None, byte: int | None) -> None:
+    """The stream looks well made up to there."""
+    parts = list(archives.members(archives.small_qubes()))
+    data, cut = archives.join(parts), archives.join(parts[:members])[:byte]
+    whole = store.put(data)
+    partial = store.put(cut, code=3)
+    assert {run["run"]: run["status"] for run in store.runs()} == {
+        whole["run"]: "whole",
+        partial["run"]: "partial",
+    }
+    assert store.get(partial["run"]) == cut
+    assert store.get() == data
+
+
 @ENCRYPTED
 def test_engine_that_is_killed(store: Store) -> None:
     putter, stdin = start_put(store, backup()[:15_000_000])
@@ -81,7 +102,8 @@ def test_engine_that_is_killed(store: Store) -> None:
     stdin.close()
     code, message = end(putter)
     assert code == 1
-    assert message == f"dedup-store: {store.engine} was ended by signal 9: no message\n".encode()
+    assert message.startswith(f"dedup-store: {store.engine} was ended by signal 9: ".encode())
+    assert message.count(b"\n") == 1
     assert store.runs() == []
     store.put(small_backup())  # no lock is in the way
 
@@ -176,9 +198,9 @@ def test_full_disk(store: Store) -> None:
         pytest.skip("needs root to mount a small file system")
     small = archives.join(archives.members([Qube("work", 7, volumes={"private": b"x"})]))
     kept = store.folder / "kept"
-    shutil.copytree(store.repository, kept)
+    shutil.copytree(store.files, kept)
     script = (
-        f"mount -t tmpfs -o size=25m tmpfs {store.repository} && cp -a {kept}/. {store.repository}"
+        f"mount -t tmpfs -o size=25m tmpfs {store.files} && cp -a {kept}/. {store.files}"
         " && $PUT <$SMALL >/dev/null && $PUT <$LARGE; echo $?; $LIST;"
         " $GET | cmp - $SMALL && echo ok"
     )
@@ -198,7 +220,8 @@ def test_full_disk(store: Store) -> None:
     assert lines[0] == "1", result
     assert [line.split()[2] for line in lines[2:-1]] == ["whole"]
     assert lines[-1] == "ok"
-    assert "no space left" in result.stderr.lower()
+    if store.files == store.repository:  # rclone tries again, and says then that a file exists
+        assert "no space left" in result.stderr.lower()
     assert "Traceback" not in result.stderr
 
 
@@ -217,6 +240,30 @@ def test_repository_that_was_damaged(store: Store) -> None:
     assert len(result.stdout) < len(backup())
     assert result.stderr.startswith(b"dedup-store: ")
     assert b"Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "config",
+        pytest.param("chunks", marks=THOROUGH),
+        pytest.param("txn.active/config", marks=THOROUGH),
+    ],
+)
+def test_cache_of_borg_that_was_torn(borg_store: Store, torn: str) -> None:
+    """A power cut leaves empty files where borg had just written, or none."""
+    data = small_backup()
+    first = borg_store.put(data)
+    (cache,) = (borg_store.folder / "home/.cache/borg").glob("?" * 64)
+    if torn == "txn.active/config":
+        (cache / torn).parent.mkdir()
+    else:
+        (cache / torn).write_bytes(b"")
+    result = borg_store.run("put", "--json", data=data)
+    assert result.returncode == 0, result.stderr
+    assert b"borg's cache is damaged, as by a power cut; it is made anew\n" in result.stderr
+    assert len(borg_store.runs()) == 2
+    assert borg_store.get(first["run"]) == data
 
 
 def fake_engine(store: Store, script: str) -> dict[str, str]:

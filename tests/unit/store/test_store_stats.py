@@ -4,8 +4,7 @@
 import json
 import subprocess
 
-from conftest import Filled
-from store_profile import Store
+from store_profile import Filled, Store
 
 
 def test_two_runs(filled: Filled) -> None:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who takes part in bench/store.py: how each stores, restores and prunes."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DEDUP_STORE = CHECKOUT / "payload/qube/dedup-store"
+PASSWORD = "correct horse battery staple"  # noqa: S105 (of repositories that are thrown away)
+MEMORY = "/dev/shm"  # noqa: S108 (/tmp is in memory in Qubes, in dom0 and in qubes)
+# our default, and our setting "small" (payload/qube/dedup_store/tuning.py)
+CHUNKS = {"borg": "buzhash,16,20,18,4095", "borg-small": "buzhash,14,18,16,4095"}
+ENGINES = {"restic": "restic", "borg": "borg", "borg-small": "borg, small chunks"}
+TITLES = {
+    "guide-restic": "guide's script, restic",
+    "guide-borg": "guide's script, borg",
+    **{f"ours-{name}": f"this project, {title}" for name, title in ENGINES.items()},
+    "ours-directory": "this project, files on Btrfs",
+    **{f"raw-{name}": f"{title}, on the images" for name, title in ENGINES.items()},
+    "wyng": "wyng, on the images",
+    "official-gzip": "official, gzip",
+    "official-none": "official, not compressed",
+}
+
+
+@dataclass
+class Contender:
+    """A repository, and the program in front of it.
+
+    Attributes:
+        name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
+        folder: has all that is its own.
+        empty: bytes that the repository took when it was empty, if its file system counts.
+        setting: a line for dedup-store's profile.
+    """
+
+    name: str
+    folder: Path
+    empty: int = 0
+    setting: str = ""
+
+    @property
+    def kind(self) -> str:
+        """`guide` (with its scrypt script), `ours` (with the shim), or `raw` (the images alone)."""
+        return self.name.partition("-")[0]
+
+    @property
+    def engine(self) -> str:
+        """`restic`, `borg`, `borg-small`, or `directory`."""
+        return self.name.partition("-")[2]
+
+    @property
+    def repository(self) -> Path:
+        """The repository."""
+        return self.folder / "repo"
+
+    def environment(self) -> dict[str, str]:
+        """All that its programs get of an environment."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": MEMORY,
+            "DEDUP_STORE_CONFIG_DIR": str(self.folder),
+            "RESTIC_REPOSITORY": str(self.repository),
+            "RESTIC_PASSWORD": PASSWORD,
+            "BORG_REPO": str(self.repository),
+            "BORG_PASSPHRASE": PASSWORD,
+        }
+
+    def make(self) -> None:
+        """Make an empty repository; an older one goes."""
+        if self.engine == "directory":
+            shutil.rmtree(self.repository, ignore_errors=True)  # its parent is a mount point
+        else:
+            self.remove()
+        (self.folder / "home").mkdir(parents=True, exist_ok=True)
+        self.empty = 0
+        if self.kind == "ours":
+            self._configure()
+            self.run([str(DEDUP_STORE), "init"])
+        elif self.engine == "restic":
+            self.run(["restic", "init", "--quiet"])
+        else:
+            self.run(["borg", "init", "--encryption", "repokey-blake2"])
+        if self.engine == "directory":
+            self.empty = self.size()
+
+    def remove(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _configure(self) -> None:
+        engine, _, small = self.engine.partition("-")
+        text = f'engine = "{engine}"\nrepository = "{self.repository}"\n'
+        text += f'chunks = "{small}"\n' if small else ""
+        text += f"{self.setting}\n"
+        (self.folder / "default.toml").write_text(text)
+        if engine != "directory":
+            password = self.folder / "default.password"
+            password.touch(0o600)
+            password.write_text(f"{PASSWORD}\n")
+
+    def store(self, name: str = "backup") -> list[str]:
+        """Give the command that stores what comes on stdin."""
+        if self.kind == "ours":
+            return [str(DEDUP_STORE), "put"]
+        if self.engine == "restic":
+            return ["restic", "--quiet", "backup", "--stdin", "--stdin-filename", name]
+        # The guide's benchmark has borg's own chunks, and zstd, whose default is 3.
+        chunks = ["--chunker-params", CHUNKS[self.engine]] if self.kind == "raw" else []
+        archive = f"::{name}-{{now:%s.%f}}"
+        return ["borg", "create", "--compression", "zstd,3", *chunks, archive, "-"]
+
+    def line(self, copy: Path | None = None) -> str:
+        """Give the same as a command line for a backup's destination.
+
+        Args:
+            copy: a file for what comes; it takes time.
+        """
+        values = [f"{key}={value}" for key, value in self.environment().items()]
+        command = self.store()
+        if copy:
+            script = f"tee {shlex.quote(str(copy))} | {shlex.join(command)}"
+            command = ["sh", "-c", script]
+        return shlex.join(["env", *values, *command])
+
+    def restore(self, name: str = "backup") -> list[str]:
+        """Give the command that writes what was stored last to stdout."""
+        if self.kind == "ours":
+            return [str(DEDUP_STORE), "get", self._runs()[-1]]
+        if self.engine == "restic":
+            return ["restic", "dump", "--path", f"/{name}", "latest", name]
+        archive = self.run(["borg", "list", "--short", "--last", "1", "-a", f"{name}-*"])
+        return ["borg", "extract", "--stdout", f"::{archive.decode().strip()}"]
+
+    def _runs(self) -> list[str]:
+        listed = json.loads(self.run([str(DEDUP_STORE), "list", "--json"]))
+        return [run["run"] for run in listed["runs"]]
+
+    def prune(self) -> None:
+        """Keep the newest backup only, and give back the space of the others."""
+        if self.kind == "ours":
+            if old := self._runs()[:-1]:
+                self.run([str(DEDUP_STORE), "forget", *old])
+            self.run([str(DEDUP_STORE), "prune"])
+        elif self.engine == "restic":
+            # with --stdin, the name of the file is the snapshot's path, by which restic groups
+            self.run(["restic", "forget", "--quiet", "--keep-last", "1", "--prune"])
+        else:
+            archives = self.run(["borg", "list", "--short"]).decode().split()
+            for prefix in {archive.rpartition("-")[0] for archive in archives}:
+                self.run(["borg", "prune", "--keep-last", "1", "-a", f"{prefix}-*"])
+            self.run(["borg", "compact"])
+
+    def size(self) -> int:
+        """Give the bytes that the repository takes."""
+        if self.engine == "directory":  # blocks are shared: the file system knows
+            subprocess.run(["sync", "--file-system", self.folder], check=True)
+            found = os.statvfs(self.folder)
+            return (found.f_blocks - found.f_bfree) * found.f_frsize - self.empty
+        return size_of(self.repository)
+
+    def run(self, command: Sequence[str]) -> bytes:
+        """Run a program of its own, which must succeed; give its output."""
+        done = subprocess.run(command, env=self.environment(), capture_output=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{self.name}: {shlex.join(command)}: {done.stderr.decode()}")
+        return done.stdout
+
+
+def size_of(folder: Path) -> int:
+    """Give the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

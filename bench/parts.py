@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What bench/store.py measures beside its stages; each fills its place in the raw data."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import corpus
+import work
+from contenders import CHUNKS, Contender
+from dom0 import Dom0
+from rounds import Bench, WyngBackup
+from work import say, settle
+
+Data = dict[str, Any]
+SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
+SETTINGS = {  # of our profile, beside the defaults
+    "borg": ["", 'compression = "lz4"', 'compression = "zstd,6"', 'chunks = "large"'],
+    "restic": ["", 'compression = "max"', "pack_size = 64"],
+}
+CHANGED = 20_000_000  # bytes of the scattered changes
+TO_FILE = "dd bs=1M status=none of="
+
+
+def official(bench: Bench, data: Data) -> None:
+    """The official tool with the real scrypt, once."""
+    data["official"] = {}
+    archive = bench.folder / "archive"
+    for name, compress in (("gzip", "gzip"), ("none", False)):
+        say(f"official tool, real scrypt, compression: {name}")
+        settle()
+        seconds = bench.dom0.backup("official", f"{TO_FILE}{archive}", compress=compress)
+        data["official"][name] = {"seconds": seconds, "bytes": archive.stat().st_size}
+        archive.unlink()
+
+
+def engines(bench: Bench, count: int, data: Data) -> None:
+    """Time put and get against the engine alone, in turn, with the same bytes from a file."""
+    stream = bench.folder / "stream"
+    bench.dom0.backup("ours", f"{TO_FILE}{stream}")
+    data["stream"] = stream.stat().st_size
+    data["engines"] = {}
+    for engine in ("restic", "borg"):
+        found: dict[str, list[float]] = {"store": [], "put": [], "dump": [], "get": []}
+        data["engines"][engine] = found
+        for number in range(count):
+            say(f"{engine} alone, round {number + 1} of {count}")
+            takers = [Contender(f"{kind}-{engine}", bench.folder / "e") for kind in ("raw", "ours")]
+            for taker in takers if number % 2 == 0 else takers[::-1]:
+                taker.make()
+                store, dump = ("put", "get") if taker.kind == "ours" else ("store", "dump")
+                found[store].append(work.feed(taker, stream))
+                for _ in range(2):  # it is short, so twice
+                    seconds, length = work.restore(taker)
+                    found[dump].append(seconds)
+                if length != data["stream"]:
+                    raise SystemExit(f"{taker.name} gave back {length} bytes")
+                if number == 0:
+                    work.compare(taker, stream)
+                taker.remove()
+    _settings(bench, stream, data)
+    stream.unlink()
+
+
+def _settings(bench: Bench, stream: Path, data: Data) -> None:
+    """Store a stream with other settings of the engines, once each."""
+    data["choices"] = []
+    for engine, settings in SETTINGS.items():
+        for setting in settings:
+            say(f"{engine}: {setting or 'as it is'}")
+            taker = Contender(f"ours-{engine}", bench.folder / "e", setting=setting)
+            taker.make()
+            seconds = work.feed(taker, stream)
+            row = {"engine": engine, "setting": setting, "seconds": seconds, "size": taker.size()}
+            data["choices"].append(row)
+            taker.remove()
+
+
+def scattered(bench: Bench, data: Data) -> None:
+    """About 20 MB of scattered changes in the large volume, through the official archive."""
+    large = bench.volumes[0]
+    dom0 = Dom0([large])
+    found: Data = {"image": large.size, "changed": CHANGED}
+    takers = [Contender(name, bench.folder / f"scattered-{name}") for name in SCATTERED]
+    wyng = None
+    if bench.program:
+        for backup in bench.backups:
+            backup.close()  # two archives can't have snapshots of one volume
+        wyng = WyngBackup(bench.program, [large], bench.folder / "wyng-scattered")
+
+    def sizes(key: str) -> None:
+        for taker in takers:
+            say(f"scattered changes, {key}: {taker.name}")
+            if taker.kind == "raw":
+                work.store_images(taker, [large])
+            else:
+                dom0.backup(taker.kind, taker.line())
+            found.setdefault(taker.name, {})[key] = taker.size()
+        if wyng:
+            say(f"scattered changes, {key}: wyng")
+            wyng.store()
+            found.setdefault("wyng", {})[key] = wyng.size()
+
+    try:
+        for taker in takers:
+            taker.make()
+        if wyng:
+            wyng.make()
+        sizes("first")
+        corpus.scatter(large, CHANGED)
+        sizes("second")
+    finally:
+        dom0.close()
+        if wyng:
+            wyng.close()
+    data["scattered"] = found
+
+
+def index(bench: Bench, data: Data) -> None:
+    """What borg's index takes in memory for 1 TB, at the mean size of the chunks made here."""
+    data["index"] = {}
+    for name in ("guide-borg", *(f"ours-{key}" for key in CHUNKS)):
+        say(f"borg's index: {name}")
+        listed = bench.contenders[name].run(["borg", "info", "--json"])
+        stats = json.loads(listed)["cache"]["stats"]
+        mean = stats["unique_size"] / stats["total_unique_chunks"]
+        chunks = int(1e12 / mean)
+        script = Path(__file__).with_name("borg_index.py")
+        command = [_borgs_python(), str(script), str(chunks)]
+        done = subprocess.run(command, capture_output=True, check=True)
+        data["index"][name] = {"mean": mean, "chunks": chunks, **json.loads(done.stdout)}
+
+
+def _borgs_python() -> str:
+    """Give the Python that runs borg, from its first line: it has borg's modules."""
+    program = shutil.which("borg") or ""
+    with Path(program).open("rb") as file:
+        first = file.readline().decode(errors="replace")
+    return first.removeprefix("#!").split()[0] if first.startswith("#!") else "/usr/bin/python3"
+
+
+def versions(wyng: str | None) -> dict[str, str]:
+    """Tell what took part."""
+    commands = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
+    found = {
+        name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
+        for name, command in commands.items()
+    }
+    if wyng:
+        match = re.search(r'^prog_version *= *"([^"]*)"', Path(wyng).read_text(), re.MULTILINE)
+        found["wyng"] = f"wyng {match[1]}" if match else "wyng"
+    return found

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tables of bench/store.py, in Markdown."""
+
+import statistics
+from typing import Any
+
+import targets
+from contenders import CHUNKS, TITLES
+from targets import MIB, median
+
+Data = dict[str, Any]
+MB = 1e6
+Cell = float | None
+
+
+def report(data: Data) -> str:
+    """Write the report."""
+    machine, settings = data["machine"], data["settings"]
+    sizes = ", ".join(f"{size / MIB:.0f}" for size in data["images"].values())
+    parts = [
+        f"Volumes of {sizes} MiB, a stream of {data['stream'] / 1e9:.2f} GB;"
+        f" {len(data['rounds'])} rounds, {settings['days']} days; {machine['cpus']} processors;"
+        f" {', '.join(version.split(' compiled')[0] for version in data['versions'].values())};"
+        " backups made by the lab's `qvm-backup`. Times are medians of the rounds, in seconds,"
+        " and cover the whole backup; sizes are in MB (10^6 bytes).",
+        _table(
+            ["target", "this run", "at most", ""], [line.cells() for line in targets.lines(data)]
+        ),
+        _times(data),
+        _sizes(data),
+        _engines(data),
+        _scattered(data),
+        _index(data),
+        _choices(data),
+        _notes(data),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _seconds(value: Cell) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _mb(value: Cell) -> str:
+    return "-" if value is None else f"{value / MB:.1f}"
+
+
+def names(data: Data) -> list[str]:
+    """Give the names of all that took part, the official tool first."""
+    return [f"official-{key}" for key in data.get("official", {})] + list(data["rounds"][0])
+
+
+def _times(data: Data) -> str:
+    rows = []
+    for name in names(data):
+        if name.startswith("official-"):
+            found = data["official"][name.partition("-")[2]]
+            cells = [_seconds(found["seconds"]), "the same", "the same", "-", "-"]
+            rows.append([TITLES[name], *cells, _mb(found["bytes"])])
+            continue
+        days = [day["seconds"] for day in data["days"].get(name, [])]
+        last = data["last"].get(name, {})
+        figures = [median(data, name, key) for key in ("first", "unchanged")]
+        figures += [statistics.median(days) if days else None]
+        figures += [median(data, name, "restore"), last.get("restore")]
+        sent = _mb(median(data, name, "sent")) if name != "wyng" else "-"
+        rows.append([TITLES[name], *map(_seconds, figures), sent])
+    count = data["settings"]["days"]
+    head = ["seconds", "first backup", "unchanged", "after a day", "restore"]
+    return _table([*head, f"restore after {count} days", "sent, MB"], rows)
+
+
+def _sizes(data: Data) -> str:
+    rows = []
+    for name in names(data):
+        if name.startswith("official-"):
+            whole = data["official"][name.partition("-")[2]]["bytes"]
+            rows.append([TITLES[name], _mb(whole), *["the same again"] * 3, "-"])
+            continue
+        first = median(data, name, "size_first")
+        last = data["rounds"][-1][name]
+        unchanged = last["size_unchanged"] - last["size_first"]
+        days = [day["size"] - last["size_unchanged"] for day in data["days"].get(name, [])]
+        day = [days[0], days[-1] if len(days) == data["settings"]["days"] else None] if days else []
+        pruned = data["last"].get(name, {}).get("pruned")
+        grown = [*map(_mb, day)] if day else ["-", "-"]
+        rows.append([TITLES[name], _mb(first), f"{unchanged / MB:.3f}", *grown, _mb(pruned)])
+    count = data["settings"]["days"]
+    head = ["repository, MB", "first backup", "+ unchanged", "+ one day"]
+    return _table([*head, f"+ {count} days", "after prune"], rows)
+
+
+def _engines(data: Data) -> str:
+    rows = []
+    for engine, times in data.get("engines", {}).items():
+        for ours, alone in (("put", "store"), ("get", "dump")):
+            figures = [
+                f"{statistics.median(found):.2f} ({min(found):.2f})"
+                for found in (times[ours], times[alone])
+            ]
+            best = min(times[ours]) / min(times[alone])
+            middle = statistics.median(times[ours]) / statistics.median(times[alone])
+            rows.append([f"`{ours}`, {engine}", *figures, f"{middle:.3f} ({best:.3f})"])
+    head = ["the same bytes, median (least) seconds", "dedup-store", "the engine alone", "ratio"]
+    return _table(head, rows) if rows else ""
+
+
+def _scattered(data: Data) -> str:
+    found = data.get("scattered")
+    if not found:
+        return ""
+    rows = []
+    for name, row in found.items():
+        if isinstance(row, dict):
+            rows.append([TITLES[name], _mb(row["first"]), _mb(row["second"] - row["first"])])
+    what = f"{found['changed'] / MB:.0f} MB of scattered changes in {found['image'] / MIB:.0f} MiB"
+    return _table([f"{what}, MB", "first backup", "+ changed"], rows)
+
+
+def _index(data: Data) -> str:
+    settings = {"guide-borg": "borg's own, 19,23,21"}
+    settings |= {f"ours-{name}": f"{TITLES[f'ours-{name}']}, {CHUNKS[name]}" for name in CHUNKS}
+    rows = [
+        [settings[name], f"{row['mean'] / 1024:.0f} KiB", f"{row['chunks'] / 1e6:.2f} million"]
+        + [f"{row[key] / MIB:.0f} MiB" for key in ("held", "peak")]
+        for name, row in data.get("index", {}).items()
+    ]
+    head = ["borg's indexes for 1 TB of data", "mean chunk", "chunks", "filled", "peak"]
+    return _table(head, rows) if rows else ""
+
+
+def _choices(data: Data) -> str:
+    rows = [
+        [
+            row["engine"],
+            f"`{row['setting']}`" if row["setting"] else "none",
+            _seconds(row["seconds"]),
+            _mb(row["size"]),
+        ]
+        for row in data.get("choices", [])
+    ]
+    head = ["`put` of the stream, once", "setting", "seconds", "repository, MB"]
+    return _table(head, rows) if rows else ""
+
+
+def _notes(data: Data) -> str:
+    notes = [
+        "This project's borg has chunks of 256 KiB on average unless told otherwise; on the images,"
+        " restic and borg are set as this project sets them. What was stored last was read back"
+        " after the prune, and compared with what went in, for every contender but the engines"
+        " alone, which took part in the first of the days only.",
+        "Files on Btrfs: what the file system had allocated, not compressed; with 10 or fewer days"
+        " its blocks are shared with the backup before.",
+    ]
+    if "wyng" in data["rounds"][0]:
+        notes.append(
+            "wyng has its defaults (encrypted, zstd), and reads only what changed since its"
+            " snapshots; its restore writes files. It stores no settings of qubes."
+        )
+    return "\n\n".join(notes)

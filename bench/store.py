@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Backups with the official tool as it is, with the forum guide's script, and with this project.
+
+All contenders take part in each round, in turn, so that what else the machine does hits all alike;
+what counts are ratios. Needs root, for loop mounts. Settings, in the environment: BENCH_GB (size of
+the largest volume, in GiB), BENCH_ROUNDS, BENCH_DAYS, BENCH_REAL (0 leaves the real scrypt out),
+BENCH_DIR (where it works, and writes its results), WYNG (wyng's program).
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DEFAULTS = {"gb": 2.0, "rounds": 3, "days": 10, "real": 1}
+
+
+def settings() -> dict[str, float]:
+    """Read the settings from the environment."""
+    found = {key: os.environ.get(f"BENCH_{key.upper()}") for key in DEFAULTS}
+    return {key: type(usual)(found[key] or usual) for key, usual in DEFAULTS.items()}
+
+
+@contextmanager
+def btrfs(place: Path, size: int) -> Iterator[None]:
+    """Mount a new Btrfs of size bytes, from a sparse file beside it."""
+    image = place.with_suffix(".btrfs")
+    with image.open("wb") as file:
+        file.truncate(size)
+    place.mkdir()
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]:
+    """Measure everything, in an empty folder; give the raw data, and keep them in a file, too."""
+    import parts  # noqa: PLC0415 - the report does without the lab
+    from rounds import Bench  # noqa: PLC0415
+    from work import say  # noqa: PLC0415
+
+    wyng = os.environ.get("WYNG") or None
+    data: dict[str, Any] = {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "load": os.getloadavg(),
+        },
+        "versions": parts.versions(wyng),
+        "settings": chosen,
+    }
+    size = int(chosen["gb"] * 1024) << 20
+    rounds, days = int(chosen["rounds"]), int(chosen["days"])
+    with btrfs(folder / "btrfs", (1 << 30) + 8 * size), btrfs(folder / "plain", 20 << 30):
+        bench = Bench(folder, chosen["gb"], wyng)
+        data["images"] = {volume.name: volume.size for volume in bench.volumes}
+        steps: list[Callable[[], None]] = [
+            lambda: parts.engines(bench, rounds, data),
+            lambda: bench.rounds(rounds, data),
+            lambda: parts.index(bench, data),
+            lambda: parts.official(bench, data) if chosen["real"] else None,
+            lambda: bench.days(days, data),
+            lambda: parts.scattered(bench, data),
+        ]
+        try:
+            for step in steps:
+                step()
+                raw.write_text(json.dumps(data, indent=1) + "\n")
+        finally:
+            bench.close()
+    say("done")
+    return data
+
+
+def main() -> int:
+    """Measure, keep the raw data, write the report and the chart."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--report", type=Path, metavar="FILE", help="only report on these raw data")
+    parser.add_argument("--strict", action="store_true", help="a missed target is exit status 1")
+    options = parser.parse_args()
+    import chart  # noqa: PLC0415 - what is needed at the end is missed at the beginning
+    import report  # noqa: PLC0415
+    import targets  # noqa: PLC0415
+
+    place = Path(os.environ.get("BENCH_DIR") or CHECKOUT / ".benchmarks").absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    if options.report:
+        data = json.loads(options.report.read_text())
+        out = options.report.with_suffix("")
+    else:
+        out = place / "store"
+        folder = Path(tempfile.mkdtemp(prefix="bench-", dir=place))
+        try:
+            data = measure(folder, settings(), out.with_suffix(".json"))
+        finally:
+            shutil.rmtree(folder)
+    text = report.report(data)
+    out.with_suffix(".md").write_text(text)
+    chart.draw(data, out)
+    print(text)
+    missed = [line for line in targets.lines(data) if line.verdict == "MISSED"]
+    return 1 if missed and options.strict else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How an engine's processes are run, fed and read."""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from dedup_store import pipes
+from dedup_store.complaints import STDERR_BYTES, Complaints
+from dedup_store.config import home
+from dedup_store.errors import DamagedError, EngineError, StoreError
+
+_STOP_SECONDS = 10
+_LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
+_POLL = 0.02
+
+
+class Stream(Protocol):
+    """Bytes that come back from the repository."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes; 0 at the end, and only when the engine succeeded.
+
+        Raises:
+            StoreError: when the engine failed.
+        """
+
+    def close(self) -> None:
+        """Stop the engine, wherever it is."""
+
+
+def environment() -> dict[str, str]:
+    """The environment for engines: nothing of the caller's but where things are."""
+    variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home(), "PATH": os.defpath}
+    for name in ("PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        if value := os.environ.get(name):
+            variables[name] = value
+    return variables
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start an engine.
+
+    Attributes:
+        argv: program and arguments, never a secret.
+        variables: its whole environment.
+        how: the signal that ends it early; it gets it too when we are killed. Without that, it
+            would take the end of its input for the end of the data, or wait for ever.
+        cwd: its folder.
+        keep: file descriptors that it inherits.
+        hint: what a person should know when it fails.
+    """
+
+    argv: list[str]
+    variables: dict[str, str]
+    how: signal.Signals
+    cwd: Path | None = None
+    keep: tuple[int, ...] = ()
+    hint: str = ""
+
+
+class Child:
+    """An engine's process, whose stderr is kept in part for its error message."""
+
+    def __init__(self, command: Command, feed: bool | IO[bytes]) -> None:
+        """Start it.
+
+        Args:
+            command: what to start.
+            feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
+                can be read only when it isn't fed.
+        """
+        self._name = command.argv[0]
+        self._how = command.how
+        self._hint = command.hint
+        self._is_told = False
+        if not shutil.which(self._name, path=command.variables["PATH"]):
+            raise StoreError(f"{self._name} is not installed here (not found in PATH)")
+        death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG"), "--"]
+        source: int | IO[bytes] = subprocess.PIPE if feed is True else feed or subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                [*death, *command.argv],
+                stdin=source,
+                stdout=subprocess.DEVNULL if feed else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=command.variables,
+                cwd=command.cwd,
+                pass_fds=command.keep,
+                start_new_session=True,  # a terminal's ^C reaches us, and we stop it in order
+            )
+        except OSError as error:
+            raise StoreError(f"{self._name} can't be started: {error.strerror}") from None
+        pipe = self._process.stdin if feed else self._process.stdout
+        self.fd = pipe.fileno() if pipe else -1
+        if pipe:
+            pipes.widen(self.fd)
+        self._errors = Complaints()
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+
+    def _read_errors(self) -> None:
+        stream = self._process.stderr
+        while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
+            self._errors.add(data)
+
+    def is_running(self) -> bool:
+        """Tell whether it still runs."""
+        return self._process.poll() is None
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write to its stdin, all of it.
+
+        Raises:
+            StoreError: its error, when it has gone.
+        """
+        try:
+            pipes.write_all(self.fd, data)
+        except BrokenPipeError:
+            raise self.failure() from None
+
+    def close_stdin(self) -> None:
+        """Let it see the end of its input."""
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+
+    def finish(self) -> None:
+        """Wait for its end.
+
+        Raises:
+            StoreError: when it failed.
+        """
+        self.close_stdin()
+        if self._process.wait() != 0:
+            raise self.failure()
+
+    def judge(self, is_damage: Callable[[int, bytes], bool]) -> None:
+        """Wait for the end of an engine's check, whose output nobody reads.
+
+        Args:
+            is_damage: tells from exit code and end of stderr whether it found damage.
+
+        Raises:
+            DamagedError: it did; with its first complaint.
+            StoreError: it failed for another reason.
+        """
+        try:
+            code = self._process.wait()
+            self._reader.join()
+            if code > 0 and is_damage(code, self._errors.last):
+                raise DamagedError(f"{self._name}: {self._errors.first_ones()}")
+            if code:
+                raise self.failure()
+        finally:
+            self.stop()
+
+    def failure(self) -> EngineError:
+        """Describe why it ended, or why it doesn't take its input any more; then it is ended.
+
+        borg on a full disk skips the file at hand, says why, and waits for the next one.
+        """
+        end = time.monotonic() + _STOP_SECONDS
+        while self.is_running() and not self._errors.last and time.monotonic() < end:
+            time.sleep(_POLL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LAST_WORDS)
+        if not self.is_running():
+            self._reader.join(_STOP_SECONDS)
+        message, said = self._errors.message(), self._errors.last.decode(errors="replace")
+        code = self._process.returncode
+        self.stop()
+        if code is None:
+            ending = "gave up"
+        elif code < 0:
+            ending = f"was ended by signal {-code}"
+        else:
+            ending = f"failed with exit code {code}"
+        return EngineError(f"{self._name} {ending}: {message or 'no message'}{self._hint}", said)
+
+    def interrupt(self) -> None:
+        """Tell it to end, and don't wait."""
+        if self.is_running():
+            self._process.send_signal(self._how)
+        self._is_told = True
+
+    def stop(self) -> None:
+        """End it, if it still runs, and forget it."""
+        process = self._process
+        if self.is_running() and not self._is_told:
+            self.interrupt()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LAST_WORDS)
+        self.close_stdin()  # restic 0.18 heeds the signal only when a read or write returns
+        if process.stdout:
+            process.stdout.close()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._reader.join(_STOP_SECONDS)
+        if process.stderr:
+            process.stderr.close()
+
+
+class ChildStream:
+    """The output of processes, one after the other; each is started while the one before runs."""
+
+    def __init__(self, *starters: Callable[[], Child]) -> None:
+        """Start the first of the processes, and the second when that is being read."""
+        self._starters: Iterator[Callable[[], Child]] = iter(starters)
+        self._children: list[Child] = []
+        self._start_next()
+
+    def followed_by(self, starters: Iterable[Callable[[], Child]]) -> "ChildStream":
+        """Add processes to come after those that there are."""
+        self._starters = itertools.chain(self._starters, starters)
+        return self
+
+    def await_data(self) -> "ChildStream":
+        """Wait until there is something to read, or the end.
+
+        Raises:
+            StoreError: when the engine failed before.
+        """
+        fd = self._children[0].fd
+        select.select([fd], [], [])
+        if not int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder):
+            self.readinto(memoryview(bytearray(1)))
+        return self
+
+    def _start_next(self) -> None:
+        for starter in self._starters:
+            self._children.append(starter())
+            return
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes; see Stream."""
+        while self._children:
+            if len(self._children) < 2:
+                self._start_next()
+            if got := os.readv(self._children[0].fd, [buffer]):
+                return got
+            self._children[0].finish()
+            self._children.pop(0).stop()
+        return 0
+
+    def close(self) -> None:
+        """End the processes."""
+        for child in self._children:
+            child.stop()
+        self._children.clear()
+
+
+def read_all(stream: Stream, limit: int) -> bytes:
+    """Read a stream of bounded size to its end.
+
+    Raises:
+        StoreError: when it is longer, or the engine failed.
+    """
+    data = bytearray()
+    buffer = memoryview(bytearray(pipes.BUFFER))
+    try:
+        while got := stream.readinto(buffer):
+            data += buffer[:got]
+            if len(data) > limit:
+                raise StoreError("the repository gave back more than can be")
+    finally:
+        stream.close()
+    return bytes(data)

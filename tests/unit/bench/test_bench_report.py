@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report of make bench: what was measured, and what README says of it."""
+
+import json
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(PROJECT / "bench"))
+
+import report  # noqa: E402 - needs the path
+import targets  # noqa: E402
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    """The raw data that are kept in bench/."""
+    return json.loads((PROJECT / "bench/store.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_the_report_is_that_of_the_data(data: dict[str, Any]) -> None:
+    assert (PROJECT / "bench/store.md").read_text() == report.report(data)
+
+
+def test_what_readme_says(data: dict[str, Any]) -> None:
+    """Each row of its tables of figures is a row of the report."""
+    section = (PROJECT / "README.md").read_text().partition("## How fast, how small")[2]
+    rows = [row for row in section.partition("\n## ")[0].splitlines() if row.startswith("| ")]
+    assert len(rows) > 10
+    assert not set(rows) - set(report.report(data).splitlines())
+
+
+def test_a_missed_target_is_told(data: dict[str, Any]) -> None:
+    worse = deepcopy(data)
+    for row in worse["rounds"]:
+        row["ours-borg"]["size_unchanged"] = 2 * row["ours-borg"]["size_first"]
+    verdicts = {line.what: line for line in targets.lines(worse)}
+    line = verdicts["growth of an unchanged backup, borg"]
+    assert line.cells()[1:] == ["100.000 %", "0.01 %", "MISSED"]
+
+
+def test_what_was_not_measured_is_told(data: dict[str, Any]) -> None:
+    less = deepcopy(data)
+    less["scattered"].pop("wyng", None)
+    less["official"] = {}
+    told = {line.what for line in targets.lines(less) if line.verdict == "not measured"}
+    assert len(told) == 4
+    assert "| - |" in report.report(less)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""make bench as a program, on a corpus of some tens of MB."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.thorough
+def test_a_small_run(tmp_path: Path) -> None:
+    """All stages for all contenders but wyng and the real scrypt; nothing is left mounted."""
+    pytest.importorskip("matplotlib", reason="only make bench installs it")
+    chosen = {"BENCH_GB": "0.1", "BENCH_ROUNDS": "1", "BENCH_DAYS": "1", "BENCH_REAL": "0"}
+    done = subprocess.run(
+        [sys.executable, PROJECT / "bench/store.py"],
+        env={**os.environ, **chosen, "BENCH_DIR": str(tmp_path), "WYNG": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "store.json").read_text())
+    assert len(data["rounds"]) == 1
+    assert all(row["equal"] for row in data["last"].values())
+    names = data["rounds"][0].keys()
+    assert names == data["days"].keys()
+    assert data["last"].keys() == {name for name in names if not name.startswith("raw-")}
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["store.json", "store.md", "store.png", "store.svg"]
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+    text = (tmp_path / "store.md").read_text()
+    again = [sys.executable, PROJECT / "bench/store.py", "--report", tmp_path / "store.json"]
+    subprocess.run(again, check=True, capture_output=True)
+    assert (tmp_path / "store.md").read_text() == text

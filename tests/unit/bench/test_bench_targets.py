@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which targets of make bench are met, judged on figures that were made up."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(PROJECT / "bench"))
+
+import report  # noqa: E402 - needs the path
+import targets  # noqa: E402
+
+MB = 1_000_000
+NAMES = ("guide-restic", "guide-borg", "ours-restic", "ours-borg", "raw-restic", "wyng")
+SCATTERED = {  # size of the first repository, and growth
+    "guide-borg": (300, 112),
+    "ours-restic": (300, 60),
+    "ours-borg": (315, 40),
+    "ours-borg-small": (330, 30),
+    "raw-restic": (300, 60),
+    "wyng": (310, 30),
+}
+
+
+@pytest.fixture
+def data() -> dict[str, Any]:
+    """A run of three rounds and two days, in which every target is just met."""
+    row = {"first": 10.0, "unchanged": 5.0, "restore": 4.0, "sent": 1200 * MB}
+    row |= {"size_first": 300 * MB, "size_unchanged": 300 * MB + 30_000}
+    return {
+        "machine": {"cpus": 2},
+        "versions": {"restic": "restic 0 compiled with go", "borg": "borg 1"},
+        "settings": {"days": 2},
+        "images": {"work": 2 << 30},
+        "stream": 1200 * MB,
+        "rounds": [{name: dict(row) for name in NAMES} for _ in range(3)],
+        "days": {name: [{"seconds": 6.0, "size": n * 310 * MB} for n in (1, 2)] for name in NAMES},
+        "last": {name: {"restore": 4.0, "pruned": 305 * MB} for name in NAMES},
+        "official": {"none": {"seconds": 100.0, "bytes": 1200 * MB}},
+        "engines": {
+            engine: {"store": [8.0, 9.0], "put": [8.0, 9.0], "dump": [3.0], "get": [3.15]}
+            for engine in ("restic", "borg")
+        },
+        "scattered": {"image": 2 << 30, "changed": 20 * MB}
+        | {
+            name: {"first": first * MB, "second": (first + growth) * MB}
+            for name, (first, growth) in SCATTERED.items()
+        },
+        "index": {
+            "ours-borg": {"mean": 3e5, "chunks": 3_300_000, "held": 400 << 20, "peak": 512 << 20}
+        },
+    }
+
+
+def verdicts(data: dict[str, Any]) -> dict[str, str]:
+    return {line.what: line.verdict for line in targets.lines(data)}
+
+
+def test_each_just_met(data: dict[str, Any]) -> None:
+    """0.01 % of 300 MB is 30 kB; at 3 s, 1.05 times is 3.15 s."""
+    missed = [what for what, verdict in verdicts(data).items() if verdict != "met"]
+    assert missed == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "factor", "missed"),
+    [
+        ("ours-borg", "first", 1.21, "time of a whole backup (first), borg / the guide's script"),
+        ("ours-restic", "size_first", 1.01, "first repository, restic / the guide's"),
+        ("ours-borg", "size_unchanged", 1.001, "growth of an unchanged backup, borg"),
+    ],
+)
+def test_a_figure_of_the_rounds(
+    data: dict[str, Any], name: str, key: str, factor: float, missed: str
+) -> None:
+    for row in data["rounds"]:
+        row[name][key] *= factor
+    assert verdicts(data)[missed] == "MISSED"
+
+
+def test_one_round_of_three_decides_nothing(data: dict[str, Any]) -> None:
+    data["rounds"][1]["ours-borg"]["first"] *= 5
+    assert "MISSED" not in verdicts(data).values()
+
+
+def test_small_chunks_above_wyng(data: dict[str, Any]) -> None:
+    data["scattered"]["ours-borg-small"]["second"] += MB
+    told = verdicts(data)
+    assert told["growth after scattered changes, borg, small chunks / wyng"] == "MISSED"
+    assert told["growth after scattered changes, borg / wyng"] == "met"
+
+
+def test_index_and_get(data: dict[str, Any]) -> None:
+    data["index"]["ours-borg"]["held"] = data["index"]["ours-borg"]["peak"] = 513 << 20
+    data["engines"]["restic"]["get"] = [3.2]
+    missed = [what for what, verdict in verdicts(data).items() if verdict == "MISSED"]
+    assert missed == [
+        "memory of borg's indexes for 1 TB",
+        "memory of borg's indexes for 1 TB, while they grow",
+        "time of `get`, restic / restic alone",
+    ]
+
+
+def test_what_was_left_out(data: dict[str, Any]) -> None:
+    for key in ("scattered", "index", "official", "engines"):
+        del data[key]
+    data["days"], data["last"], data["settings"] = {}, {}, {"days": 0}
+    told = verdicts(data)
+    assert told["growth after scattered changes, borg / wyng"] == "not measured"
+    assert told["time of a whole backup, borg / official, not compressed"] == "not measured"
+    text = report.report(data)
+    assert "| guide's script, borg | 300.0 | 0.030 | - | - | - |" in text
+
+
+def test_the_report(data: dict[str, Any]) -> None:
+    lines = report.report(data).splitlines()
+    assert "| this project, restic | 10.0 | 5.0 | 6.0 | 4.0 | 4.0 | 1200.0 |" in lines
+    assert "| this project, restic | 300.0 | 0.030 | 10.0 | 320.0 | 305.0 |" in lines
+    assert "| this project, borg | 315.0 | 40.0 |" in lines
+    assert "| wyng, on the images | 10.0 | 5.0 | 6.0 | 4.0 | 4.0 | - |" in lines
+    assert "| `get`, borg | 3.15 (3.15) | 3.00 (3.00) | 1.050 (1.050) |" in lines
+
+
+def test_the_chart(data: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="only make bench installs it")
+    import chart  # noqa: PLC0415 - needs matplotlib
+
+    chart.draw(data, tmp_path / "store")
+    assert (tmp_path / "store.png").read_bytes().startswith(b"\x89PNG")
+    first = (tmp_path / "store.svg").read_bytes()
+    assert b"<svg" in first
+    chart.draw(data, tmp_path / "store")
+    assert (tmp_path / "store.svg").read_bytes() == first
