@@ -236,6 +236,10 @@ def test_lost_snapshot(restic: Filled) -> None:
     listed = json.loads(restic.store.native("--no-cache", "snapshots", "--json", "--tag", tag))
     manifest = next(item for item in listed if item["paths"] == ["/manifest"])
     flip(restic.store.repository / "snapshots" / manifest["id"])
+    assert restic.store.get(restic.runs[0]) == restic.streams[0]
+    vault = restic.store.run("get", restic.runs[0], "--members", "vm8/")
+    assert (vault.returncode, vault.stderr) == (0, b"")
+    assert vault.stdout in restic.streams[0]
     rows = by_run(checked(restic.store, code=5))
     assert rows[restic.runs[0]] == is_well(restic, 0)
     assert rows[restic.runs[1]].items() >= {"status": "unknown", "ok": False}.items()
