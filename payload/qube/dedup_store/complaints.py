@@ -8,7 +8,12 @@ import re
 from dedup_store.errors import clean
 
 STDERR_BYTES = 8192
-_MACHINE = re.compile(r"\n(?:Remote: )?Platform: ")  # borg/helpers/misc.py sysinfo
+# borg/archiver.py main: a message, a traceback, and (helpers/misc.py sysinfo) where it runs. Other
+# tracebacks (`Exception ignored in ...`) stay: they come behind a message that may be of a lock.
+_TRACEBACK = re.compile(
+    r"(.*)\n(?:Remote: )?Traceback \(most recent call last\)(?s:.*?)"
+    r"\n(.*)\n+(?:Remote: \n)*(?:Remote: |Borg server: )?Platform: "
+)
 _FIRST_LINES = 2
 _MAX_FIRST = 300  # characters
 
@@ -38,8 +43,8 @@ class Complaints:
             last = json.loads(text.strip().rpartition("\n")[2])
             if isinstance(last, dict) and isinstance(last.get("message"), str):
                 text = last["message"]
-        if "Traceback (most recent call last)" in text:  # borg's; where it is installed follows
-            text = _MACHINE.split(text, maxsplit=1)[0].rstrip().rpartition("\n")[2]
+        if found := _TRACEBACK.search(text):
+            text = f"{found[1]} {found[2]}"
         return clean(text)
 
     def first_ones(self) -> str:

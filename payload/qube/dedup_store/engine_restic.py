@@ -59,6 +59,7 @@ class Restic:
         self._config = config
         self._lock = lock
         self._known: dict[str, _Objects] | None = None
+        self._is_list_needed = False  # whether what was begun without it has failed
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
         self._options: list[str] = []
 
@@ -114,8 +115,14 @@ class Restic:
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        stream = ChildStream(self._dump(run, "manifest"))
-        return read_all(stream, engine.MAX_MANIFEST)
+        try:
+            return read_all(ChildStream(self._dump(run, "manifest")), engine.MAX_MANIFEST)
+        except StoreError:
+            if self._known is not None or run not in self._objects():
+                raise
+        # one damaged snapshot keeps restic from finding any by its tags; a list leaves it out
+        self._is_list_needed = True
+        return read_all(ChildStream(self._dump(run, "manifest")), engine.MAX_MANIFEST)
 
     def begin(self, run: str) -> ChildStream:
         """Begin to read the first payload object of a run."""
@@ -124,6 +131,9 @@ class Restic:
     def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
         """Read payload objects of a run."""
         rest = [self._dump(run, "payload", number) for number in objects]
+        if begun and self._is_list_needed:
+            begun.close()
+            begun = None
         return begun.followed_by(rest[1:]) if begun else ChildStream(*rest)
 
     def leftovers(self) -> list[str]:
@@ -231,12 +241,20 @@ class Restic:
         return Usage(size, "the data that runs use, as restic counts them", objects)
 
     def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], Child]:
-        """Give what starts to read an object, found by its tags: a list would be a start more."""
+        """Give what starts to read an object, found by its tags: a list would be a start more.
+
+        With a list that was read anyway, by its id.
+        """
         tag = f"run={run}" if number is None else f"run={run},object={number}"
-        find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag]
+        find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag, "latest"]
+        if known := (self._known or {}).get(run):
+            if number is None:
+                find = known.all[0][:1] or find
+            elif number in known.payload:
+                find = [known.payload[number][0]]
         what = name if number is None else f"{name} object {number}"
         hint = f" (reading the {what} of {run})"
-        return partial(self.start, *_READ_ONLY, "dump", *find, "latest", f"/{name}", hint=hint)
+        return partial(self.start, *_READ_ONLY, "dump", *find, f"/{name}", hint=hint)
 
     def _run(self, *arguments: str) -> bytes:
         """Run restic to its end, as often as needed to get its lock, within `lock_wait`."""

@@ -3,13 +3,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from store_profile import Filled, Store, refusal
+from store_profile import PAYLOAD, Filled, Store, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 
@@ -95,6 +96,11 @@ def harm_manifest(filled: Filled) -> None:
                 flip(path)
 
 
+@pytest.mark.parametrize(
+    "filled",
+    [pytest.param("restic", marks=pytest.mark.thorough), "borg", "directory"],
+    indirect=True,
+)
 def test_damaged_manifest(filled: Filled) -> None:
     """What was in the run is still known by its summary."""
     harm_manifest(filled)
@@ -154,25 +160,49 @@ def test_runs_that_cannot_be_listed(borg: Filled) -> None:
     assert b"the runs can't be told" in result.stderr
 
 
-def test_first_complaint_is_told(borg: Filled, tmp_path: Path) -> None:
-    """However many follow: borg writes a line for each lost piece."""
-    program = tmp_path / "bin" / "borg"
+def run_with(store: Store, script: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run dedup-store with a borg that does something before it becomes the real one."""
+    program = store.folder / "bin" / "borg"
     program.parent.mkdir()
-    engine = subprocess.run(["which", "borg"], capture_output=True, text=True, check=True)
-    program.write_text(
-        '#!/bin/sh\ncase " $* " in *" check "*)\n'
-        '  { echo "Data integrity error: Segment 7"; seq -f "ID: %020.0f" 2000; } >&2; exit 1;;\n'
-        f'esac\nexec {engine.stdout.strip()} "$@"\n'
-    )
+    engine = shutil.which("borg")
+    program.write_text(f'#!/bin/sh\n{script}\nexec {engine} "$@"\n')
     program.chmod(0o755)
-    environment = borg.store.environment
+    environment = store.environment
     environment["PATH"] = f"{program.parent}:{environment['PATH']}"
-    command = [*borg.store.start("--version").args[:1], "check", "--json", borg.runs[0]]
-    result = subprocess.run(command, env=environment, capture_output=True, check=False)
+    command = [PAYLOAD / "dedup-store", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, check=False)
+
+
+def test_first_complaint_is_told(borg: Filled) -> None:
+    """However many follow: borg writes a line for each lost piece."""
+    script = (
+        'case " $* " in *" check "*) { echo "Data integrity error: Segment 7"\n'
+        '  seq -f "ID: %020.0f" 2000; } >&2; exit 1;;\nesac'
+    )
+    result = run_with(borg.store, script, "check", "--json", borg.runs[0])
     assert result.returncode == 5, result
     message = json.loads(result.stdout)["repository"]["message"]
     assert message.startswith("borg: Data integrity error: Segment 7 ")
     assert message.endswith(" (and 1999 more lines)")
+
+
+def test_lock_is_waited_for_whatever_borg_says_of_itself(borg: Filled) -> None:
+    """Behind its message that it is locked, borg's interpreter may complain of its clean-up."""
+    once = borg.store.folder / "once"
+    script = (
+        f"if mkdir {once} 2>/dev/null; then cat >&2 <<'END'; exit 2; fi\n"
+        "Failed to create/acquire the lock /repo/lock.exclusive (timeout).\n"
+        "Exception ignored in: <function Repository.__del__ at 0x7f0000000000>\n"
+        "Traceback (most recent call last):\n"
+        '  File "/usr/lib/python3/dist-packages/borg/repository.py", line 180, in __del__\n'
+        '    assert False, "cleanup happened in Repository.__del__"\n'
+        "AssertionError: cleanup happened in Repository.__del__\n"
+        "END"
+    )
+    result = run_with(borg.store, script, "show", "--json", borg.runs[0])
+    assert result.returncode == 0, result
+    assert once.is_dir()
+    assert json.loads(result.stdout)["run"] == borg.runs[0]
 
 
 def test_text(directory: Filled) -> None:
@@ -206,6 +236,10 @@ def test_lost_snapshot(restic: Filled) -> None:
     listed = json.loads(restic.store.native("--no-cache", "snapshots", "--json", "--tag", tag))
     manifest = next(item for item in listed if item["paths"] == ["/manifest"])
     flip(restic.store.repository / "snapshots" / manifest["id"])
+    assert restic.store.get(restic.runs[0]) == restic.streams[0]
+    vault = restic.store.run("get", restic.runs[0], "--members", "vm8/")
+    assert (vault.returncode, vault.stderr) == (0, b"")
+    assert vault.stdout in restic.streams[0]
     rows = by_run(checked(restic.store, code=5))
     assert rows[restic.runs[0]] == is_well(restic, 0)
     assert rows[restic.runs[1]].items() >= {"status": "unknown", "ok": False}.items()
@@ -226,6 +260,7 @@ def test_damaged_tree_beside_a_cache(restic: Filled) -> None:
     assert not any(row["ok"] for row in rows.values())
 
 
+@pytest.mark.thorough
 def test_beside_a_put(restic: Filled) -> None:
     """A backup that goes on neither stops a check nor is stopped by it."""
     store = restic.store
