@@ -44,6 +44,8 @@ def draw(data: Data, target: Path) -> None:
         path = target.with_suffix(f".{ending}")
         figure.savefig(path, dpi=110, metadata=metadata, facecolor="white")
     plt.close(figure)
+    svg = target.with_suffix(".svg")  # matplotlib ends lines with blanks
+    svg.write_text("".join(f"{line.rstrip()}\n" for line in svg.read_text().splitlines()))
 
 
 def _colour(name: str) -> str:
