@@ -149,12 +149,13 @@ def _choices(data: Data) -> str:
 
 def _notes(data: Data) -> str:
     notes = [
-        "This project's borg has chunks of 256 KiB on average unless told otherwise; on the images,"
+        "This project's borg has its chunk setting `medium` unless told otherwise; on the images,"
         " restic and borg are set as this project sets them. What was stored last was read back"
         " after the prune, and compared with what went in, for every contender but the engines"
         " alone, which took part in the first of the days only.",
-        "Files on Btrfs: what the file system had allocated, not compressed; with 10 or fewer days"
-        " its blocks are shared with the backup before.",
+        "Files on Btrfs: what the file system had allocated, not compressed. A volume shares blocks"
+        " with the backup before only up to the first place where blocks of zeros came or went, as"
+        " the official archive leaves them out, and what follows moves.",
     ]
     if "wyng" in data["rounds"][0]:
         notes.append(

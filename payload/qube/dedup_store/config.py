@@ -30,7 +30,7 @@ _KEYS = {
     "chunks": str,
     "pack_size": int,
 }
-_TUNING = {"compression", "chunks", "pack_size"}
+_TUNING = ("compression", "chunks", "pack_size")
 # file systems allow more in a label; this much fits a line of /etc/fstab and a file name
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 # a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
@@ -140,8 +140,8 @@ def load(profile: str) -> Config:
         pack_size=values.get("pack_size"),
     )
     _check(config, path)
-    for key in _TUNING & values.keys():
-        if wrong := tuning.problem(config.engine, key, values[key]):
+    for key in _TUNING:
+        if key in values and (wrong := tuning.problem(config.engine, key, values[key])):
             raise UsageError(f"{path}: {wrong}")
     if not config.is_encrypted:
         _check_directory(config, path, has_password="password_file" in values)

@@ -40,7 +40,7 @@ class Writer(Protocol):
         """End the open object."""
 
     def finish(self) -> None:
-        """Wait until all payload objects are in the repository."""
+        """Have all payload objects in the repository; no more will come."""
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object; from then on the run exists.
