@@ -11,8 +11,8 @@ from typing import Any
 import corpus
 import work
 from contenders import CHUNKS, Contender
-from dom0 import Dom0
 from rounds import Bench, WyngBackup
+from upstream_dom0 import asked_for, version
 from work import say, settle
 
 Data = dict[str, Any]
@@ -82,7 +82,6 @@ def _settings(bench: Bench, stream: Path, data: Data) -> None:
 def scattered(bench: Bench, data: Data) -> None:
     """About 20 MB of scattered changes in the large volume, through the official archive."""
     large = bench.volumes[0]
-    dom0 = Dom0([large])
     found: Data = {"image": large.size, "changed": CHANGED}
     takers = [Contender(name, bench.folder / f"scattered-{name}") for name in SCATTERED]
     wyng = None
@@ -97,7 +96,7 @@ def scattered(bench: Bench, data: Data) -> None:
             if taker.kind == "raw":
                 work.store_images(taker, [large])
             else:
-                dom0.backup(taker.kind, taker.line())
+                bench.dom0.backup(taker.kind, taker.line(), volumes=[large])
             found.setdefault(taker.name, {})[key] = taker.size()
         if wyng:
             say(f"scattered changes, {key}: wyng")
@@ -113,7 +112,6 @@ def scattered(bench: Bench, data: Data) -> None:
         corpus.scatter(large, CHANGED)
         sizes("second")
     finally:
-        dom0.close()
         if wyng:
             wyng.close()
     data["scattered"] = found
@@ -149,6 +147,8 @@ def versions(wyng: str | None) -> dict[str, str]:
         name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
         for name, command in commands.items()
     }
+    if asked_for():
+        found["qubes"] = version()
     if wyng:
         match = re.search(r'^prog_version *= *"([^"]*)"', Path(wyng).read_text(), re.MULTILINE)
         found["wyng"] = f"wyng {match[1]}" if match else "wyng"

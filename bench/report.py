@@ -16,12 +16,14 @@ Cell = float | None
 def report(data: Data) -> str:
     """Write the report."""
     machine, settings = data["machine"], data["settings"]
+    own = "qubes" in data["versions"]
+    maker = "Qubes' own code" if own else "the lab's `qvm-backup`"
     sizes = ", ".join(f"{size / MIB:.0f}" for size in data["images"].values())
     parts = [
         f"Volumes of {sizes} MiB, a stream of {data['stream'] / 1e9:.2f} GB;"
         f" {len(data['rounds'])} rounds, {settings['days']} days; {machine['cpus']} processors;"
         f" {', '.join(version.split(' compiled')[0] for version in data['versions'].values())};"
-        " backups made by the lab's `qvm-backup`. Times are medians of the rounds, in seconds,"
+        f" backups made by {maker}. Times are medians of the rounds, in seconds,"
         " and cover the whole backup; sizes are in MB (10^6 bytes).",
         _table(
             ["target", "this run", "at most", ""], [line.cells() for line in targets.lines(data)]

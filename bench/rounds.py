@@ -12,7 +12,8 @@ import corpus
 import work
 from contenders import Contender
 from corpus import Volume
-from dom0 import Dom0
+from lab_dom0 import LabDom0
+from upstream_dom0 import UpstreamDom0, asked_for
 from work import say, settle
 from wyng import Wyng
 
@@ -23,6 +24,7 @@ NAMES = (
     *("raw-restic", "raw-borg", "raw-borg-small"),
 )
 RESTORED = "restored.img"
+Dom0 = LabDom0 | UpstreamDom0
 
 
 class Backup:
@@ -156,7 +158,9 @@ class Bench:
         subprocess.run(["btrfs", "-q", "subvolume", "create", place], check=True)
         say(f"making a corpus, its largest volume of {gib:.1f} GiB")
         self.volumes = corpus.build(place, gib)
-        self.dom0 = Dom0(self.volumes)
+        self.dom0: Dom0 = (
+            UpstreamDom0(self.volumes, folder) if asked_for() else LabDom0(self.volumes)
+        )
         self.backups: list[Backup | WyngBackup] = []
         self.contenders = {
             name: Contender(name, folder / ("plain" if name.endswith("directory") else name))

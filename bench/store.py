@@ -5,7 +5,8 @@
 All contenders take part in each round, in turn, so that what else the machine does hits all alike;
 what counts are ratios. Needs root, for loop mounts. Settings, in the environment: BENCH_GB (size of
 the largest volume, in GiB), BENCH_ROUNDS, BENCH_DAYS, BENCH_REAL (0 leaves the real scrypt out),
-BENCH_DIR (where it works, and writes its results), WYNG (wyng's program).
+BENCH_DIR (where it works, and writes its results), WYNG (wyng's program), QUBES_SRC (checkouts of
+Qubes OS, whose code then makes the backups; without them the lab's does).
 """
 
 import argparse

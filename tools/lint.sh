@@ -48,7 +48,7 @@ upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:pay
 upstream=$upstream:tests/unit/ansible:.
 check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
 check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
-bench=bench:tests/unit/lab_backup:tests/unit/lab_api:tests/unit/shim:lab:lab/dom0
+bench=bench:tests/upstream:tests/unit/lab_backup:tests/unit/lab_api:tests/unit/shim:lab:lab/dom0
 check 'mypy bench/store' mypy_part "$bench" bench/store.py
 check 'mypy bench/borg_index' mypy_part bench bench/borg_index.py
 check 'mypy tools' mypy_part tools tools/settings.py tools/salt_formula.py packaging/man.py

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Install what the lab needs on a Debian machine, or with the argument `tests` also what only the
-# unit tests need, with `bench` what only the benchmark needs; quick when all is there.
+# unit tests need, with `bench` what only the benchmark needs, with `upstream` what the real Qubes
+# needs; quick when all is there.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -63,6 +64,16 @@ if [ "${1-}" = tests ]; then
     # shellcheck disable=SC2086 # a list of names
     install_packages $test_packages
     install_python requirements-tests.txt
+fi
+if [ "${1-}" = upstream ]; then
+    wanted=tests/upstream/requirements.txt
+    if ! cmp -s "$wanted" .venv-upstream/requirements.txt; then
+        echo 'setup: installing a virtual environment in .venv-upstream'
+        rm -rf .venv-upstream
+        /usr/bin/python3 -m venv .venv-upstream
+        .venv-upstream/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
+        cp "$wanted" .venv-upstream/requirements.txt
+    fi
 fi
 if [ "${1-}" = bench ]; then
     install_packages btrfs-progs gawk # the latter for wyng

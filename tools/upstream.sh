@@ -9,15 +9,10 @@ as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-wanted=tests/upstream/requirements.txt
 if [ -z "${QUBES_SRC:-}" ]; then
     echo 'test-upstream: QUBES_SRC is not set, so all is skipped: see CONTRIBUTING.md'
-elif ! cmp -s "$wanted" .venv-upstream/requirements.txt; then
-    echo 'test-upstream: installing a virtual environment in .venv-upstream'
-    rm -rf .venv-upstream
-    /usr/bin/python3 -m venv .venv-upstream
-    .venv-upstream/bin/pip install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" .venv-upstream/requirements.txt
+else
+    tools/setup.sh upstream
 fi
 as_root env QUBES_SRC="${QUBES_SRC:-}" .venv/bin/pytest -q tests/upstream "$@"
 # The Salt formula, with Qubes' own qvm states.

@@ -354,8 +354,14 @@ def link_services(at: Machine, sources: Sources) -> None:
 
 
 @contextlib.contextmanager
-def new_dom0(folder: Path, sources: Sources) -> Iterator[Dom0]:
-    """Start a dom0 without qubes, with the shim installed; qubesd doesn't run yet."""
+def new_dom0(folder: Path, sources: Sources, shared: Path | None = None) -> Iterator[Dom0]:
+    """Start a dom0 without qubes, with the shim installed; qubesd doesn't run yet.
+
+    Args:
+        folder: empty, for what it writes.
+        sources: the checkouts.
+        shared: a folder that its qubes can write to, beside that.
+    """
     (folder / "tmp").mkdir(parents=True)
     environment = {
         "PATH": f"{PYTHON.parent}:{SYSTEM_PATH}",
@@ -365,7 +371,7 @@ def new_dom0(folder: Path, sources: Sources) -> Iterator[Dom0]:
         "TMPDIR": str(folder / "tmp"),
     }
     shown = [REPOSITORY, sources.checkouts, sources.copies]
-    with machine(folder, shown, environment) as at:
+    with machine(folder, shown, environment, shared or folder) as at:
         link_services(at, sources)
         made = Dom0(at, folder)
         made.install_shim()

@@ -65,13 +65,16 @@ def child_of(process: subprocess.Popen[str]) -> int:
 
 
 @contextlib.contextmanager
-def machine(disk: Path, folders: list[Path], environment: Mapping[str, str]) -> Iterator[Machine]:
+def machine(
+    disk: Path, folders: list[Path], environment: Mapping[str, str], shared: Path
+) -> Iterator[Machine]:
     """Start a machine.
 
     Args:
         disk: folder for what is too large for memory.
         folders: folders to show in it read-only, beside this checkout.
         environment: what programs in it get.
+        shared: a folder that is the same inside and outside, writable, as disk is.
     """
     unshare = [
         "unshare",
@@ -82,7 +85,7 @@ def machine(disk: Path, folders: list[Path], environment: Mapping[str, str]) -> 
         "--kill-child",
         "--propagation=slave",
     ]
-    arguments = [str(disk), str(REPOSITORY), *map(str, folders)]
+    arguments = [str(disk), str(shared), str(REPOSITORY), *map(str, folders)]
     process = subprocess.Popen(
         [*unshare, "sh", str(INIT), *arguments],
         stdin=subprocess.PIPE,

@@ -1,11 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# init.sh DISK REPOSITORY SOURCES...: make this mount namespace a stand-in dom0, then wait for the
-# end of stdin. Its root is this machine's, under a layer in memory that takes all that is written;
-# /var/lib/qubes, /home and /rw are on DISK. It ends, and all in it, when stdin is closed.
+# init.sh DISK SHARED REPOSITORY SOURCES...: make this mount namespace a stand-in dom0, then wait
+# for the end of stdin. Its root is this machine's, under a layer in memory that takes all that is
+# written; /var/lib/qubes, /home and /rw are on DISK, and the folder SHARED, with what is mounted
+# below it, is there as it is here. It ends, and all in it, when stdin is closed.
 set -eu
 disk=$1
-repository=$2
+shared=$2
+repository=$3
 
 mount -t tmpfs -o mode=0755,size=4g tmpfs /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
@@ -16,14 +18,14 @@ mount --rbind /dev dev
 mount --rbind /sys sys
 mount --rbind /tmp tmp
 mount -t tmpfs -o mode=0755 tmpfs run
-shift
+shift 2
 for folder in var/lib/qubes home rw; do
     mkdir -p "$folder" "$disk/$folder"
     mount --bind "$disk/$folder" "$folder"
 done
-for folder in "$disk" "$@"; do # they may be on other filesystems
+for folder in "$disk" "$shared" "$@"; do # they may be on other filesystems
     mkdir -p "./$folder"
-    mount --bind "$folder" "./$folder"
+    mount --rbind "$folder" "./$folder"
 done
 for folder in "$@"; do
     mount -o remount,bind,ro "./$folder"
@@ -34,6 +36,7 @@ umount -l old
 
 sed -i '/^user:/d; 1i user:x:1000:1000::/home/user:/bin/bash' /etc/passwd
 sed -i '/^user:/d; /^qubes:/d; 1i user:x:1000:\nqubes:x:98:user' /etc/group
+sed -i '/^user:/d; 1i user:*:19000:0:99999:7:::' /etc/shadow # for sudo
 echo 'user ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/user
 echo 'Qubes release 4.3 (R4.3)' >/etc/qubes-release
 mkdir -p /run/lock /run/qubes /var/log/qubes /etc/qubes/backup /etc/qubes-rpc /home/user \

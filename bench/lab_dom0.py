@@ -22,7 +22,7 @@ from shim_driver import Root, real_scrypt  # noqa: E402
 GUIDE = CHECKOUT / "lab/guide-scrypt"
 
 
-class Dom0:
+class LabDom0:
     """A lab with one qube per volume, which are backed up to its qube `backup`.
 
     Its folder, and so dom0's /tmp, where chunks wait, is in memory as in Qubes.
@@ -54,19 +54,28 @@ class Dom0:
             image.unlink()
             image.symlink_to(volume.image)
 
-    def backup(self, scrypt: str, destination: str, *, compress: str | bool = False) -> float:
-        """Back up all qubes.
+    def backup(
+        self,
+        scrypt: str,
+        destination: str,
+        *,
+        compress: str | bool = False,
+        volumes: list[Volume] | None = None,
+    ) -> float:
+        """Back up qubes.
 
         Args:
             scrypt: `guide`, `ours` or `official`.
             destination: command line that takes the backup.
             compress: as in a backup profile.
+            volumes: of which qubes; None is all.
 
         Returns:
             Seconds.
         """
         self.system.program("scrypt", f'exec {shlex.quote(str(self.scrypts[scrypt]))} "$@"\n')
-        self.system.profile(destination_path=destination, compression=compress)
+        names = [volume.name for volume in volumes] if volumes else None
+        self.system.profile(destination_path=destination, compression=compress, include=names)
         start = time.perf_counter()
         self.system.backup()
         return time.perf_counter() - start
