@@ -38,12 +38,15 @@ class Contender:
         folder: has all that is its own.
         empty: bytes that the repository took when it was empty, if its file system counts.
         setting: a line for dedup-store's profile.
+        like: a restic repository that exists when this one is made; restic cuts both at the same
+            places, which it else chooses by chance for each repository.
     """
 
     name: str
     folder: Path
     empty: int = 0
     setting: str = ""
+    like: "Contender | None" = None
 
     @property
     def kind(self) -> str:
@@ -69,6 +72,7 @@ class Contender:
             "DEDUP_STORE_CONFIG_DIR": str(self.folder),
             "RESTIC_REPOSITORY": str(self.repository),
             "RESTIC_PASSWORD": PASSWORD,
+            "RESTIC_FROM_PASSWORD": PASSWORD,
             "BORG_REPO": str(self.repository),
             "BORG_PASSPHRASE": PASSWORD,
         }
@@ -85,7 +89,10 @@ class Contender:
             self._configure()
             self.run([str(DEDUP_STORE), "init"])
         elif self.engine == "restic":
-            self.run(["restic", "init", "--quiet"])
+            source = (
+                ["--copy-chunker-params", "--from-repo", self.like.repository] if self.like else []
+            )
+            self.run(["restic", "init", "--quiet", *map(str, source)])
         else:
             self.run(["borg", "init", "--encryption", "repokey-blake2"])
         if self.engine == "directory":

@@ -84,6 +84,8 @@ def scattered(bench: Bench, data: Data) -> None:
     large = bench.volumes[0]
     found: Data = {"image": large.size, "changed": CHANGED}
     takers = [Contender(name, bench.folder / f"scattered-{name}") for name in SCATTERED]
+    of = {taker.name: taker for taker in takers}
+    of["raw-restic"].like = of["ours-restic"]
     wyng = None
     if bench.program:
         for backup in bench.backups:

@@ -166,6 +166,8 @@ class Bench:
             name: Contender(name, folder / ("plain" if name.endswith("directory") else name))
             for name in NAMES
         }
+        for name in ("guide-restic", "raw-restic"):
+            self.contenders[name].like = self.contenders["ours-restic"]
         for contender in self.contenders.values():
             self.backups.append(Backup(contender, self.volumes, self.dom0))
         if wyng:
@@ -177,9 +179,12 @@ class Bench:
         for number in range(count):
             found: dict[str, Data] = {}
             data["rounds"].append(found)
+            for backup in sorted(
+                self.backups, key=lambda backup: not backup.name.startswith("ours")
+            ):
+                backup.make()
             for backup in self.backups:
                 say(f"round {number + 1} of {count}: {backup.name}")
-                backup.make()
                 row: Data = {"first": backup.store(), "size_first": backup.size()}
                 row |= {"unchanged": backup.store(), "size_unchanged": backup.size()}
                 row["restore"], row["sent"] = backup.restore()

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -96,6 +97,8 @@ def main() -> int:
     import report  # noqa: PLC0415
     import targets  # noqa: PLC0415
 
+    # what is mounted goes also when it is told to end
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     place = Path(os.environ.get("BENCH_DIR") or CHECKOUT / ".benchmarks").absolute()
     place.mkdir(parents=True, exist_ok=True)
     if options.report:

@@ -23,13 +23,16 @@ for folder in var/lib/qubes home rw; do
     mkdir -p "$folder" "$disk/$folder"
     mount --bind "$disk/$folder" "$folder"
 done
-for folder in "$disk" "$shared" "$@"; do # they may be on other filesystems
-    mkdir -p "./$folder"
-    mount --rbind "$folder" "./$folder"
-done
+show() { # folders may be on other filesystems
+    mkdir -p "./$1"
+    mount --rbind "$1" "./$1"
+}
+show "$disk"
 for folder in "$@"; do
+    show "$folder"
     mount -o remount,bind,ro "./$folder"
 done
+show "$shared" # it may be below one of those
 mkdir -p old
 pivot_root . old
 umount -l old
