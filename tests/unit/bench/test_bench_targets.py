@@ -115,6 +115,13 @@ def test_what_was_left_out(data: dict[str, Any]) -> None:
     assert "| guide's script, borg | 300.0 | 0.030 | - | - | - |" in text
 
 
+def test_who_made_the_backups(data: dict[str, Any]) -> None:
+    assert "; backups made by the lab's `qvm-backup`." in report.report(data)
+    data["versions"]["qubes"] = "qubes-core-admin 4.4.0"
+    text = report.report(data)
+    assert "restic 0, borg 1, qubes-core-admin 4.4.0; backups made by Qubes' own code." in text
+
+
 def test_the_report(data: dict[str, Any]) -> None:
     lines = report.report(data).splitlines()
     assert "| this project, restic | 10.0 | 5.0 | 6.0 | 4.0 | 4.0 | 1200.0 |" in lines
