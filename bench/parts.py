@@ -22,6 +22,7 @@ SETTINGS = {  # of our profile, beside the defaults
     "restic": ["", 'compression = "max"', "pack_size = 64"],
 }
 CHANGED = 20_000_000  # bytes of the scattered changes
+PAIRS = 3  # each repository of an engine cuts at places of its own
 TO_FILE = "dd bs=1M status=none of="
 
 
@@ -83,9 +84,7 @@ def scattered(bench: Bench, data: Data) -> None:
     """About 20 MB of scattered changes in the large volume, through the official archive."""
     large = bench.volumes[0]
     found: Data = {"image": large.size, "changed": CHANGED}
-    takers = [Contender(name, bench.folder / f"scattered-{name}") for name in SCATTERED]
-    of = {taker.name: taker for taker in takers}
-    of["raw-restic"].like = of["ours-restic"]
+    takers = [taker for number in range(PAIRS) for taker in _takers(bench.folder, number)]
     wyng = None
     if bench.program:
         for backup in bench.backups:
@@ -99,11 +98,11 @@ def scattered(bench: Bench, data: Data) -> None:
                 work.store_images(taker, [large])
             else:
                 bench.dom0.backup(taker.kind, taker.line(), volumes=[large])
-            found.setdefault(taker.name, {})[key] = taker.size()
+            found.setdefault(taker.name, {}).setdefault(key, []).append(taker.size())
         if wyng:
             say(f"scattered changes, {key}: wyng")
             wyng.store()
-            found.setdefault("wyng", {})[key] = wyng.size()
+            found.setdefault("wyng", {})[key] = [wyng.size()]
 
     try:
         for taker in takers:
@@ -117,6 +116,13 @@ def scattered(bench: Bench, data: Data) -> None:
         if wyng:
             wyng.close()
     data["scattered"] = found
+
+
+def _takers(folder: Path, number: int) -> list[Contender]:
+    """Give those that scattered changes are measured with, for the first pair, the second, ..."""
+    takers = {name: Contender(name, folder / f"scattered-{name}-{number}") for name in SCATTERED}
+    takers["raw-restic"].like = takers["ours-restic"]
+    return list(takers.values())
 
 
 def index(bench: Bench, data: Data) -> None:

@@ -118,9 +118,14 @@ def _scattered(data: Data) -> str:
     rows = []
     for name, row in found.items():
         if isinstance(row, dict):
-            rows.append([TITLES[name], _mb(row["first"]), _mb(row["second"] - row["first"])])
+            grown = [
+                after - before for before, after in zip(row["first"], row["second"], strict=True)
+            ]
+            spread = f"{_mb(min(grown))} to {_mb(max(grown))}" if grown[1:] else "-"
+            cells = [targets.first_scattered(data, name), targets.growth_scattered(data, name)]
+            rows.append([TITLES[name], *map(_mb, cells), spread])
     what = f"{found['changed'] / MB:.0f} MB of scattered changes in {found['image'] / MIB:.0f} MiB"
-    return _table([f"{what}, MB", "first backup", "+ changed"], rows)
+    return _table([f"{what}, MB", "first backup", "+ changed", "from least to most"], rows)
 
 
 def _index(data: Data) -> str:

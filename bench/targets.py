@@ -4,6 +4,7 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import sub
 from typing import Any
 
 Data = dict[str, Any]
@@ -72,19 +73,25 @@ def lines(data: Data) -> Iterator[Line]:
 
 
 def growth_scattered(data: Data, name: str) -> float | None:
-    """Give the bytes that scattered changes added; None when it wasn't measured."""
+    """Give the bytes that scattered changes added, the median; None when it wasn't measured."""
     row = data.get("scattered", {}).get(name)
-    return float(row["second"] - row["first"]) if row else None
+    return statistics.median(map(sub, row["second"], row["first"])) if row else None
+
+
+def first_scattered(data: Data, name: str) -> float | None:
+    """Give the size of the repository before them, the median; None when it wasn't measured."""
+    row = data.get("scattered", {}).get(name)
+    return statistics.median(row["first"]) if row else None
 
 
 def _scattered(data: Data) -> Iterator[Line]:
     wyng = growth_scattered(data, "wyng")
-    guide = data.get("scattered", {}).get("guide-borg", {}).get("first")
+    guide = first_scattered(data, "guide-borg")
     for name, most, size in (("borg", 1.35, 1.08), ("borg-small", 1.0, 1.12)):
         title = "borg" if name == "borg" else "borg, small chunks"
         grown = ratio(growth_scattered(data, f"ours-{name}"), wyng)
         yield Line(f"growth after scattered changes, {title} / wyng", grown, most)
-        first = data.get("scattered", {}).get(f"ours-{name}", {}).get("first")
+        first = first_scattered(data, f"ours-{name}")
         yield Line(f"first repository, {title} / the guide's", ratio(first, guide), size)
     for key, when in (("held", ""), ("peak", ", while they grow")):
         taken = data.get("index", {}).get("ours-borg", {}).get(key)
