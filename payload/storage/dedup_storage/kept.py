@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is kept beside a borg repository, in FOLDER/NAME.kept, out of its clients' reach.
+"""What is kept beside a repository, in FOLDER/NAME.kept, out of its clients' reach.
 
 - `lock`: shared by append-only sessions, exclusive for maintenance and rollback.
+- `before.BOOT`: a restic repository before maintenance (durable.py). The rest is borg's:
 - `config.TIME`: each version of the repository's `config`, which has the key.
 - `maintenance`: `open`, or the last segment after the last maintenance. What is older may have
   been compacted, so a rollback goes no further back.
@@ -12,7 +13,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dedup_storage.config import Repository
@@ -53,12 +54,12 @@ def sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def session(repository: Repository, folder: Path) -> Iterator[None]:
-    """An append-only session.
+    """An append-only session of borg's.
 
     Raises:
         StorageError: when maintenance or a rollback is under way.
     """
-    with _locked(repository, folder, fcntl.LOCK_SH):
+    with locked(repository, folder, fcntl.LOCK_SH, _settle):
         copy_config(repository, folder)
         try:
             yield
@@ -73,7 +74,7 @@ def exclusive(repository: Repository, folder: Path) -> Iterator[None]:
     Raises:
         StorageError: when somebody does.
     """
-    with _locked(repository, folder, fcntl.LOCK_EX):
+    with locked(repository, folder, fcntl.LOCK_EX, _settle):
         copy_config(repository, folder)
         yield
 
@@ -89,7 +90,28 @@ def maintenance(repository: Repository, folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(repository: Repository, folder: Path, how: int) -> Iterator[None]:
+def locked(
+    repository: Repository,
+    folder: Path,
+    how: int,
+    settle: Callable[[Repository, Path], None],
+    seconds: float = _INSTANT,
+) -> Iterator[int]:
+    """Lock a repository for a session.
+
+    Args:
+        repository: which.
+        folder: that it is in.
+        how: shared (fcntl.LOCK_SH) or exclusive (fcntl.LOCK_EX).
+        settle: called when nobody else uses it, to end what was interrupted.
+        seconds: how long to wait for who uses it.
+
+    Yields:
+        The descriptor that has the lock.
+
+    Raises:
+        StorageError: when it is in use.
+    """
     kept = folder_of(repository, folder)
     kept.mkdir(mode=0o700, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -99,25 +121,25 @@ def _locked(repository: Repository, folder: Path, how: int) -> Iterator[None]:
             # alone, or with others that were alone before
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _settle(repository, folder)
-            _wait(lock, how)
+                settle(repository, folder)
+            _wait(lock, how, seconds)
         except BlockingIOError:
             other = "maintenance or a rollback" if how == fcntl.LOCK_SH else "a session"
             raise StorageError(
                 f"{other} is using repository {repository.name}: try again when it has ended"
             ) from None
-        yield
+        yield lock
     finally:
         os.close(lock)
 
 
-def _wait(lock: int, how: int) -> None:
+def _wait(lock: int, how: int, seconds: float) -> None:
     """Lock; another session that begins at the same time is alone for an instant.
 
     Raises:
         BlockingIOError: when somebody keeps it.
     """
-    end = time.monotonic() + _INSTANT
+    end = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(lock, how | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ import select
 import time
 from pathlib import Path
 
-from dedup_storage import kept, serve
+from dedup_storage import durable, kept, serve
 from dedup_storage.config import Repository
 from dedup_storage.errors import RefusedError, StorageError
 
@@ -98,17 +98,12 @@ def maintain(repository: Repository) -> int:
     if not is_open(repository):
         raise RefusedError(f"maintenance of {repository.argument} is not open: dom0 must open it")
     argv = serve.command(repository, append_only=False)
-    if repository.engine == "restic":
-        serve.flush(repository)
 
     def still_open() -> bool:
         return is_open(repository)
 
-    if repository.engine == "borg" and repository.folder:
-        with kept.maintenance(repository, repository.folder):
-            return serve.supervise(argv, repository.folder, still_open)
-    try:
+    if repository.folder is None:
+        return serve.supervise(argv, None, still_open)
+    how = kept if repository.engine == "borg" else durable
+    with how.maintenance(repository, repository.folder):
         return serve.supervise(argv, repository.folder, still_open)
-    finally:
-        if repository.engine == "restic":  # what it removed, it had copied into new files
-            serve.flush(repository)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dedup_storage import kept
+from dedup_storage import durable, kept
 from dedup_storage.borg_filter import Filter
 from dedup_storage.config import Repository, Ssh
-from dedup_storage.errors import RefusedError, StorageError, UsageError, clean
+from dedup_storage.errors import RefusedError, StorageError, UsageError
 
 # CVE-2023-36811: archives can be faked
 BORG_MIN = (1, 2, 5)
@@ -27,7 +27,6 @@ BORG_MIN = (1, 2, 5)
 # disk isn't affected, since rclone writes such names differently there
 RCLONE_MIN = (1, 75, 0)
 CREATE_SECONDS = 600  # making a repository takes a second; see borg_filter._CREATING
-_FLUSH = "sync --file-system"  # of coreutils
 _STDIN, _STDOUT = 0, 1
 _BUFFER = 1 << 20
 _TICK = 1.0  # seconds
@@ -85,7 +84,7 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    flushed = f"{_FLUSH} . && " if repository.engine == "restic" else ""
+    flushed = f"{durable.FLUSH} . && " if repository.engine == "restic" else ""
     remote = f"cd {shlex.quote(ssh.folder)} && {flushed}exec {shlex.join(server)}"
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]
@@ -154,8 +153,11 @@ def serve(repository: Repository) -> int:
     """
     argv = command(repository, append_only=True)
     if repository.engine == "restic":
-        flush(repository)
-        _execute(argv)
+        if repository.folder is None:
+            _execute(argv)
+        with durable.session(repository, repository.folder) as lock:
+            os.set_inheritable(lock, True)
+            _execute(argv)
     with contextlib.ExitStack() as stack:
         may_create = True
         if repository.folder:
@@ -164,25 +166,6 @@ def serve(repository: Repository) -> int:
             may_create = not path.exists() or not any(path.iterdir())
         watched = Filter(repository.name, may_create=may_create)
         return relay(argv, repository.folder, watched)
-
-
-def flush(repository: Repository) -> None:
-    """Have all that earlier sessions wrote on the disk; rclone leaves that to the system.
-
-    So what a session refers to, of earlier ones, is there for good. The last one of a backup is
-    only for this. borg does it itself, on another machine _ssh_command does it, and what a remote
-    of rclone's has taken is the remote's affair.
-
-    Raises:
-        StorageError: when the disk doesn't take it.
-    """
-    if repository.folder is None:
-        return
-    argv = [*_FLUSH.split(), str(repository.folder)]
-    result = subprocess.run(argv, stderr=subprocess.PIPE, check=False, env=environment())
-    if result.returncode:
-        said = clean(result.stderr.decode(errors="replace"))
-        raise StorageError(f"what was written to {repository.folder} isn't on the disk: {said}")
 
 
 def _execute(argv: list[str]) -> NoReturn:

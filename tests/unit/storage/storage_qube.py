@@ -3,7 +3,8 @@
 
 Between them stands a program named qrexec-client-vm that starts the service as qrexec does:
 qubes-core-qrexec lib/qubes-rpc-multiplexer (service and argument) and agent/qrexec-client-vm.c (a
-third argument would be a local program).
+third argument would be a local program; when it is killed, the service, in another qube, only loses
+its streams).
 """
 
 import json
@@ -45,8 +46,8 @@ class StorageQube:
             '#!/bin/sh\n[ "$#" = 2 ] || exit 125\n'
             f'echo "$1 $2" >>{self.folder}/calls\n'
             f'[ "$1" = {QUBE} ] || {{ echo "Request refused" >&2; exit 126; }}\n'
-            f"exec {' '.join(self.prefix)} {self._call('dedup-backup')}"
-            f' "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}"\n'
+            f"exec 3<&0\n{' '.join(self.prefix)} {self._call('dedup-backup')}"
+            f' "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}" <&3 3<&- &\nwait $!\n'
         )
         client.chmod(0o755)
 

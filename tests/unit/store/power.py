@@ -38,15 +38,20 @@ class Machine:
         self.folder = folder
         self._store = store
         self._image = folder.with_name(f"{folder.name}.image")
+        self._boot = folder.with_name(f"{folder.name}.boot")
         with self._image.open("wb") as image:
             image.truncate(2 << 30)
         subprocess.run(["mkfs.ext4", "-q", "-d", folder, self._image], check=True)
         self.start()
 
     def start(self) -> None:
-        """Mount the file system, with a journal that isn't written every few seconds, as usual."""
+        """Boot: mount the file system, with a journal that isn't written every few seconds."""
         place = shlex.join([str(self._image), str(self.folder)])
-        script = f"mount -o loop,commit=3000 {place} && echo up && exec cat"
+        boot = shlex.quote(str(self._boot))
+        script = (
+            f"mount -o loop,commit=3000 {place} && cat /proc/sys/kernel/random/uuid >{boot}"
+            f" && mount --bind {boot} /proc/sys/kernel/random/boot_id && echo up && exec cat"
+        )
         self._init = subprocess.Popen(
             ["unshare", "--mount", "--propagation=private", "sh", "-c", script],
             stdin=subprocess.PIPE,
@@ -91,6 +96,7 @@ class Machine:
         """Stop it, for ever."""
         self.stop()
         self._image.unlink()
+        self._boot.unlink()
 
     @staticmethod
     def _programs(space: Path) -> list[int]:
