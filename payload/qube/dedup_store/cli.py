@@ -19,6 +19,7 @@ from dedup_store import (
     setup,
     stats,
     tell,
+    version,
 )
 from dedup_store.errors import EXIT_READER_GONE, StoreError, clean
 
@@ -81,6 +82,8 @@ def main() -> int:
         signal.signal(number, _terminated)
     arguments = _parse()
     try:
+        if arguments.command == "version":  # whatever the configuration is
+            return version.version(arguments)
         return _COMMANDS[arguments.command](arguments, config.load(arguments.profile))
     except StoreError as error:
         tell.say(str(error))
@@ -174,6 +177,9 @@ def _parse() -> argparse.Namespace:
     )
     pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="not these")
     pruner.add_argument("--lines", action="store_true", help="a line of JSON for each removed run")
+    subparsers.add_parser(
+        "version", parents=[common], help="tell the versions of dedup-store and the engines"
+    )
     restorer = subparsers.add_parser(
         "restore-service", help="what the qrexec service dedupbackup.Restore runs"
     )

@@ -163,3 +163,21 @@ def test_help_names_every_exit_code(borg_store: Store) -> None:
     tuning = ("compression", "chunks", "pack_size")
     for key in ("engine", "repository", "device", "password_file", "lock_wait", *tuning):
         assert f"\n  {key} " in text
+
+
+def test_versions(tmp_path: Path) -> None:
+    """Told without a configuration, and when engines are missing."""
+    store = Store(tmp_path, "restic")
+    told = json.loads(store.run("version", "--json").stdout)
+    assert told["restic"].startswith("restic 0.")
+    assert told["borg"].startswith("borg 1.")
+    lines = store.run("version").stdout.decode().splitlines()
+    assert lines == [told["dedup-store"], told["restic"], told["borg"]]
+    assert store.run("--version").stdout.decode().splitlines() == lines[:1]
+    done = subprocess.run(
+        [PAYLOAD / "dedup-store", "version"],
+        env=store.environment | {"PATH": str(tmp_path)},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode().splitlines()[1:] == ["restic: not found", "borg: not found"]

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tells which programs are at work."""
+
+import argparse
+import subprocess
+
+from dedup_store import VERSION, tell
+from dedup_store.errors import clean
+from dedup_store.processes import environment
+
+_ENGINES = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
+_SECONDS = 60
+_MAX_LINE = 200  # characters
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """Tell the versions of dedup-store and of the engines that are installed."""
+    found = {"dedup-store": f"dedup-store {VERSION}"}
+    found |= {name: _ask(command) for name, command in _ENGINES.items()}
+    lines = [line or f"{name}: not found" for name, line in found.items()]
+    known = {name: line or None for name, line in found.items()}
+    tell.report(known, "\n".join(lines), to_program=arguments.json)
+    return 0
+
+
+def _ask(command: list[str]) -> str:
+    """Give the first line that a program tells of itself; empty when there is no such program."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, check=False, env=environment(), timeout=_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    first = done.stdout.partition(b"\n")[0].decode(errors="replace")
+    return "" if done.returncode else clean(first, _MAX_LINE)
