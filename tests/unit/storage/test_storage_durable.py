@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import archives
+import pytest
 from power import Machine
 from storage_qube import QrexecStore, StorageQube
 from test_storage_maintenance import opened
@@ -94,6 +95,7 @@ def test_power_cut_when_old_files_are_gone_and_new_ones_not_written(
         machine.remove()
 
 
+@pytest.mark.thorough
 def test_a_killed_session_keeps_what_it_did(restic: QrexecStore, qube: StorageQube) -> None:
     """Nothing is lost without a power cut; the next session, a backup's or a restore's, goes on."""
     data, first, pack = put_two(restic)
@@ -121,6 +123,7 @@ def maintainer(qube: StorageQube) -> int:
     return pid
 
 
+@pytest.mark.thorough
 def test_no_hard_links(tmp_path: Path, restic: QrexecStore, qube: StorageQube) -> None:
     """A repository that is a mount point can have none to beside it; this is told."""
     data, first, _ = put_two(restic)
