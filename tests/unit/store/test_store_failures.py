@@ -324,7 +324,9 @@ def test_memory_of_a_large_put(restic_store: Store, chunks: int) -> None:
         assert putter.stdin is not None
         putter.stdin.write(archives.join(first))
         for number in range(chunks):
-            putter.stdin.write(member_of(f"vm7/private.img.{number:03}.enc", chunk))
+            head, tail = around(f"vm7/private.img.{number:03}.enc", len(chunk))
+            for part in (head, chunk, tail):
+                putter.stdin.write(part)
         status = Path(f"/proc/{putter.pid}/status").read_text()
         putter.stdin.close()
         assert putter.wait() == 3  # nothing ends that volume
@@ -332,9 +334,11 @@ def test_memory_of_a_large_put(restic_store: Store, chunks: int) -> None:
     assert peak < 64 * 1024
 
 
-def member_of(name: str, data: bytes) -> bytes:
+def around(name: str, size: int) -> tuple[bytes, bytes]:
+    """What a tar archive of one file has before its data, and after them."""
     info = archives.tarfile.TarInfo(name)
-    info.size = len(data)
-    body = info.tobuf(archives.tarfile.PAX_FORMAT) + data
-    body += bytes(-len(body) % 512) + bytes(1024)
-    return body + bytes(-len(body) % 10240)
+    info.size = size
+    head = info.tobuf(archives.tarfile.PAX_FORMAT)
+    used = len(head) + size
+    tail = -used % 512 + 1024
+    return head, bytes(tail + -(used + tail) % 10240)
