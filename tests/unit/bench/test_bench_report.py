@@ -22,8 +22,10 @@ def data() -> dict[str, Any]:
     return json.loads((PROJECT / "bench/store.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_the_report_is_that_of_the_data(data: dict[str, Any]) -> None:
-    assert (PROJECT / "bench/store.md").read_text() == report.report(data)
+@pytest.mark.parametrize("run", ["store", "scattered"])
+def test_the_report_is_that_of_the_data(run: str) -> None:
+    raw = json.loads((PROJECT / f"bench/{run}.json").read_text())
+    assert (PROJECT / f"bench/{run}.md").read_text() == report.report(raw)
 
 
 def test_what_readme_says(data: dict[str, Any]) -> None:
