@@ -53,8 +53,8 @@ bench: ## compare backups with the official tool, the guide, the engines alone (
 	@tools/setup.sh bench
 	@$(if $(QUBES_SRC),tools/setup.sh upstream)
 	@$(SUDO) env BENCH_GB=$(BENCH_GB) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_DAYS=$(BENCH_DAYS) \
-	    BENCH_REAL=$(BENCH_REAL) BENCH_DIR=$(BENCH_DIR) WYNG=$(WYNG) \
-	    QUBES_SRC=$(QUBES_SRC) $(BIN)/python bench/store.py
+	    BENCH_REAL=$(BENCH_REAL) BENCH_DIR="$(BENCH_DIR)" WYNG="$(WYNG)" \
+	    QUBES_SRC="$(QUBES_SRC)" $(BIN)/python bench/store.py
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/salt.sh 3007.15

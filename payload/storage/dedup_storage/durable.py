@@ -134,7 +134,7 @@ def _put_back(links: Path, path: Path, away: Path) -> None:
             new.unlink(missing_ok=True)
             os.link(links / name, new)
             new.rename(path / name)
-    for name in now.keys() - old.keys():
+    for name in _files(path).keys() - old.keys():
         (away / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         (path / name).rename(away / name)
 

@@ -2,7 +2,8 @@
 """What is kept beside a repository, in FOLDER/NAME.kept, out of its clients' reach.
 
 - `lock`: shared by append-only sessions, exclusive for maintenance and rollback.
-- `before.BOOT`: a restic repository before maintenance (durable.py). The rest is borg's:
+- `before.BOOT`, `torn.BOOT`: a restic repository before maintenance, and what a power cut then left
+  (durable.py). The rest is borg's:
 - `config.TIME`: each version of the repository's `config`, which has the key.
 - `maintenance`: `open`, or the last segment after the last maintenance. What is older may have
   been compacted, so a rollback goes no further back.

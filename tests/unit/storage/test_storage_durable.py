@@ -2,6 +2,7 @@
 """Maintenance of a restic repository that doesn't end in order."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -93,6 +94,28 @@ def test_power_cut_when_old_files_are_gone_and_new_ones_not_written(
         assert restic.get() == data
     finally:
         machine.remove()
+
+
+def test_an_interrupted_session_is_ended(restic: QrexecStore, qube: StorageQube) -> None:
+    """Links of another boot are put back, also when that was begun; unfinished ones are removed."""
+    data = stream(archives.noise(300_000))
+    restic.put(data)
+    place, boot = qube.data / "main.kept", "00000000-0000-4000-8000-000000000000"
+    shutil.copytree(restic.files, place / f"before.{boot}", copy_function=os.link)
+    (place / "before.new/data").mkdir(parents=True)
+    pack, other = sorted((restic.files / "data").glob("*/*"))[:2]
+    pack.unlink()
+    other.unlink()
+    other.write_bytes(b"torn")
+    stray = pack.with_name(f"{pack.name}.back")
+    stray.write_bytes(b"")
+    (restic.files / "index" / ("0" * 64)).write_bytes(b"")
+    assert restic.get() == data
+    assert restic.run("check", "--read-data").returncode == 0
+    assert kept(qube) == ["lock", f"torn.{boot}"]
+    assert [path.name for path in (place / f"torn.{boot}").glob("*/*") if path.is_file()] == [
+        "0" * 64
+    ]
 
 
 @pytest.mark.thorough
