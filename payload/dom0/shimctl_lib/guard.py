@@ -13,6 +13,12 @@ PATH_UNIT = "qubes-dedup-backup-guard.path"
 SERVICE = "qubes-dedup-backup-guard.service"
 BOOT = "qubes-dedup-backup-guard-boot.service"
 WANTS = "multi-user.target.wants"
+# Keeps both units enabled through `systemctl preset-all` (qubes-dist-upgrade-r4.3.sh, stage 3).
+PRESET = "50-qubes-dedup-backup.preset"
+# Where dnf's plugins lie (Fedora, Debian). Their folders in /etc outlive them, as our hooks are in
+# them: after a release upgrade dnf 4's may be there without dnf 4.
+DNF4_PLUGIN = ("usr/lib*/python3*/*-packages/dnf-plugins/post-transaction-actions.py",)
+DNF5_PLUGIN = ("usr/lib*/libdnf5/plugins/actions.so", "usr/lib/*/libdnf5/plugins/actions.so")
 
 
 class Piece(NamedTuple):
@@ -45,6 +51,8 @@ def pieces(at: Layout) -> list[Piece]:
             wanted.append((at.units / unit, (GUARD / unit).read_bytes()))
         for unit in (PATH_UNIT, BOOT):
             wanted.append((at.units / WANTS / unit, f"/etc/systemd/system/{unit}"))
+        presets = at.units.with_name("system-preset")  # systemd.preset(5)
+        wanted.append((presets / PRESET, (GUARD / PRESET).read_bytes()))
     if at.dnf4.is_dir():
         name = "dedup-backup.action"
         wanted.append((at.dnf4 / name, (GUARD / name).read_bytes()))
@@ -130,32 +138,47 @@ def _units_health(at: Layout, found: list[Piece], *units: str) -> str:
     return "ready"
 
 
-def _plugin_health(found: list[Piece], folder: Path, config: Path, package: str) -> str:
+class _Plugin(NamedTuple):
+    """A dnf plugin that calls hooks: its package, where its code may be, its config and hooks."""
+
+    package: str
+    code: tuple[str, ...]
+    config: Path
+    hooks: Path
+
+
+def _plugin_health(at: Layout, found: list[Piece], plugin: _Plugin) -> str:
     """Return the same for the hook of a dnf plugin."""
-    if not folder.is_dir():
-        return f"absent: {package} is not installed"
+    code = any(any(at.root.glob(pattern)) for pattern in plugin.code)
+    if not code or not plugin.hooks.is_dir():
+        return f"absent: {plugin.package} is not installed"
     settings = configparser.ConfigParser(strict=False, interpolation=None)
     with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
-        settings.read(config)
+        settings.read(plugin.config)
     if settings.get("main", "enabled", fallback="1").lower() in ("0", "no", "false", "off"):
-        return f"absent: the plugin is not enabled in {config}"
-    wrong = [piece for piece in found if piece.path.parent == folder and piece.now != "right"]
+        return f"absent: the plugin is not enabled in {plugin.config}"
+    wrong = [piece for piece in found if piece.path.parent == plugin.hooks and piece.now != "right"]
     return f"broken: {wrong[0].path} is {wrong[0].now}" if wrong else "ready"
+
+
+def _dnf4_health(at: Layout, found: list[Piece]) -> str:
+    """Return the same for dnf 4's hook, which nobody calls where `dnf` is dnf 5."""
+    dnf = at.root / "usr/bin/dnf"
+    if dnf.is_symlink() and dnf.readlink().name == "dnf5":
+        return "absent: dnf is dnf 5 here"
+    package = "python3-dnf-plugin-post-transaction-actions"
+    config = at.dnf4.parent / "post-transaction-actions.conf"
+    return _plugin_health(at, found, _Plugin(package, DNF4_PLUGIN, config, at.dnf4))
 
 
 def health(at: Layout, found: list[Piece]) -> dict[str, str]:
     """Return for each trigger `ready…`, `absent: why` or `broken: why`."""
+    config = at.dnf5.parent / "actions.conf"
+    dnf5 = _Plugin("libdnf5-plugin-actions", DNF5_PLUGIN, config, at.dnf5)
     return {
         "rpm": "ready" if packages.rpm_installed(at) else f"absent: no RPM {packages.OURS}",
-        "dnf4": _plugin_health(
-            found,
-            at.dnf4,
-            at.dnf4.parent / "post-transaction-actions.conf",
-            "python3-dnf-plugin-post-transaction-actions",
-        ),
-        "dnf5": _plugin_health(
-            found, at.dnf5, at.dnf5.parent / "actions.conf", "libdnf5-plugin-actions"
-        ),
-        "path": _units_health(at, found, SERVICE, PATH_UNIT),
-        "boot": _units_health(at, found, BOOT),
+        "dnf4": _dnf4_health(at, found),
+        "dnf5": _plugin_health(at, found, dnf5),
+        "path": _units_health(at, found, SERVICE, PATH_UNIT, PRESET),
+        "boot": _units_health(at, found, BOOT, PRESET),
     }
