@@ -64,6 +64,7 @@ if [ "${1-}" = tests ]; then
     # shellcheck disable=SC2086 # a list of names
     install_packages $test_packages
     install_python requirements-tests.txt
+    tools/engines.sh
 fi
 if [ "${1-}" = upstream ]; then
     wanted=tests/upstream/requirements.txt

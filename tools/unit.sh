@@ -36,3 +36,10 @@ done
 # shellcheck disable=SC2086 # a list of names
 in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 -m "$marks" \
     -o tmp_path_retention_policy=failed --ignore="$devices" $half
+
+# What depends on the engines, again with those that users get in the backup template.
+PATH=$PWD/.cache/debian13/bin:$PATH
+export PATH
+in_memory .venv/bin/pytest -q -n "$(($(nproc) * 2))" --maxschedchunk=4 \
+    -m "engines${marks:+ and $marks}" -o tmp_path_retention_policy=failed --ignore="$devices" \
+    tests/unit/storage tests/unit/store
