@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The commands forget and prune."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from datetime import datetime
+
+from dedup_backup import ledger, maintenance, retention, settings
+from dedup_backup.context import Context, id_of, say
+from dedup_backup.errors import EXIT_WRONG, UsageError
+
+
+@contextlib.contextmanager
+def _maintenance(context: Context) -> Iterator[bool]:
+    """Open the repository for removals, when it is in a storage qube; tell whether it is."""
+    storage = settings.storage(context.layout, context.source)
+    with maintenance.opened(storage) if storage else contextlib.nullcontext():
+        yield storage is not None
+
+
+def forget(context: Context) -> int:
+    """Have the store remove runs, named or by a policy, and drop dom0's records of them."""
+    policy = {rule: getattr(context.arguments, f"keep_{rule}") for rule in retention.RULES}
+    policy = {rule: count for rule, count in policy.items() if count is not None}
+    if bool(policy) == bool(context.arguments.runs):
+        raise UsageError("forget takes either the names of runs, or --keep-...: what stays")
+    return _forget_by(context, policy) if policy else _forget_named(context)
+
+
+def _forget_named(context: Context) -> int:
+    runs = {run: id_of(run) for run in context.arguments.runs}
+    stored = {run.name for run in context.store.runs()}
+    unknown = [run for run in runs if run not in stored and run not in context.confirmed]
+    if unknown:
+        raise UsageError(f"{context.place} has no run {unknown[0]}: see `list`")
+    dry = context.arguments.dry_run
+    opened = not dry and _remove(context, list(runs), stored)
+    if context.arguments.json:
+        gone = {"would_forget": list(runs)} if dry else {"forgotten": list(runs)}
+        print(json.dumps(gone | {"maintenance": opened}))
+        return 0
+    for run in runs:
+        note = "" if run in stored else " (dom0's record of it: the store no longer had it)"
+        print(f"{'would forget' if dry else 'forgot'} {run}{note}")
+    return 0
+
+
+def _forget_by(context: Context, policy: dict[str, int]) -> int:
+    stored = {run.name for run in context.store.runs()}
+    now = datetime.now().astimezone().replace(tzinfo=None)
+    plan = retention.plan(context.confirmed, stored, policy, now)
+    dry, going = context.arguments.dry_run, [row.run for row in plan.forget]
+    opened = bool(going) and not dry and _remove(context, going, stored)
+    if context.arguments.json:
+        gone = {"would_forget" if dry else "forgotten": going, "maintenance": opened}
+        print(json.dumps(gone | retention.as_json(plan)))
+    else:
+        print("\n".join(retention.as_text(plan, "would forget" if dry else "forgot")))
+    lost = [run for run in context.confirmed if run not in stored]
+    if lost:
+        say(f"{context.place} has lost {len(lost)} confirmed run(s): {lost[0]}")
+    return EXIT_WRONG if lost else 0
+
+
+def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
+    """Remove runs from the store, as far as it has them, then their records.
+
+    Returns:
+        Whether the repository was opened for it.
+    """
+    there, opened = [run for run in runs if run in stored], False
+    if there:
+        with _maintenance(context) as opened:
+            context.store.forget(there)
+    left = {id_of(run) for run in stored.difference(runs)}
+    for run in runs:
+        backup_id = id_of(run)
+        ledger.forget(context.layout, run, backup_id, keep_ledger=backup_id in left)
+    return opened
+
+
+def prune(context: Context) -> int:
+    """Have the store remove what isn't whole, but never what dom0 confirmed."""
+    keep = [
+        run.name
+        for run in context.store.runs()
+        if run.status == "partial" and run.name in context.confirmed
+    ]
+    with _maintenance(context) as opened:
+        removed = context.store.prune(keep)
+    if context.arguments.json:
+        rows = [{"run": run, "was": was} for run, was in removed]
+        print(json.dumps({"removed": rows, "maintenance": opened}))
+    else:
+        for run, was in removed:
+            print(f"removed {run} ({was})")
+        print(f"{context.place} is pruned")
+    lost = [run for run, _ in removed if run in context.confirmed]
+    if lost:
+        say(f"{context.place} has removed {len(lost)} confirmed run(s): {lost[0]}")
+    return EXIT_WRONG if lost else 0
