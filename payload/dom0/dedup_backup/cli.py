@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs the commands of qubes-dedup-backup; options.py has their command line."""
 
+import contextlib
 import json
 from collections.abc import Callable
+from pathlib import Path
+
+from shimctl_lib import alarm
+from shimctl_lib.layout import Layout as ShimLayout
+from shimctl_lib.layout import ShimctlError
 
 from dedup_backup import judging, listing, making, options, removing
 from dedup_backup.context import Context, say
@@ -27,7 +33,9 @@ def main() -> int:
     """
     arguments = options.parse()
     try:
-        return _COMMANDS[arguments.command](Context(arguments))
+        context = Context(arguments)
+        _say_alarm(Path(arguments.root))
+        return _COMMANDS[arguments.command](context)
     except BackupError as error:
         text, code = str(error), error.exit_code
     except OSError as error:
@@ -39,3 +47,9 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"error": clean(text, 600), "exit_code": code}))
     return code
+
+
+def _say_alarm(root: Path) -> None:
+    with contextlib.suppress(OSError, ShimctlError):  # it is not what was asked for
+        if text := alarm.warning(ShimLayout(root)):
+            say(f"warning: {text}")

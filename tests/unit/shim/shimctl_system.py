@@ -111,6 +111,26 @@ class System:
         return {name: what[0] for name, what in self.listing().items()}
 
 
+# What dnf's plugins are, as Fedora has them, and where their hooks lie.
+DNF4 = "usr/lib/python3.11/site-packages/dnf-plugins/post-transaction-actions.py"
+DNF5 = "usr/lib64/libdnf5/plugins/actions.so"
+HOOKS4, HOOKS5 = "plugins/post-transaction-actions.d", "libdnf5-plugins/actions.d"
+
+
+def with_systemd(system: System) -> None:
+    """Make the folders where the guard's files go."""
+    system.units.mkdir(parents=True)
+    for code, hooks in ((DNF4, HOOKS4), (DNF5, HOOKS5)):
+        with_plugin(system, code, hooks)
+
+
+def with_plugin(system: System, code: str, hooks: str) -> None:
+    """Install a dnf plugin."""
+    (system.root / "etc/dnf" / hooks).mkdir(parents=True)
+    (system.root / code).parent.mkdir(parents=True)
+    (system.root / code).touch()
+
+
 def with_dpkg(system: System) -> None:
     """Let dpkg install scrypt."""
     system.scrypt.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD, real_scrypt, wait_for
-from shimctl_system import System
+from shimctl_system import System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()
@@ -45,26 +45,6 @@ def lines(journal: socket.socket) -> list[str]:
             found.append(journal.recv(4096).decode())
         except BlockingIOError:
             return found
-
-
-# What dnf's plugins are, as Fedora has them, and where their hooks lie.
-DNF4 = "usr/lib/python3.11/site-packages/dnf-plugins/post-transaction-actions.py"
-DNF5 = "usr/lib64/libdnf5/plugins/actions.so"
-HOOKS4, HOOKS5 = "plugins/post-transaction-actions.d", "libdnf5-plugins/actions.d"
-
-
-def with_systemd(system: System) -> None:
-    """Make the folders where the guard's files go."""
-    system.units.mkdir(parents=True)
-    for code, hooks in ((DNF4, HOOKS4), (DNF5, HOOKS5)):
-        with_plugin(system, code, hooks)
-
-
-def with_plugin(system: System, code: str, hooks: str) -> None:
-    """Install a dnf plugin."""
-    (system.root / "etc/dnf" / hooks).mkdir(parents=True)
-    (system.root / code).parent.mkdir(parents=True)
-    (system.root / code).touch()
 
 
 @pytest.mark.parametrize("trigger", ["rpm", "dnf4", "dnf5", "path", "boot", "backup"])
@@ -209,60 +189,6 @@ def test_plugin_that_is_not_enabled_is_told(system: System) -> None:
     system.json("install")
     status = system.json("status")
     assert "not enabled" in status["triggers"]["dnf4"]["health"]
-
-
-def preset_all(system: System) -> list[str]:
-    """Do what a release upgrade does; return which of the guard's units are enabled then."""
-    argv = ["systemctl", "--quiet", f"--root={system.root}", "preset-all"]
-    subprocess.run(argv, check=True, capture_output=True)
-    return sorted(path.name for path in (system.units / "multi-user.target.wants").glob("*"))
-
-
-def test_units_stay_enabled_when_all_presets_are_applied(system: System) -> None:
-    with_systemd(system)
-    presets = system.root / "usr/lib/systemd/system-preset"
-    presets.mkdir(parents=True)
-    # Fedora's and Qubes' last word.
-    for name in ("75-qubes-dom0", "99-default-disable", "99-qubes-default-disable"):
-        (presets / f"{name}.preset").write_text("disable *\n")
-    system.json("install")
-    both = ["qubes-dedup-backup-guard-boot.service", "qubes-dedup-backup-guard.path"]
-    assert preset_all(system) == both
-    assert system.json("status")["healthy"]
-
-    # Without ours, as where an earlier version installed the shim.
-    ours = system.root / "etc/systemd/system-preset/50-qubes-dedup-backup.preset"
-    ours.unlink()
-    assert preset_all(system) == []
-    triggers = system.json("status", status=3)["triggers"]
-    assert [triggers[name]["health"][:6] for name in ("path", "boot")] == ["broken"] * 2
-    system.trigger("rpm")
-    assert preset_all(system) == both
-    system.json("remove")
-    assert not ours.exists()
-
-
-def test_hooks_follow_dnf_through_a_release_upgrade(system: System) -> None:
-    """The plugin of dnf 4 goes, its folder in /etc stays, with our hook; that of dnf 5 comes."""
-    system.units.mkdir(parents=True)
-    with_plugin(system, DNF4, HOOKS4)
-    dnf = system.root / "usr/bin/dnf"
-    dnf.symlink_to("dnf-3")
-    system.json("install")
-
-    def health(name: str) -> str:
-        return str(system.json("status")["triggers"][name]["health"])
-
-    assert (health("dnf4"), health("dnf5")[:6]) == ("ready", "absent")
-    dnf.unlink()
-    dnf.symlink_to("dnf5")
-    assert health("dnf4") == "absent: dnf is dnf 5 here"
-    dnf.unlink()
-    (system.root / DNF4).unlink()
-    assert health("dnf4").endswith("is not installed")
-    with_plugin(system, DNF5, HOOKS5)
-    system.trigger("boot")
-    assert health("dnf5") == "ready"
 
 
 def test_units_and_hooks_call_what_is_installed() -> None:

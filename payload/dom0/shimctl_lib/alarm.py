@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every program of ours in dom0 says first when the shim or all of its guard is off.
+
+The guard tells what it did; where none of it is left, as after an upgrade that switched it off,
+nobody else would.
+"""
+
+from . import files, guard, state
+from .layout import SHIM, Layout
+
+
+def warning(at: Layout) -> str | None:
+    """Return what is wrong in a sentence; None if nothing is, or if no shim is installed.
+
+    Takes some hundredths of a second, and runs no scrypt.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    recorded = state.load(at)
+    if recorded is None or recorded.get("phase") == "removing":
+        return None
+    place = at.local if recorded.get("method") == "path" else at.scrypt
+    more = "run `sudo shimctl reconcile`; `sudo shimctl status` says more"
+    if files.read(place) != SHIM.read_bytes():
+        return f"{place} is not the scrypt shim, so new backups may not deduplicate: {more}"
+    triggers = guard.health(at, guard.pieces(at)).values()
+    if not any(health.startswith("ready") for health in triggers):
+        return f"the shim's guard is off: an update of scrypt would remove the shim: {more}"
+    return None
