@@ -196,6 +196,10 @@ def run(options: Options) -> tuple[Result, int]:
         raise ShimctlError(f"{options.command} needs root: run it with sudo")
     done = triggered(at, options) if options.trigger else locked_change(at, options)
     done = done or {"changed": False, "steps": []}
+    if options.command == "remove" and done["changed"] and "error" not in done:
+        # Perhaps nobody typed it: a package manager removes the shim with our package.
+        text = "The scrypt shim was removed: new backups are really encrypted, without it."
+        tell.notify(at, text, urgent=False)
     return done, 1 if "error" in done else 0
 
 

@@ -344,6 +344,8 @@ def test_user_at_the_desktop_is_told(system: System, desktop: "subprocess.Popen[
     told = seen(desktop, "byte 2")  # urgent
     assert "&lt;b&gt;$(id)" in told
     assert "See: sudo shimctl status" in told
+    system.json("remove")
+    assert "member=Notify" in seen(desktop, "The scrypt shim was removed")
 
 
 def test_nobody_is_disturbed_by_a_bus_that_is_not_the_users(system: System) -> None:
