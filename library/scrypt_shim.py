@@ -38,7 +38,7 @@ options:
       - What the shim does with backups; when omitted, as configured, or V(authenticated).
       - Only for O(state=present).
     type: str
-    choices: [authenticated, plain, "off"]
+    choices: [authenticated, "off"]
   method:
     description:
       - How the shim comes before the real scrypt; when omitted, as installed, or V(replace).
@@ -94,7 +94,7 @@ ARGUMENT_SPEC: dict[str, dict[str, object]] = {
         "choices": ["present", "absent", "reconciled"],
         "default": "present",
     },
-    "mode": {"type": "str", "choices": ["authenticated", "plain", "off"]},
+    "mode": {"type": "str", "choices": ["authenticated", "off"]},
     "method": {"type": "str", "choices": ["replace", "path"]},
     "shimctl": {"type": "path", "default": "/usr/lib/qubes-dedup-backup/shimctl"},
     "root": {"type": "path", "default": "/"},

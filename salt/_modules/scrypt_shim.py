@@ -25,7 +25,7 @@ def install(
     """Put the shim in place; see `shimctl install`.
 
     Args:
-        mode: authenticated, plain or off; None leaves it as configured.
+        mode: authenticated or off; None leaves it as configured.
         method: replace or path; None leaves it as installed.
         test: change nothing, tell what would change.
         shimctl: the program.

@@ -15,7 +15,7 @@ def installed(name: str, mode: str | None = None, method: str | None = None) -> 
 
     Args:
         name: nothing but the state's name.
-        mode: what it does with backups: authenticated, plain or off.
+        mode: what it does with backups: authenticated or off.
         method: how it comes before the real scrypt: replace or path.
 
     Returns:

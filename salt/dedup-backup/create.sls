@@ -26,6 +26,8 @@ include:
     - user: root
     - group: root
     - mode: "0755"
+    - makedirs: true
+    - dir_mode: "0755"
     - show_changes: false
     - order: 1
 {%- endfor %}

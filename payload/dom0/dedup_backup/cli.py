@@ -10,7 +10,7 @@ from shimctl_lib import alarm
 from shimctl_lib.layout import Layout as ShimLayout
 from shimctl_lib.layout import ShimctlError
 
-from dedup_backup import judging, listing, making, options, removing
+from dedup_backup import judging, listing, making, options, removing, restore_guide
 from dedup_backup.context import Context, say
 from dedup_backup.errors import BackupError, clean
 
@@ -33,6 +33,8 @@ def main() -> int:
     """
     arguments = options.parse()
     try:
+        if arguments.command == "restore-guide":  # as the user, without a store
+            restore_guide.restore(arguments.words, unchecked=arguments.unchecked)
         context = Context(arguments)
         _say_alarm(Path(arguments.root))
         return _COMMANDS[arguments.command](context)

@@ -3,6 +3,7 @@
 
 import argparse
 import re
+import sys
 
 from dedup_backup import VERSION
 from dedup_backup.retention import RULES
@@ -13,7 +14,7 @@ _DESCRIPTION = (
     "Set up a backup qube's store, and tell whether its backups are complete and unaltered."
 )
 _EPILOG = """\
-It runs in dom0, as root.
+It runs in dom0, as root; restore-guide as the user.
 
 exit codes:
   0  all that was asked for was done; or was checked, and is right
@@ -53,6 +54,10 @@ this process ends. Which one is told by storage.toml alone:
     qube = "dedup-storage"
     engine = "restic"             # or "borg"
     repository = "default"        # its name in the storage qube
+
+restore-guide is for backups that the forum guide's script made, which are in clear. It warns, asks,
+and becomes qvm-backup-restore, with all that follows, and with a scrypt that only copies:
+qubes-dedup-backup restore-guide -d QUBE 'restic dump latest qubes-backup' work
 
 The store is the one that the backup profile sends to. What the backup qube says is not trusted:
 where it could lie, only `verify --data` is proof.
@@ -100,7 +105,29 @@ def parse() -> argparse.Namespace:
     commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
     _add_forget(commands.add_parser("forget", parents=[common], help="remove runs from the store"))
     commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
-    return parser.parse_args()
+    _add_restore_guide(commands.add_parser("restore-guide", help=_RESTORE_GUIDE))
+    return parser.parse_args(_words(sys.argv[1:]))
+
+
+_RESTORE_GUIDE = "restore what the forum guide's script made; nothing of it is checked"
+
+
+def _add_restore_guide(restore: argparse.ArgumentParser) -> None:
+    restore.description = f"{_RESTORE_GUIDE}."
+    restore.add_argument("--unchecked", action="store_true", help="agree to that, instead of asked")
+    restore.add_argument(
+        "words", metavar="ARGUMENT", nargs="*", help="for qvm-backup-restore: options, location"
+    )
+    restore.set_defaults(json=False)
+
+
+def _words(words: list[str]) -> list[str]:
+    """Let argparse take what is qvm-backup-restore's as it is, options too."""
+    if words[:1] == ["restore-guide"] and words[1:2] not in (["-h"], ["--help"]):
+        own = 2 if words[1:2] == ["--unchecked"] else 1
+        if words[own : own + 1] != ["--"]:
+            return [*words[:own], "--", *words[own:]]
+    return words
 
 
 def _add_forget(forget: argparse.ArgumentParser) -> None:

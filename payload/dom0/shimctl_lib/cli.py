@@ -74,6 +74,8 @@ def change_once(at: Layout, options: Options) -> Result:
     result["steps"] = [step.text for step in made.steps]
     if made.refused:
         result["error"] = f"this scrypt was refused, and stays as it is: {made.refused}"
+    elif made.left:
+        result |= {"error": "; ".join(made.left), "for_the_user": True}
     return result
 
 
@@ -92,9 +94,10 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
     """
     before = state.load(at)
     result = attempt(at, options._replace(command="reconcile", check=False))
-    if before is None or (quiet and names == ["path"] and "error" in result):
-        return result
     failure = result.get("error")
+    ours = failure and not result.get("for_the_user")
+    if before is None or (quiet and names == ["path"] and ours):
+        return result
     said = printable(
         f"failed: {failure}" if failure else "; ".join(result["steps"]) or "nothing to do"
     )
@@ -110,12 +113,13 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
     except OSError as error:
         tell.journal(at, tell.WARNING, f"{at.state} can't be written: {error}")
     if failure and (previous.get("result") != said or "boot" in names):
-        text = f"The scrypt shim is not in place: {failure}. See: sudo shimctl status"
+        state_of_it = "is not in place" if ours else "needs you"
+        text = f"The scrypt shim {state_of_it}: {failure}. See: sudo shimctl status"
         tell.journal(at, tell.WARNING, text)
         tell.notify(at, text, urgent=True)
     for place in ("scrypt", "local"):
         was, now = (result.get(when, {}).get(place) for when in ("before", "after"))
-        if was != now == "shim" and not failure:
+        if was != now == "shim" and not ours:
             text = f"{getattr(at, place)} was '{was}'. The scrypt shim is back there."
             tell.notify(at, text, urgent=False)
     return result
@@ -157,7 +161,7 @@ def triggered(at: Layout, options: Options) -> Result:
     for pause in (*PAUSES, 0) if patient else (0,):
         state.enter(at, options.trigger)
         result = locked_change(at, options, quiet=pause > 0)
-        if result is not None and "error" not in result:
+        if result is not None and ("error" not in result or result.get("for_the_user")):
             break
         wait_for_change(at, pause)
     return result or {"changed": False, "steps": [], "left": "another shimctl does it"}

@@ -9,10 +9,13 @@ from pathlib import Path
 PROGRAMS = Path(__file__).resolve().parents[1]  # /usr/lib/qubes-dedup-backup
 SHIM = PROGRAMS / "scrypt"
 GUARD = PROGRAMS / "guard"
-MODES = ("authenticated", "plain", "off")
+MODES = ("authenticated", "off")
 METHODS = ("replace", "path")
 TRIGGERS = ("rpm", "dnf4", "dnf5", "path", "boot", "backup")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
+GUIDES_BACKUPS = (
+    "what the forum guide's script made is restored with `qubes-dedup-backup restore-guide`"
+)
 REINSTALL = (
     "reinstall its package (dom0: sudo qubes-dom0-update --action=reinstall scrypt; Debian:"
     " sudo apt-get install --reinstall scrypt), then try again"

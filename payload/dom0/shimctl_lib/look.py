@@ -12,10 +12,11 @@ from types import ModuleType
 from typing import NamedTuple
 
 from . import files, guard, packages, state
-from .layout import SHIM, Layout, ShimctlError, ask
+from .layout import GUIDES_BACKUPS, SHIM, Layout, ShimctlError, ask
 
 MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
 OURS = ("shim", "other shim")
+PLAIN = re.compile(rb"^[ \t]*mode[ \t]*=[ \t]*plain[ \t]*(#.*)?$", re.MULTILINE)  # no mode any more
 LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
 
 
@@ -56,6 +57,22 @@ class Found(NamedTuple):
     state: state.State | None
     diverted: bool
     guard: list[guard.Piece]
+
+    def config_problem(self, path: Path) -> str | None:
+        """Return what is wrong with the config at path, and what to do; None if nothing is."""
+        if self.mode is not None:
+            return None
+        if PLAIN.search(self.config or b""):
+            return (
+                f"{path} says `mode = plain`, which is no more: it sent backups in clear. Until you"
+                " choose another with `sudo shimctl install --mode authenticated` (or off), it"
+                " counts as off: each backup is really encrypted, and none deduplicates;"
+                f" {GUIDES_BACKUPS}"
+            )
+        return (
+            f"{path} is not understood, so it counts as `mode = off`: correct it, or run"
+            " `sudo shimctl install --mode MODE`"
+        )
 
     @property
     def method(self) -> str:

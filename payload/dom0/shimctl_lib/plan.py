@@ -11,14 +11,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from . import files, guard, look, packages, probe, state
-from .layout import REINSTALL, SHIM, Layout, ShimctlError
+from .layout import GUIDES_BACKUPS, REINSTALL, SHIM, Layout, ShimctlError
 
 CONFIG_TEXT = """\
 # What /usr/bin/scrypt does with Qubes backups (qubes-dedup-backup).
 #   authenticated: a passphrase `dedup:...` makes a container that deduplicates and can't be altered
 #                  unseen; with any other passphrase the backup is really encrypted
-#   plain:         as before, but other passphrases write in clear, without any protection; also
-#                  restores what the forum guide's script wrote
 #   off:           every backup is really encrypted; containers can still be restored
 mode = {}
 """
@@ -34,10 +32,11 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps to make; then, if the real scrypt was refused, why."""
+    """The steps to make; if the real scrypt was refused, why; what only the user can mend."""
 
     steps: list[Step]
     refused: str | None = None
+    left: tuple[str, ...] = ()
 
 
 class Planner:
@@ -168,7 +167,7 @@ class Planner:
         """Return how to restore what the forum guide's script wrote, if that is here."""
         if self.found.scrypt.kind != "guide":
             return ""
-        return "; backups that the forum guide's script made are restored with --mode plain"
+        return f"; {GUIDES_BACKUPS}"
 
     def place_shim(self, source: look.Entry, method: str) -> None:
         """Put the shim in front of the real scrypt."""
@@ -212,14 +211,17 @@ class Planner:
         """
         at, found = self.at, self.found
         method = method or found.method
-        if found.mode is None and mode is None:
-            raise ShimctlError(f"{at.config} is not understood: correct it or give --mode MODE")
+        problem = found.config_problem(at.config)
+        if problem and mode is None:
+            raise ShimctlError(problem)
         if found.state is None and (why := self.refusal(self.checked_source(method))):
             raise ShimctlError(f"not installed, as this scrypt is not what Qubes expects: {why}")
         if found.config is None or (mode and mode != found.mode):
             mode = mode or "authenticated"
             config = CONFIG_TEXT.format(mode).encode()
-            text = f"set mode = {mode} in {at.config}"
+            text = f"set mode = {mode} in {at.config}" + (
+                f"; until now: {problem}" if problem else ""
+            )
             self.add(text, lambda: files.write(at.config, config), mode=mode)
         return self.repair(method)
 
@@ -304,4 +306,5 @@ class Planner:
             return Plan([])
         if self.found.state.get("phase") == "removing":
             return self.remove()
-        return self.repair(self.found.method)
+        problem = self.found.config_problem(self.at.config)
+        return self.repair(self.found.method)._replace(left=(problem,) if problem else ())

@@ -109,10 +109,8 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
     if found.state.get("phase") == "removing":
         return ["a removal was cut: run shimctl remove, or shimctl install to keep the shim"]
     lines = _place_problems(at, found)
-    if found.mode is None:
-        lines.append(
-            f"{at.config} is not understood: correct it or run shimctl install --mode MODE"
-        )
+    if problem := found.config_problem(at.config):
+        lines.append(problem)
     lines += _package_problems(at, found, facts["package"])
     for name, trigger in facts["triggers"].items():
         health = str(trigger["health"])

@@ -19,7 +19,10 @@ CHUNK_BYTES = 100 << 20  # a full chunk's payload; only the last one of a volume
 _CHUNK = re.compile(r"(?s)(.+)\.([0-9]{3,6})\.enc")
 _MAX_HEADER = 4096
 _MAX_PROBLEMS = 5
-_VISIBLE = ("authenticated", "none")  # containers whose payload can be seen; none: mode `plain`
+_VISIBLE = (
+    "authenticated",
+    "none",
+)  # containers whose payload can be seen; none: the guide's script
 
 
 def chunk_name(name: str) -> tuple[str, int] | None:

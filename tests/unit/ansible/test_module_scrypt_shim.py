@@ -69,13 +69,27 @@ def test_installs_and_removes(modules: Modules, root: Path) -> None:
 
 def test_mode_is_set_and_else_kept(modules: Modules, root: Path) -> None:
     params = options(root)
-    assert modules("scrypt_shim", mode="plain", **params)["diff"]["after"]["mode"] == "plain"
+    assert modules("scrypt_shim", mode="off", **params)["diff"]["after"]["mode"] == "off"
     config = root / "etc/qubes-dedup-backup/scrypt.conf"
-    assert "\nmode = plain\n" in config.read_text()
-    assert not modules("scrypt_shim", **params)["changed"]
-    result = modules("scrypt_shim", mode="off", **params)
-    assert result["diff"] == {"before": {"mode": "plain"}, "after": {"mode": "off"}}
     assert "\nmode = off\n" in config.read_text()
+    assert not modules("scrypt_shim", **params)["changed"]
+    result = modules("scrypt_shim", mode="authenticated", **params)
+    assert result["diff"] == {"before": {"mode": "off"}, "after": {"mode": "authenticated"}}
+    assert "\nmode = authenticated\n" in config.read_text()
+
+
+def test_mode_that_wrote_in_clear_is_refused_and_told(modules: Modules, root: Path) -> None:
+    params = options(root)
+    assert "authenticated" in modules.refused("scrypt_shim", mode="plain", **params)
+    modules("scrypt_shim", **params)
+    config = root / "etc/qubes-dedup-backup/scrypt.conf"
+    config.write_text("mode = plain\n")
+    for state in ("present", "reconciled"):
+        assert "in clear" in modules.refused("scrypt_shim", state=state, **params)
+    assert config.read_text() == "mode = plain\n"
+    result = modules("scrypt_shim", mode="authenticated", **params)
+    assert result["diff"]["after"] == {"mode": "authenticated"}
+    assert any("in clear" in step for step in result["steps"])
 
 
 def test_method_is_set_and_else_kept(modules: Modules, root: Path) -> None:
@@ -120,9 +134,9 @@ def test_mode_and_method_go_with_present_alone(modules: Modules, root: Path) -> 
 
 def test_before_shimctl_is_laid_down(modules: Modules, root: Path) -> None:
     params = options(root, root / "nothing")
-    announced = modules("scrypt_shim", check=True, mode="plain", **params)
+    announced = modules("scrypt_shim", check=True, mode="off", **params)
     assert announced["changed"]
-    assert announced["diff"]["after"] == {"installed": "yes", "mode": "plain"}
+    assert announced["diff"]["after"] == {"installed": "yes", "mode": "off"}
     assert not modules("scrypt_shim", state="absent", **params)["changed"]
     for state in ("present", "reconciled"):
         message = modules.refused("scrypt_shim", state=state, **params)

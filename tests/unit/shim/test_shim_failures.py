@@ -34,12 +34,9 @@ def feed(call: Call, data: bytes) -> None:
         call.process.stdin.write(data)
 
 
-@pytest.mark.parametrize("mode", ["authenticated", "plain"])
-def test_full_disk_leaves_no_output(root: Root, mode: str) -> None:
-    root.mode(f"mode = {mode}\n")
+def test_full_disk_leaves_no_output(root: Root) -> None:
     (root.work / MEMBER).write_bytes(b"a chunk from before")
-    user = SECRET if mode == "authenticated" else b"ordinary"
-    call = root.start_enc(line(user), setup=limit_file_size(MEGABYTE))
+    call = root.start_enc(line(), setup=limit_file_size(MEGABYTE))
     feed(call, b"x" * 4 * MEGABYTE)
     result = call.finish()
     message = f"scrypt: Error writing file: {root.work / MEMBER}: File too large\n"

@@ -59,7 +59,7 @@ def test_second_run_changes_nothing(system: System) -> None:
 
 def test_remove_leaves_what_the_package_shipped(system: System) -> None:
     before = system.listing()
-    system.json("install", "--mode", "plain")
+    system.json("install", "--mode", "off")
     assert system.json("remove")["changed"]
     assert system.listing() == before
     assert not (system.root / "etc/qubes-dedup-backup").exists()
@@ -119,11 +119,34 @@ def test_status_says_what_is_in_place(system: System) -> None:
 
 
 def test_mode_is_set_only_when_asked_for(system: System) -> None:
-    system.json("install", "--mode", "plain")
+    system.json("install", "--mode", "off")
     system.json("install")
-    assert system.json("status")["mode"] == "plain"
-    assert system.json("install", "--mode", "authenticated")["before"]["mode"] == "plain"
+    assert system.json("status")["mode"] == "off"
+    assert system.json("install", "--mode", "authenticated")["before"]["mode"] == "off"
     assert system.json("status")["mode"] == "authenticated"
+
+
+def test_mode_that_wrote_in_clear_is_told_of_and_replaced_only_by_the_user(system: System) -> None:
+    system.json("install")
+    plain = "# as before\n  mode = plain # the guide's\n"
+    system.config.write_text(plain)
+    [problem] = system.json("status", status=3)["problems"]
+    for text in ("`mode = plain`", "in clear", "counts as off", "shimctl install --mode"):
+        assert text in problem
+    assert "restore-guide" in problem
+    assert system.json("install", status=1)["error"] == problem
+    assert system.run("install", "--mode", "plain").returncode == 2
+    system.package(changed=True)
+    result = system.json("reconcile", status=1)
+    assert (result["changed"], result["error"]) == (True, problem)
+    assert system.scrypt.read_bytes() == SHIM
+    assert system.config.read_text() == plain
+    check = system.run("install", "--mode", "authenticated", "--check", "--json")
+    assert (check.returncode, system.config.read_text()) == (3, plain)
+    [step] = system.json("install", "--mode", "authenticated")["steps"]
+    assert "set mode = authenticated" in step
+    assert problem in step
+    assert system.json("status")["healthy"]
 
 
 def test_reconcile_puts_the_shim_around_a_new_binary(system: System) -> None:
@@ -187,7 +210,7 @@ def test_installation_by_the_guide_is_adopted(system: System, name: str) -> None
     assert not system.json("remove")["changed"]
     result = system.json("install")
     assert result["before"]["scrypt"] == "guide"
-    assert any("guide" in step and "--mode plain" in step for step in result["steps"])
+    assert any("guide" in step and "restore-guide" in step for step in result["steps"])
     assert system.json("status")["healthy"]
     assert metadata(system.real) == shipped
     assert kept.exists()
@@ -236,9 +259,10 @@ def test_broken_config_is_told_and_not_overwritten(system: System) -> None:
     assert "not understood" in system.json("status", status=3)["problems"][0]
     assert "not understood" in system.json("install", status=1)["error"]
     system.package()
-    assert system.json("reconcile")["changed"]
+    assert "not understood" in system.json("reconcile", status=1)["error"]
+    assert system.scrypt.read_bytes() == SHIM
     assert system.config.read_text() == "mode = best\n"
-    assert system.json("install", "--mode", "plain")["changed"]
+    assert system.json("install", "--mode", "off")["changed"]
     assert system.json("status")["healthy"]
 
 

@@ -81,6 +81,27 @@ def test_trigger_does_nothing_where_nothing_is_installed(system: System) -> None
     assert system.listing() == before
 
 
+def test_what_only_the_user_can_mend_is_told_once_and_at_each_boot(
+    system: System, journal: socket.socket
+) -> None:
+    system.json("install")
+    system.config.write_text("mode = plain\n")
+    system.package(changed=True)
+    lines(journal)
+    assert "in clear" in system.trigger("path").stderr
+    assert system.scrypt.read_bytes() == SHIM
+    told = lines(journal)
+    assert any("put the shim at" in line for line in told)
+    [warning] = [line for line in told if line.startswith("<12>")]
+    assert "needs you" in warning
+    assert "`mode = plain`" in warning
+    system.trigger("rpm")
+    assert lines(journal) == []
+    system.trigger("boot")
+    assert len(lines(journal)) == 1
+    assert system.config.read_text() == "mode = plain\n"
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_binary_that_breaks_the_protocol_stays_in_front(
     system: System, journal: socket.socket, name: str
@@ -249,7 +270,7 @@ def test_trigger_that_came_in_vain_is_served_by_the_next(system: System) -> None
         fcntl.flock(lock, fcntl.LOCK_EX)
         system.trigger("rpm")
         assert system.scrypt.read_bytes() != SHIM
-    system.json("install", "--mode", "plain")
+    system.json("install", "--mode", "off")
     assert system.scrypt.read_bytes() == SHIM
     assert "rpm" in system.state()["triggers"]
 

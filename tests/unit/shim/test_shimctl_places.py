@@ -88,7 +88,7 @@ def test_by_path_the_guide_s_installation_ends(system: System) -> None:
     system.scrypt.write_text(GUIDE)
     system.scrypt.chmod(0o755)
     steps = system.json("install", "--method", "path")["steps"]
-    assert any("--mode plain" in step for step in steps)
+    assert any("restore-guide" in step for step in steps)
     assert system.scrypt.read_bytes() == shipped
     assert system.json("status")["healthy"]
 
