@@ -17,28 +17,38 @@ _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own a
 
 
 def open_repository(settings: config.Config) -> engine.Engine:
-    """Give the repository, which must be there, to store and read."""
-    password.require(settings)
-    device.require(settings)
-    folder.require(settings)
+    """Give the repository, which must be there, to read."""
+    _require(settings)
     return open_engine(settings)
 
 
-def open_engine(settings: config.Config) -> engine.Engine:
-    """Give the engine, to store and read, when nobody removes anything."""
+def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
+    """Give the repository, which must be there, and the lock that keeps removals away."""
+    _require(settings)
     held = lock.take(settings, exclusive=False)
     repository = engine.open_engine(settings, held)
-    if held.is_marked and folder.check(settings):
-        repository.unlock()
-    held.clear()
-    return repository
+    held.begin_put(repository.unlock)
+    return repository, held
+
+
+def _require(settings: config.Config) -> None:
+    password.require(settings)
+    device.require(settings)
+    folder.require(settings)
+
+
+def open_engine(settings: config.Config) -> engine.Engine:
+    """Give the engine, to read, when nobody removes anything."""
+    return engine.open_engine(settings, lock.take(settings, exclusive=False))
 
 
 def put(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Store what comes on stdin."""
     if os.isatty(_STDIN):
         raise UsageError("put reads a backup from stdin, and that is a terminal")
-    summary = put_module.put(open_repository(settings), _STDIN, tell.warn)
+    repository, held = _open_to_store(settings)
+    summary = put_module.put(repository, _STDIN, tell.warn)
+    held.end()
     if summary is None:
         tell.say("nothing came on stdin, nothing was stored")
         tell.report({"run": None, "status": PARTIAL}, "", to_program=arguments.json)

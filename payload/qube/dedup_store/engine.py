@@ -103,7 +103,10 @@ class Engine(Protocol):
         """Give back the space of what was removed."""
 
     def unlock(self) -> None:
-        """Remove what processes that were killed left of the engine's own locks."""
+        """Remove what processes that were killed left of the engine's own locks.
+
+        Called when no other command of ours uses the repository.
+        """
 
     def check(self, *, read_data: bool) -> None:
         """Run the engine's own check; what it can tell of single runs is for stored_objects.

@@ -12,14 +12,13 @@ import json
 import os
 import shlex
 import signal
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from dedup_store import engine, folder, storage, tuning
+from dedup_store import engine, folder, restic_locks, storage, tuning
 from dedup_store.config import Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.lock import Lock
@@ -31,8 +30,6 @@ _HOST = "dedup-store"
 _CONSTANT_TIME = "2000-01-01 00:00:00"
 _STOP = signal.SIGINT  # restic then removes its lock
 _MAX_LIST = 512 << 20
-_LOCKED = "already locked"
-_LOCK_PAUSE = 1  # seconds
 _SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
 # Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
 # (internal/restic/lock.go waitBeforeLockCheck).
@@ -86,7 +83,7 @@ class Restic:
         if not folder.check(self._config):
             return False
         try:
-            self._run("cat", "config")
+            self._run(*_READ_ONLY, "cat", "config")
         except StoreError:
             if self._config.local_repository:
                 raise
@@ -146,21 +143,15 @@ class Restic:
         for kind in (0, 1):
             ids = [snapshot for run in runs for snapshot in known[run].all[kind]]
             for start in range(0, len(ids), _AT_ONCE):
-                self._run("forget", *ids[start : start + _AT_ONCE])
+                self._run_alone("forget", *ids[start : start + _AT_ONCE])
 
     def prune(self) -> None:
         """Give back the space of what was removed."""
-        self._run("prune")
+        self._run_alone("prune")
 
     def unlock(self) -> None:
-        """Remove locks of processes of this qube that are gone.
-
-        A lock is waited for whose owner has the number of another process, or isn't reaped yet:
-        restic takes it for alive, for half an hour at most (internal/restic/lock.go Stale).
-        """
-        self._once("unlock")
-        self._known = None
-        self._run(*_SNAPSHOTS)
+        """Remove the locks of processes that are gone, unless somebody else's restic may run."""
+        restic_locks.remove(self._run)
 
     def flush(self) -> None:
         """Have what was stored on the disk of a storage qube, too; a local one has it.
@@ -257,20 +248,12 @@ class Restic:
         return partial(self.start, *_READ_ONLY, "dump", *find, f"/{name}", hint=hint)
 
     def _run(self, *arguments: str) -> bytes:
-        """Run restic to its end, as often as needed to get its lock, within `lock_wait`."""
-        end = time.monotonic() + self._config.lock_wait
-        while True:
-            try:
-                return self._once(*arguments)
-            except StoreError as error:
-                if _LOCKED not in str(error) or time.monotonic() >= end:
-                    raise
-            time.sleep(_LOCK_PAUSE)
-            self._once("unlock")  # its owner may have died only now
-
-    def _once(self, *arguments: str) -> bytes:
+        """Run restic to its end, and give its output."""
         stream = ChildStream(partial(self.start, *arguments))
         return read_all(stream, _MAX_LIST)
+
+    def _run_alone(self, *arguments: str) -> None:
+        restic_locks.when_free(self._run, self._config.lock_wait, *arguments)
 
     def _objects(self) -> dict[str, _Objects]:
         """Find all objects by their tags, with one start of restic."""

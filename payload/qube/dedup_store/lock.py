@@ -6,17 +6,24 @@ never see them. So each command holds a lock in this qube, shared or, to remove,
 the engine's processes, which may outlive it. A repository is one backup qube's.
 """
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dedup_store import tell
 from dedup_store.config import Config, state_folder
 from dedup_store.errors import StoreError
 
 _POLL = 0.1  # seconds
+# What the file holds: the same length each, so that a full disk takes the change in place.
+_IDLE, _STORING, _REMOVING = b"idle    \n", b"storing \n", b"removing\n"
+_NO_ROOM = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -24,26 +31,91 @@ class Lock:
     """A lock that is held until the process and its engines have ended.
 
     Attributes:
-        fd: its file; something is in it while runs are removed, and when that didn't go well.
+        fd: its file, which also tells whether a command was cut short that takes the engine's own
+            locks; a folder's when there is no room for a file.
         exclusive: whether it is held alone, to remove runs.
+        wait: seconds to wait for others at most.
     """
 
     fd: int
     exclusive: bool
+    wait: int
 
-    @property
-    def is_marked(self) -> bool:
-        """Tell whether a removal was cut short."""
-        return os.fstat(self.fd).st_size > 0
+    def begin_removal(self) -> None:
+        """Note that runs are being removed; `end` notes that all went well."""
+        self._mark(_REMOVING)
 
-    def mark(self) -> None:
-        """Note that runs are being removed."""
-        os.pwrite(self.fd, b"removing\n", 0)
-        os.fsync(self.fd)
+    def begin_put(self, clean_up: Callable[[], None]) -> None:
+        """Note that a run is being stored, and clean up first after a command that was cut short.
 
-    def clear(self) -> None:
-        """Note that all went well."""
-        os.ftruncate(self.fd, 0)
+        Args:
+            clean_up: removes the engine's locks; called when nobody else uses the repository.
+
+        Raises:
+            StoreError: a removal was cut short, and others go on for longer than `wait`.
+        """
+        waiting = _Waiting(self.wait, "another command")
+        while (mark := self._read()) != _IDLE:
+            if self._try(fcntl.LOCK_EX):
+                clean_up()
+                self._mark(_IDLE)
+                break
+            if mark != _REMOVING:
+                break  # another put; what one that was cut short left is in nobody's way
+            waiting.go_on()
+        self._get(fcntl.LOCK_SH, "a forget or prune")  # a try that fails loses the lock (flock(2))
+        self._mark(_STORING)
+
+    def end(self) -> None:
+        """Note that all went well, unless others go on; the last of them notes it."""
+        if self.exclusive or self._try(fcntl.LOCK_EX):
+            self._mark(_IDLE)
+
+    def _read(self) -> bytes:
+        """Give the mark; that of a put, which costs little, when it can't be told."""
+        with contextlib.suppress(OSError):
+            return os.pread(self.fd, len(_IDLE), 0) or _IDLE
+        return _STORING
+
+    def _mark(self, mark: bytes) -> None:
+        with contextlib.suppress(OSError):  # home is full or read-only: then _read tells less
+            os.pwrite(self.fd, mark, 0)
+            os.fsync(self.fd)
+
+    def _try(self, how: int) -> bool:
+        try:
+            fcntl.flock(self.fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _get(self, how: int, other: str) -> None:
+        waiting = _Waiting(self.wait, other)
+        while not self._try(how):
+            waiting.go_on()
+
+
+class _Waiting:
+    """Waits for another command, and says so once."""
+
+    def __init__(self, seconds: int, other: str) -> None:
+        """Begin."""
+        self._end = time.monotonic() + seconds
+        self._other = other
+        self._is_told = False
+
+    def go_on(self) -> None:
+        """Wait a moment.
+
+        Raises:
+            StoreError: it was long enough.
+        """
+        if time.monotonic() >= self._end:
+            raise StoreError(f"{self._other} uses the repository: try again later")
+        if not self._is_told:
+            tell.say(f"waiting for {self._other} that uses the repository")
+        self._is_told = True
+        time.sleep(_POLL)
 
 
 def take(config: Config, *, exclusive: bool) -> Lock:
@@ -52,25 +124,31 @@ def take(config: Config, *, exclusive: bool) -> Lock:
     Raises:
         StoreError: when they go on for longer.
     """
-    folder = state_folder()
     name = hashlib.sha256(config.repository.encode()).hexdigest()[:32]
-    path = folder / f"{name}.lock"
+    held = Lock(_open(state_folder() / f"{name}.lock"), exclusive, config.lock_wait)
+    if exclusive:
+        held._get(fcntl.LOCK_EX, "another command")
+    else:
+        held._get(fcntl.LOCK_SH, "a forget or prune")
+    return held
+
+
+def _open(path: Path) -> int:
+    """Open the file, and make it where that is possible.
+
+    Where it isn't, no command can make it, and all lock the same folder above it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            for place in (path, *path.parents):
+                with contextlib.suppress(FileNotFoundError):
+                    return os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         raise StoreError(f"{path} can't be made: {error.strerror}") from None
-    how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    end, is_waiting = time.monotonic() + config.lock_wait, False
-    while True:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-            return Lock(fd, exclusive)
-        except BlockingIOError:
-            other = "another command" if exclusive else "a forget or prune"
-            if time.monotonic() >= end:
-                raise StoreError(f"{other} uses the repository: try again later") from None
-            if not is_waiting:
-                tell.say(f"waiting for {other} that uses the repository")
-            is_waiting = True
-            time.sleep(_POLL)
+    if os.fstat(fd).st_size < len(_IDLE):
+        with contextlib.suppress(OSError):
+            os.pwrite(fd, _IDLE, 0)
+    return fd

@@ -18,7 +18,7 @@ def forget(arguments: argparse.Namespace, settings: config.Config) -> int:
             raise NoRunError(f"'{clean(run, 120)}' is no run's name: see `dedup-store list`")
         get_module.find(repository, run)
     repository.forget(runs)
-    held.clear()
+    held.end()
     text = "\n".join(f"forgot {run}" for run in runs)
     tell.report({"forgotten": runs}, text, to_program=arguments.json)
     return 0
@@ -36,7 +36,7 @@ def prune(arguments: argparse.Namespace, settings: config.Config) -> int:
             rows.append({"run": stored.run, "was": manifest.PARTIAL})
     repository.forget([row["run"] for row in rows])
     repository.prune()
-    held.clear()
+    held.end()
     _tell(arguments, rows)
     return 0
 
@@ -57,6 +57,6 @@ def _open(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     folder.require(settings)
     held = lock.take(settings, exclusive=True)
     repository = engine.open_engine(settings, held)
-    held.mark()
+    held.begin_removal()
     repository.unlock()
     return repository, held

@@ -4,11 +4,15 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import time
 
 import archives
 import pytest
 from storage_qube import QUBE, QrexecStore, StorageQube
 from test_storage_maintenance import is_refused, opened
+from test_store_failures import children
 
 
 def stream(seed: int) -> bytes:
@@ -78,3 +82,22 @@ def test_maintenance_that_is_closed_during_a_prune(store: QrexecStore, qube: Sto
     assert store.runs() == [kept, again]
     assert partial["run"] not in {run["run"] for run in store.runs()}
     assert store.get() == data
+
+
+@pytest.mark.engines
+def test_lock_of_a_killed_put(restic: QrexecStore) -> None:
+    """The next put removes it, through the append-only service."""
+    locks = restic.files / "locks"
+    with restic.start("put", stdin=subprocess.PIPE) as putter:
+        assert putter.stdin is not None
+        putter.stdin.write(stream(1)[:-20_000])
+        putter.stdin.flush()
+        while not list(locks.iterdir()):
+            assert putter.poll() is None
+            time.sleep(0.01)
+        for pid in children(putter.pid):
+            os.kill(pid, signal.SIGKILL)
+        putter.kill()
+    run = restic.put(stream(2))
+    assert list(locks.iterdir()) == []
+    assert restic.runs() == [run]
