@@ -5,7 +5,7 @@ The guard tells what it did; where none of it is left, as after an upgrade that 
 nobody else would.
 """
 
-from . import files, guard, state
+from . import callers, files, guard, state
 from .layout import SHIM, Layout
 
 
@@ -24,6 +24,9 @@ def warning(at: Layout) -> str | None:
     more = "run `sudo shimctl reconcile`; `sudo shimctl status` says more"
     if files.read(place) != SHIM.read_bytes():
         return f"{place} is not the scrypt shim, so new backups may not deduplicate: {more}"
+    others = callers.others(at)
+    if others and others[0] != place:
+        return f"{others[0]} is found before the shim, so backups may leave dom0 in clear: {more}"
     triggers = guard.health(at, guard.pieces(at)).values()
     if not any(health.startswith("ready") for health in triggers):
         return f"the shim's guard is off: an update of scrypt would remove the shim: {more}"

@@ -72,10 +72,11 @@ def change_once(at: Layout, options: Options) -> Result:
         after |= step.after
     result: Result = {"changed": bool(made.steps), "before": before, "after": after}
     result["steps"] = [step.text for step in made.steps]
+    errors = [*made.left]
     if made.refused:
-        result["error"] = f"this scrypt was refused, and stays as it is: {made.refused}"
-    elif made.left:
-        result |= {"error": "; ".join(made.left), "for_the_user": True}
+        errors.insert(0, f"this scrypt was refused, and stays as it is: {made.refused}")
+    if errors:
+        result |= {"error": "; ".join(errors), "for_the_user": not made.refused}
     return result
 
 

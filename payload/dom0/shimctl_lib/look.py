@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from . import files, guard, packages, state
+from . import callers, files, guard, packages, state
 from .layout import GUIDES_BACKUPS, SHIM, Layout, ShimctlError, ask
 
 MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
@@ -57,6 +57,28 @@ class Found(NamedTuple):
     state: state.State | None
     diverted: bool
     guard: list[guard.Piece]
+    others: list[Path]  # each scrypt that somebody finds before /usr/bin/scrypt
+
+    def in_the_way(self, at: Layout, method: str) -> list[str]:
+        """Return what is found before the shim, and what to do about each."""
+        last = at.local if method == "path" else at.scrypt
+        texts = []
+        for path in self.others:
+            if path == last:
+                break
+            if path == at.local and self.local.kind in OURS:
+                continue  # the other method's shim, which goes by itself
+            it = (
+                "the forum guide's script"
+                if path == at.local and self.local.kind == "guide"
+                else ""
+            )
+            texts.append(
+                f"{path} is {it or 'a scrypt'} that callers find before the shim, so that a backup"
+                " may leave dom0 in clear, or not deduplicate. It was left alone: remove it (`sudo"
+                f" rm {path}`), then run `sudo shimctl reconcile`"
+            )
+        return texts
 
     def config_problem(self, path: Path) -> str | None:
         """Return what is wrong with the config at path, and what to do; None if nothing is."""
@@ -189,6 +211,7 @@ def look(at: Layout) -> Found:
         state=state.load(at),
         diverted=packages.diverted(at),
         guard=guard.pieces(at),
+        others=callers.others(at),
     )
 
 

@@ -214,6 +214,8 @@ class Planner:
         problem = found.config_problem(at.config)
         if problem and mode is None:
             raise ShimctlError(problem)
+        if found.state is None and (others := found.in_the_way(at, method)):
+            raise ShimctlError("not installed, as nobody would run it: " + "; ".join(others))
         if found.state is None and (why := self.refusal(self.checked_source(method))):
             raise ShimctlError(f"not installed, as this scrypt is not what Qubes expects: {why}")
         if found.config is None or (mode and mode != found.mode):
@@ -223,7 +225,7 @@ class Planner:
                 f"; until now: {problem}" if problem else ""
             )
             self.add(text, lambda: files.write(at.config, config), mode=mode)
-        return self.repair(method)
+        return self.repair(method)._replace(left=tuple(found.in_the_way(at, method)))
 
     def checked_source(self, method: str) -> look.Entry:
         """Return the real scrypt that counts, if the places are ones that may be changed."""
@@ -306,5 +308,8 @@ class Planner:
             return Plan([])
         if self.found.state.get("phase") == "removing":
             return self.remove()
-        problem = self.found.config_problem(self.at.config)
-        return self.repair(self.found.method)._replace(left=(problem,) if problem else ())
+        found, at = self.found, self.at
+        left = found.in_the_way(at, found.method)
+        if problem := found.config_problem(at.config):
+            left.append(problem)
+        return self.repair(found.method)._replace(left=tuple(left))

@@ -1,71 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What `shimctl status` says: what is in place, whose it is, who would run what, what is wrong."""
 
-import grp
-import os
-import pwd
-import shutil
-from pathlib import Path
 from typing import Any
 
-from . import guard, look, packages
-from .layout import PROGRAMS, REINSTALL, Layout, ask
+from . import callers, guard, look, packages
+from .layout import PROGRAMS, REINSTALL, Layout
 
 Report = dict[str, Any]
 CONSEQUENCE = (
     "until then backups are really encrypted and don't deduplicate; containers can be restored with"
     f" PATH={PROGRAMS}:$PATH qvm-backup-restore …"
 )
-
-
-def _qubesd_path() -> str | None:
-    """Return the PATH of qubesd: of the running one, else what systemd would give it."""
-    main = ask(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])
-    if main and main[0] == 0 and main[1].strip() not in (b"", b"0"):
-        try:
-            environ = Path(f"/proc/{int(main[1])}/environ").read_bytes()
-        except (OSError, ValueError):
-            return None
-    else:
-        unit = ask(["systemctl", "show", "--property=Environment", "--value", "qubesd.service"])
-        manager = ask(["systemctl", "show-environment"])
-        parts = (manager[1] if manager else b"").split(b"\n") + (unit[1] if unit else b"").split()
-        environ = b"\0".join(parts)
-    paths = [item[5:].decode() for item in environ.split(b"\0") if item.startswith(b"PATH=")]
-    return paths[-1] if paths else None
-
-
-def _user() -> str | None:
-    """Return dom0's user as Qubes finds it (qubes/backup.py get_files_to_backup)."""
-    try:
-        return grp.getgrnam("qubes").gr_mem[0]
-    except (KeyError, IndexError):
-        return None
-
-
-def _shell_path(user: str, command: str) -> str | None:
-    """Return what a command says in a login shell of user; only root and the user may ask."""
-    account = pwd.getpwnam(user)
-    if os.geteuid() == 0:
-        argv = ["runuser", "--login", user, "--command", command]
-    elif os.geteuid() == account.pw_uid:
-        argv = [account.pw_shell or "/bin/sh", "-l", "-c", command]
-    else:
-        return None
-    done = ask(argv, environment={"HOME": account.pw_dir, "USER": user})
-    return done[1].decode(errors="replace").strip() if done and done[0] == 0 else None
-
-
-def callers(at: Layout) -> dict[str, str | None]:
-    """Return for each caller the scrypt that it would run, None where that can't be found out."""
-    if not at.live:
-        return {}
-    user = _user()
-    paths = {"qubesd": _qubesd_path()}
-    if user is not None:
-        paths["login shell"] = _shell_path(user, "printenv PATH")
-        paths["sudo"] = _shell_path(user, "sudo -n printenv PATH")
-    return {who: shutil.which("scrypt", path=path) if path else None for who, path in paths.items()}
 
 
 def _place_problems(at: Layout, found: look.Found) -> list[str]:
@@ -105,7 +50,7 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
         lines = ["the shim is not installed (or not wholly removed): run shimctl install"]
         if found.real.kind != "real" and found.scrypt.kind != "real":
             lines.append(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
-        return lines
+        return lines + found.in_the_way(at, found.method)
     if found.state.get("phase") == "removing":
         return ["a removal was cut: run shimctl remove, or shimctl install to keep the shim"]
     lines = _place_problems(at, found)
@@ -118,9 +63,11 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
             masked = health.endswith("is masked")  # that is the admin's word, and not ours to undo
             what = "systemctl unmask its unit, then " if masked else ""
             lines.append(f"trigger {name}: {health}: {what}run shimctl reconcile")
-    shim = at.local if found.method == "path" else at.scrypt
+    lines += found.in_the_way(at, found.method)
+    shim = at.local if found.method == "path" and found.local.kind != "missing" else at.scrypt
     for who, program in facts["callers"].items():
-        if program and not lines and not Path(program).samefile(shim):
+        known = program in (None, str(shim)) or any(f"{program} " in line for line in lines)
+        if program and not known and not (shim.exists() and shim.samefile(program)):
             lines.append(f"{who} would run {program} and not the shim {shim}: remove that program")
     return lines
 
@@ -154,7 +101,7 @@ def report(at: Layout, found: look.Found) -> tuple[Report, list[str]]:
         name: {"health": health, "last": runs.get(name)}
         for name, health in guard.health(at, found.guard).items()
     }
-    facts["callers"] = callers(at)
+    facts["callers"] = callers.callers(at)
     return facts, problems(at, found, facts)
 
 

@@ -15,7 +15,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,23 @@ class Call:
         self.master = self.slave = -1
 
 
+@contextmanager
+def journal_at(root: Path) -> Iterator[Callable[[], list[str]]]:
+    """Be the journal of a root folder: give a function that returns what was logged."""
+    (root / "dev").mkdir(exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(root / "dev/log"))
+        log.setblocking(False)
+
+        def logged() -> list[str]:
+            texts = []
+            while select.select([log], [], [], 0)[0]:
+                texts.append(log.recv(4096).decode())
+            return texts
+
+        yield logged
+
+
 class Root:
     """A folder that the shim takes for `/`, with a work folder in it."""
 
@@ -172,20 +189,9 @@ class Root:
         path = self.ledgers / backup
         return [json.loads(row) for row in path.read_text().splitlines()] if path.exists() else []
 
-    @contextmanager
-    def journal(self) -> Iterator[Callable[[], list[str]]]:
+    def journal(self) -> AbstractContextManager[Callable[[], list[str]]]:
         """Be the journal: give a function that returns what was logged."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-            log.bind(str(self.path / "dev/log"))
-            log.setblocking(False)
-
-            def logged() -> list[str]:
-                texts = []
-                while select.select([log], [], [], 0)[0]:
-                    texts.append(log.recv(4096).decode())
-                return texts
-
-            yield logged
+        return journal_at(self.path)
 
     def start_enc(
         self,
