@@ -7,6 +7,7 @@ import os
 import resource
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,10 +59,13 @@ def test_shim_writes_the_format_of_the_design(root: Root) -> None:
     [record] = root.ledger()
     assert record == {
         "member": MEMBER,
+        "time": record["time"],
         "length": len(DATA),
         "sha256": hashlib.sha256(DATA).hexdigest(),
         "trailer": stored[-32:].hex(),
+        "zeros": len(DATA) - len(DATA.rstrip(b"\0")),
     }
+    assert 0 <= time.time() - record["time"] < 600
 
 
 @pytest.mark.parametrize("log_n", [14, 17])

@@ -7,6 +7,7 @@ import hashlib
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -257,3 +258,59 @@ def test_concurrent_members_all_get_into_the_ledger(root: Root) -> None:
         feed(call, b"data")
     assert {call.finish().status for call in calls} == {0}
     assert sorted(record["member"] for record in root.ledger()) == members
+
+
+@pytest.mark.parametrize(
+    ("data", "zeros"),
+    [
+        (b"", 0),
+        (bytes(5), 5),
+        (b"x" + bytes(1023), 1023),
+        (b"x" * MEGABYTE + bytes(1023), 1023),
+        (b"x" * MEGABYTE + bytes(1024), 1024),
+        (bytes(MEGABYTE + 700), 1024),
+        (bytes(2000) + b"x", 0),
+    ],
+    ids=["empty", "short", "one short", "over two blocks", "end", "zeros", "none"],
+)
+def test_ledger_tells_how_many_zeros_are_at_the_end(root: Root, data: bytes, zeros: int) -> None:
+    root.enc(data, line())
+    assert [row["zeros"] for row in root.ledger()] == [zeros]
+    assert root.dec(line()).status == 0
+
+
+# The order of backups
+
+
+def test_backups_are_counted_whatever_the_clock_says(root: Root) -> None:
+    """Only the header's row has the number; two headers at once never get the same one."""
+    before = time.time()
+    for count in (1, 2):
+        root.enc_header()
+        root.enc(b"volume", line())
+        assert [row.get("order") for row in root.ledger()] == [count, None]
+        assert int(before) <= root.ledger()[0]["time"] <= time.time()
+        assert root.ledger()[0]["offset"] == time.localtime().tm_gmtoff
+        (root.ledgers / BACKUP).unlink()
+    calls = []
+    for number in range(4):
+        source = root.work / f"{number}" / "backup-header"
+        source.parent.mkdir()
+        source.write_text(HEADER.replace(BACKUP, f"{BACKUP}-{number}"))
+        target = f"{number}/backup-header.hmac"
+        calls.append(root.start_enc(b"backup-header!" + SECRET, target, source))
+    assert {call.finish().status for call in calls} == {0}
+    orders = [root.ledger(f"{BACKUP}-{number}")[0]["order"] for number in range(4)]
+    assert sorted(orders) == [3, 4, 5, 6]
+    counter = root.ledgers.with_name("order")
+    assert (counter.stat().st_size, counter.stat().st_mode & 0o777) == (6, 0o600)
+
+
+def test_counter_that_cannot_be_written_does_not_stop_a_backup(root: Root) -> None:
+    root.ledgers.mkdir(parents=True)
+    root.ledgers.with_name("order").symlink_to("/etc/hostname")
+    with root.journal() as logged:
+        assert root.enc_header().status == 0
+        [text] = logged()
+    assert "must be named to be confirmed" in text
+    assert root.ledger()[0]["order"] is None
