@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,40 @@ def test_honest_store(target: Target) -> None:
     # upstream takes an archive that these tests put together, when nothing is altered in it
     for mode in ("--verify-only", "--rename-conflicting"):
         assert target.restore(target.one.stream(), mode) == (0, "")
+
+
+def stamps(dom0: Dom0) -> dict[str, str | None]:
+    """Return each qube's backup_timestamp, None when it has none."""
+    return {name: dom0.properties(name).get("backup_timestamp") for name in dom0.names()}
+
+
+def test_only_success_is_noted(target: Target) -> None:
+    """Upstream sets backup_timestamp of a backup's qubes when it succeeded, and only then."""
+    dom0 = target.dom0
+    before, qubes = stamps(dom0), ("work", "personal")
+    # all was sent and stored, and yet it failed
+    failing = "sh -c 'dedup-store put; exit 1'"
+    assert dom0.backup(*qubes, to=failing, qube=QUBE, check=False).returncode != 0
+    assert dom0.runs()[-1]["status"] == "whole"
+    assert stamps(dom0) == before
+    for words in ((), ("--succeeded",)):
+        status, report = target.ours("confirm", *words)
+        assert (status, report["verdict"]) == (1, "not confirmed"), report
+        assert "Qubes has not noted that this backup succeeded" in report["problems"][0]
+
+    start = int(time.time())
+    dom0.backup(*qubes, to="dedup-store put", qube=QUBE)
+    after = stamps(dom0)
+    assert {name for name in after if after[name] != before[name]} == set(qubes)
+    found = [int(after[name] or 0) for name in qubes]
+    assert start <= min(found) <= max(found) <= time.time()
+    assert max(found) - min(found) <= 60
+    assert dom0.api("dom0", "admin.vm.property.Get", "backup_timestamp").startswith(b"2\0")
+    status, report = target.ours("confirm")
+    assert (status, report["verdict"]) == (0, "confirmed"), report
+    assert dom0.ledger()[report["run"][17:-5]][0]["order"] == max(
+        row.get("order") or 0 for rows in dom0.ledger().values() for row in rows
+    )
 
 
 @pytest.mark.parametrize("case", ALL)

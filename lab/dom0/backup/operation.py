@@ -224,10 +224,10 @@ class Backup:
             progress.add,
         )
         await self._transfer(target, groups, options, progress)
-        now = int(time.time())
+        # Only now, and the time anew for each: Backup.backup_do. An AdminVM has no such property.
         for part in self.parts.values():
             if part.qube.qid:
-                part.qube.vm.backup_timestamp = now
+                part.qube.vm.backup_timestamp = int(time.time())
 
     async def _transfer(
         self, target: Target, groups: list[list[Item]], options: Options, progress: Progress

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from dedup_backup import qubesxml
 from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, NONE, Containers, DamagedError
+from dedup_backup.ends import Ends
 from dedup_backup.errors import BackupError, WrongError, clean
 from dedup_backup.ledger import Row
 from dedup_backup.qube import Call
@@ -36,14 +37,18 @@ class Report:
     Attributes:
         problems: what is wrong, each with the member's name.
         unchecked: what could not be checked.
+        notes: what the user may want to know beside that.
         qubes: names of the qubes in the backup, as far as its qubes.xml could be read.
+        lacking: names of the qubes that the backup profile means, but the backup hasn't.
         members: how many members were looked at.
         bytes: of their payload.
     """
 
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     qubes: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
     members: int = 0
     bytes: int = 0
 
@@ -58,6 +63,10 @@ class Report:
         if len(self.problems) >= MAX_PROBLEMS:
             raise EnoughError
 
+    def note(self, text: str) -> None:
+        """Note what the user may want to know."""
+        self.notes.append(clean(text, 2000))
+
     def leave(self, text: str) -> None:
         """Note what can't be checked."""
         if text not in self.unchecked:
@@ -68,11 +77,17 @@ class Check:
     """One run under examination."""
 
     def __init__(self, backup_id: str, ledger: list[Row] | None, report: Report) -> None:
-        """Take what dom0 knows of the run: its backup's id (by the run's name), its ledger."""
+        """Take what dom0 knows of the run: its backup's id (by the run's name), its ledger.
+
+        Attributes:
+            included: the qubes that the backup must have, None when that can't be told.
+        """
         self._id = backup_id
         self._ledger = ledger
         self._report = report
         self._xml: bytes | None = None
+        self._ends = Ends()
+        self.included: list[qubesxml.Qube] | None = None
 
     def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
         """Check what the store says that the run consists of.
@@ -89,8 +104,11 @@ class Check:
             self._report.bytes += member.length
         if compare:
             compare.finish()
+        for row in self._ledger or []:
+            self._ends.add(row.name, row.length, row.zeros)
         self._beginning(stream, passphrase)
         structure.judge(self._included())
+        self._demand_ends()
 
     def data(self, members: list[Member], stream: Call, passphrase: bytes) -> None:
         """Check every byte of the stream, under the passphrase and against ledger and list."""
@@ -115,6 +133,13 @@ class Check:
         for compare in compares:
             compare.finish()
         structure.judge(self._included())
+        self._demand_ends()
+
+    def _demand_ends(self) -> None:
+        """Each file must reach its end, as far as that can be seen."""
+        if self._xml is not None and not qubesxml.is_compressed(self._xml):
+            for name in self._ends.missing():
+                self._report.problem(f"{name} stops before its end: its backup failed there")
 
     def _end(self, stream: Call) -> None:
         try:
@@ -143,6 +168,7 @@ class Check:
             kind = containers.kind()
             if kind == AUTHENTICATED:
                 self._check_container(containers, name, header)
+                self._ends.add(name, max(0, size - OVERHEAD), containers.zeros())
                 yield name, kind, max(0, size - OVERHEAD), containers.trailer()
             else:
                 if kind == ENCRYPTED:
@@ -220,4 +246,5 @@ class Check:
             self._report.problem(f"{XML}: {error}")
             return None
         self._report.qubes = [qube.name or clean(qube.path) for qube in qubes]
+        self.included = qubes
         return qubes

@@ -10,6 +10,7 @@ from shimctl_lib.look import load_shim
 from dedup_backup.errors import BackupError, clean
 
 AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
+_HEAD, _TAIL = 96, 32  # bytes of any container before and behind its payload
 
 
 class DamagedError(Exception):
@@ -40,6 +41,12 @@ class Containers:
     def trailer(self) -> str:
         """Give the trailer of the container in the spool, in hex."""
         return os.pread(self._spool, 32, max(0, os.fstat(self._spool).st_size - 32)).hex()
+
+    def zeros(self) -> int:
+        """Tell how many of the payload's last 1024 bytes are zero, up to its end."""
+        length = max(0, os.fstat(self._spool).st_size - _HEAD - _TAIL)
+        end = os.pread(self._spool, min(length, 1024), _HEAD + max(0, length - 1024))
+        return len(end) - len(end.rstrip(b"\0"))
 
     def check(self, prefix: str, *, limit: int = 0) -> bytes:
         """Check the container in the spool, every byte of it.

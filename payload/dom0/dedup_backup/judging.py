@@ -4,32 +4,53 @@
 import json
 from typing import Any
 
-from dedup_backup import ledger
+from dedup_backup import inventory, ledger, proof
 from dedup_backup.check import Check, EnoughError, Report
 from dedup_backup.context import Context, id_of
-from dedup_backup.errors import EXIT_UNCHECKED, EXIT_WRONG, UsageError, WrongError
+from dedup_backup.errors import EXIT_UNCHECKED, EXIT_WRONG, BackupError, UsageError, WrongError
+from dedup_backup.ledger import Ledger
+from dedup_backup.proof import Proof
 from dedup_backup.qube import NoRunError
+from dedup_backup.qubesxml import Qube
+from dedup_backup.store import PARTIAL
 
 
 def confirm(context: Context) -> int:
-    """Compare a run's list with the ledger; when they agree, record it."""
+    """Compare a run's list with the ledger; when they agree and the backup succeeded, record it."""
+    ledger.mend_counter(context.layout)
     run = context.arguments.run or _newest_backup(context)
     backup_id = id_of(run)
-    rows = ledger.read(context.layout, backup_id)
-    if rows is None:
+    book = ledger.read(context.layout, backup_id)
+    if book is None:
         raise UsageError(
             f"dom0 has no ledger of backup {backup_id}, so nothing tells what belongs into it"
         )
-    report = _examine(context, run, rows, data=False, passphrase=None)
+    report, included = _examine(context, run, book, data=False, passphrase=None)
+    found = Proof()
+    if included is not None and not report.problems and run not in context.confirmed:
+        found = proof.of(context.layout, backup_id, book, included)
+        _weigh(found, report, succeeded=context.arguments.succeeded)
     code = _code(report)
     if not code and run not in context.confirmed:
-        ledger.confirm(
-            *(context.layout, context.source, run, backup_id),
-            members=report.members,
-            bytes=report.bytes,
-        )
-    _tell(context, run, report, "not confirmed" if code else "confirmed")
+        more: dict[str, Any] = {"backup_id": backup_id}
+        more |= {"members": report.members, "bytes": report.bytes} | proof.as_record(found)
+        ledger.confirm(context.layout, context.source, run, book.head, more)
+    verdict = {0: "confirmed", EXIT_WRONG: "not confirmed", EXIT_UNCHECKED: "unproven"}[code]
+    _tell(context, run, report, verdict)
     return code
+
+
+def _weigh(found: Proof, report: Report, *, succeeded: bool) -> None:
+    """Note what the proof tells; who saw the backup succeed knows what can't be proven."""
+    if found.failed:
+        report.problem(found.failed)
+    elif found.unproven and not succeeded:
+        report.leave(
+            f"whether the backup succeeded: {found.unproven}. If you saw qvm-backup succeed, run"
+            " this again with the run's name and --succeeded"
+        )
+    if found.gone:
+        report.note(f"{', '.join(found.gone)} can't be asked any more whether the backup succeeded")
 
 
 def verify(context: Context) -> int:
@@ -37,13 +58,12 @@ def verify(context: Context) -> int:
     run = context.arguments.run or next(reversed(context.confirmed), None)
     if run is None:
         raise UsageError(f"no run in {context.place} is confirmed: name one, see `list`")
-    backup_id, data = id_of(run), context.arguments.data
-    rows = ledger.read(context.layout, backup_id)
+    data, book = context.arguments.data, ledger.read(context.layout, id_of(run))
     passphrase = None
-    if data or rows is None:
+    if data or book is None:
         passphrase = context.profile.passphrase(context.arguments.passphrase_file)
-    report = _examine(context, run, rows, data=data, passphrase=passphrase)
-    if rows is None:
+    report, _ = _examine(context, run, book, data=data, passphrase=passphrase)
+    if book is None:
         report.leave(
             "against a ledger: dom0 has none of this backup, so files that qubes.xml does not"
             " promise (firewall rules, notes) could be missing"
@@ -55,24 +75,29 @@ def verify(context: Context) -> int:
 
 
 def _newest_backup(context: Context) -> str:
-    """Find the run of the backup whose ledger is the newest."""
-    backup_id = ledger.newest(context.layout)
-    runs = [run.name for run in context.store.runs() if id_of(run.name) == backup_id]
+    """Find the run of the backup that was begun last."""
+    known = {record["backup_id"] for record in ledger.confirmed(context.layout, None).values()}
+    backup_id = ledger.newest(context.layout, known)
+    runs = [run for run in context.store.runs() if id_of(run.name) == backup_id]
     if not runs:
         raise WrongError(
             f"the newest backup with a ledger, {backup_id}, is not in {context.place};"
             " to confirm another one, name its run"
         )
-    return runs[-1]
+    good = [run for run in runs if run.status != PARTIAL]
+    return (good or runs)[-1].name
 
 
 def _examine(
-    context: Context, run: str, rows: ledger.Rows | None, *, data: bool, passphrase: bytes | None
-) -> Report:
+    context: Context, run: str, book: Ledger | None, *, data: bool, passphrase: bytes | None
+) -> tuple[Report, list[Qube] | None]:
+    """Check a run; tell what was found, and the qubes that it must have, if that is known."""
     report = Report()
-    check = Check(id_of(run), rows, report)
+    check = Check(id_of(run), None if book is None else book.rows, report)
     try:
-        _, members = context.store.members(run)
+        head, members = context.store.members(run)
+        if head.status == PARTIAL:
+            report.problem(f"the store calls it partial: {head.reason}")
         with context.store.stream(run) as stream:
             if data and passphrase is not None:
                 check.data(members, stream, passphrase)
@@ -84,7 +109,20 @@ def _examine(
         if run not in context.confirmed:
             raise
         report.problem(f"the store has lost it: {error}")
-    return report
+    if check.included is not None:
+        _miss(context, report)
+    return report, check.included
+
+
+def _miss(context: Context, report: Report) -> None:
+    """Tell which qubes the backup profile means that aren't in the run."""
+    try:
+        include, exclude = context.profile.qubes()
+        wanted = inventory.wanted(include, exclude)
+    except BackupError as error:
+        report.note(f"which qubes the profile wants isn't known: {error}")
+        return
+    report.lacking = [name for name in wanted if name not in report.qubes]
 
 
 def _tell(context: Context, run: str, report: Report, verdict: str) -> None:
@@ -97,6 +135,13 @@ def _tell(context: Context, run: str, report: Report, verdict: str) -> None:
         print(f"wrong: {text}")
     for text in report.unchecked:
         print(f"not checked: {text}")
+    for text in report.notes:
+        print(f"note: {text}")
+    if report.qubes:
+        print(f"qubes in it: {', '.join(report.qubes)}")
+    if report.lacking:
+        name = context.profile.name
+        print(f"not in it, but in the profile {name}: {', '.join(report.lacking)}")
     by = "its data" if getattr(context.arguments, "data", False) else "by its member list"
     note = "" if confirmed else ", a run that is not confirmed"
     print(f"{run} ({by}, {report.members} members, {report.bytes} bytes{note}): {verdict}")

@@ -6,6 +6,8 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,26 +18,67 @@ from dedup_backup.store import RUN
 from dedup_backup.stream import HEADER, HMAC
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_MAX_LINE = 8192
+TIMES = range(-(1 << 35), 1 << 37)  # seconds of Unix time that datetime can tell
+_ORDERS, _OFFSETS = range(1, 1 << 24), range(-86400, 86401)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a member must be; None for what isn't known."""
+    """What a member must be; None for what isn't known.
+
+    Attributes:
+        name: the member's name.
+        length: bytes of its payload.
+        sha256: of its payload.
+        trailer: of its container.
+        zeros: how many of the payload's last 1024 bytes are zero, up to its end.
+    """
 
     name: str
     length: int
     sha256: str | None
     trailer: str | None
+    zeros: int | None = None
 
 
 Rows = list[Row]
 
 
-def read(layout: Layout, backup_id: str) -> Rows | None:
-    """Read a backup's ledger (payload/dom0/scrypt `note` writes it), None when there is none.
+@dataclass(frozen=True)
+class Head:
+    """What a ledger's first row says of the backup.
 
-    Returns:
-        A row for each member, in order; also for backup-header, which is the payload of the next.
+    Attributes:
+        order: its number, by dom0's counter; 0 in the ledger of an older version, None when it
+            could not be counted.
+        began: when the row was written, in seconds of Unix time, by dom0's clock.
+        offset: of dom0's local time then, in seconds east of UTC.
+    """
+
+    order: int | None = 0
+    began: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What a backup consists of.
+
+    Attributes:
+        rows: one for each member, in order; also for backup-header, which is the payload of the
+            next.
+        head: what the first row says.
+        ended: when the last row was written, as `Head.began`.
+    """
+
+    rows: Rows
+    head: Head
+    ended: int | None
+
+
+def read(layout: Layout, backup_id: str) -> Ledger | None:
+    """Read a backup's ledger (payload/dom0/scrypt `note` writes it), None when there is none.
 
     Raises:
         BackupError: it is damaged.
@@ -45,41 +88,97 @@ def read(layout: Layout, backup_id: str) -> Rows | None:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return None
-    rows, names = [], set()
+    rows: Rows = []
+    names, head, ended = set(), Head(), None
     try:
         if lines.pop():
             raise ValueError("the last line is cut")
         for line in lines:
             found = json.loads(line)
-            row = Row(found["member"], found["length"], found["sha256"], found["trailer"])
+            row = Row(
+                *(found["member"], found["length"], found["sha256"], found["trailer"]),
+                zeros=number(found, "zeros", range(1025)),
+            )
             if row.name in names or type(row.length) is not int:
                 raise ValueError(f"{row.name} is there twice, or has no length")
+            head, ended = head if rows else _head(found), number(found, "time", TIMES)
             names.add(row.name)
             rows.append(row)
         if not rows or rows[0].name != HMAC:
             raise ValueError("the header's line is missing")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackupError(f"the ledger {path} is damaged: {error}") from None
-    return [Row(HEADER, rows[0].length, rows[0].sha256, None), *rows]
+    return Ledger([Row(HEADER, rows[0].length, rows[0].sha256, None), *rows], head, ended)
 
 
-def newest(layout: Layout) -> str:
-    """Name the backup whose ledger was written last.
+def heads(layout: Layout) -> dict[str, Head]:
+    """Read the first row of each ledger; one that is damaged has no order."""
+    found = {}
+    for path in layout.ledgers.glob("*"):
+        if not _ID.fullmatch(path.name):
+            continue
+        try:
+            with path.open("rb") as file:
+                found[path.name] = _head(json.loads(file.readline(_MAX_LINE)))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, TypeError, RecursionError):
+            found[path.name] = Head(order=None)
+    return found
+
+
+def newest(layout: Layout, known: Collection[str]) -> str:
+    """Name the backup that was begun last, by dom0's counter.
+
+    Args:
+        layout: where the ledgers are.
+        known: backups that are confirmed: they need no place in the order.
 
     Raises:
-        UsageError: there is no ledger.
+        UsageError: there is none, or it can't be told.
     """
-    paths = [p for p in layout.ledgers.glob("*") if _ID.fullmatch(p.name) and p.is_file()]
-    if not paths:
+    found = heads(layout)
+    if not found:
         raise UsageError(
             f"there is no ledger in {layout.ledgers}: it is written during a backup whose"
             " passphrase starts with 'dedup:'"
         )
-    return max(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)).name
+    unknown = sorted(name for name, head in found.items() if head.order is None)
+    unknown = [name for name in unknown if name not in known]
+    orders = Counter(head.order for head in found.values())
+    last = max(head.order or 0 for head in found.values())
+    if unknown or not last or orders[last] > 1:
+        what = f"the place of backup {unknown[0]}" if unknown else "which backup is the newest"
+        raise UsageError(f"dom0 could not note {what}: name the run to confirm, see `list`")
+    return next(name for name, head in found.items() if head.order == last)
 
 
-def confirmed(layout: Layout, source: Source) -> dict[str, dict[str, Any]]:
-    """Read the records of the runs of a store that were confirmed, in the order of that.
+def number(row: dict[str, Any], key: str, among: range) -> int | None:
+    """Give a number of a record, None when it isn't there.
+
+    Raises:
+        ValueError: it is no whole number, or not among these.
+    """
+    found = row.get(key)
+    if found is not None and (type(found) is not int or found not in among):
+        raise ValueError(f"its {key} makes no sense")
+    return found
+
+
+def _head(row: dict[str, Any]) -> Head:
+    order = number(row, "order", _ORDERS) if "order" in row else 0
+    return Head(order, number(row, "time", TIMES), number(row, "offset", _OFFSETS))
+
+
+def confirmed(layout: Layout, source: Source | None) -> dict[str, dict[str, Any]]:
+    """Read the records of the runs of a store that were confirmed, oldest first.
+
+    Their order is that of dom0's counter. Those of an older version, and those that could not be
+    counted, come first, in the order of their confirmation.
+
+    Args:
+        layout: where they are.
+        source: the store, None for all.
 
     Raises:
         BackupError: one of them is damaged.
@@ -88,28 +187,57 @@ def confirmed(layout: Layout, source: Source) -> dict[str, dict[str, Any]]:
     for path in layout.confirmed.glob("*.json"):
         try:
             record = json.loads(path.read_bytes())
-            if not RUN.fullmatch(record["run"]) or path.stem != record["run"]:
+            found = RUN.fullmatch(record["run"])
+            if not found or path.stem != record["run"]:
                 raise ValueError("it is of no run, or of another one")
-            if (record["qube"], record["store_profile"]) == (source.qube, source.store_profile):
-                records.append((str(record["confirmed"]), record["run"], record))
-        except (ValueError, KeyError, TypeError) as error:
+            if record["backup_id"] != found[1]:
+                raise ValueError("it is of another backup than its run")
+            order = number(record, "order", _ORDERS)
+            for key in ("began", "stamp_first", "stamp_last"):
+                number(record, key, TIMES)
+            if source in (None, Source(str(record["qube"]), str(record["store_profile"]))):
+                records.append(((order or 0, str(record["confirmed"]), record["run"]), record))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BackupError(f"the record {path} is damaged: {error}") from None
-    return {run: record for _, run, record in sorted(records, key=lambda found: found[:2])}
+    return {record["run"]: record for _, record in sorted(records, key=lambda item: item[0])}
 
 
-def confirm(layout: Layout, source: Source, run: str, backup_id: str, **more: int) -> None:
-    """Record that a run is confirmed; one that was confirmed before keeps its date."""
+def confirm(layout: Layout, source: Source, run: str, head: Head, more: dict[str, Any]) -> None:
+    """Record that a run is confirmed, with its place in dom0's order, and more that is known."""
     path = layout.confirmed / f"{run}.json"
     record = {
         "run": run,
-        "backup_id": backup_id,
         "qube": source.qube,
         "store_profile": source.store_profile,
         "confirmed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        # a record without this key is of an older version, whose ledgers had no order
+        **({} if head.order == 0 else {"order": head.order}),
+        **({} if head.began is None else {"began": head.began, "offset": head.offset}),
         **more,
     }
     layout.confirmed.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(path, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def mend_counter(layout: Layout) -> None:
+    """Let dom0's counter be no lower than what was counted: its file may have been lost.
+
+    The counter is the file's size (payload/dom0/scrypt `count_up`), so it can only grow.
+    """
+    orders = [head.order or 0 for head in heads(layout).values()]
+    orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
+    try:
+        size = layout.order.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    missing = max(orders, default=0) - size
+    if missing > 0:
+        with layout.order.open("ab") as file:
+            layout.order.chmod(0o600)
+            while missing > 0:
+                missing -= file.write(b"\n" * min(missing, 1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def forget(layout: Layout, run: str, backup_id: str, *, keep_ledger: bool) -> None:

@@ -32,10 +32,16 @@ secrets lists what must be kept off this machine, for all backup profiles whose 
 dedup-store, with the command that shows each. It asks backup qubes that are running.
 
 confirm is for after a backup that qvm-backup called successful. It compares the member list of
-that backup's run in the store with the ledger that dom0 kept of it, and records in dom0 that the
-run is complete. verify does the same again, or, with --data, has the whole archive sent to dom0 and
-checks every byte. Without the ledger (on another machine) the backup's own qubes.xml tells what
-must be there; it is read from the archive's beginning and checked under the passphrase.
+that backup's run in the store with the ledger that dom0 kept of it, demands dom0's own proof that
+the backup succeeded (backup_timestamp, which Qubes sets only then), and records in dom0 that the
+run is complete. Where dom0 has no proof (its home alone; a qube that was backed up again since) the
+run is "unproven", exit code 3, until `confirm RUN --succeeded` says that you saw qvm-backup
+succeed. What the store calls partial is never confirmed.
+
+verify compares again, or, with --data, has the whole archive sent to dom0 and checks every byte.
+Without the ledger (on another machine) the backup's own qubes.xml tells what must be there; it is
+read from the archive's beginning and checked under the passphrase. Both commands tell which qubes
+are in the run, and which of the backup profile's are not.
 
 forget has the store remove runs, and drops dom0's records of them. Runs are named, or a policy says
 what stays: of the last N hours, days, ISO weeks, months or years that have a confirmed run, the
@@ -95,6 +101,11 @@ def parse() -> argparse.Namespace:
     confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
     confirm.add_argument(
         "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+    )
+    confirm.add_argument(
+        "--succeeded",
+        action="store_true",
+        help="I saw qvm-backup succeed: for what dom0 can't prove, as of its home alone",
     )
     verify = commands.add_parser("verify", parents=[common], help="check a run")
     verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")

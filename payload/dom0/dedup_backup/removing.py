@@ -4,9 +4,9 @@
 import contextlib
 import json
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
-from dedup_backup import ledger, maintenance, retention, settings
+from dedup_backup import ledger, maintenance, moment, retention, settings
 from dedup_backup.context import Context, id_of, say
 from dedup_backup.errors import EXIT_WRONG, UsageError
 
@@ -47,11 +47,17 @@ def _forget_named(context: Context) -> int:
 
 
 def _forget_by(context: Context, policy: dict[str, int]) -> int:
-    stored = {run.name for run in context.store.runs()}
-    now = datetime.now().astimezone().replace(tzinfo=None)
-    plan = retention.plan(context.confirmed, stored, policy, now)
+    stored = {run.name: run.status for run in context.store.runs()}
+    candidates = [retention.candidate(run, record) for run, record in context.confirmed.items()]
+    now = datetime.now(UTC)
+    plan = retention.plan(candidates, stored, policy, now)
+    if any(row.made and row.made > now for row in plan.keep):
+        say(
+            f"dom0's clock says {moment.label(now)}, and a run was begun later than that: dates in"
+            " the future don't count"
+        )
     dry, going = context.arguments.dry_run, [row.run for row in plan.forget]
-    opened = bool(going) and not dry and _remove(context, going, stored)
+    opened = bool(going) and not dry and _remove(context, going, set(stored))
     if context.arguments.json:
         gone = {"would_forget" if dry else "forgotten": going, "maintenance": opened}
         print(json.dumps(gone | retention.as_json(plan)))
@@ -73,6 +79,7 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
     if there:
         with _maintenance(context) as opened:
             context.store.forget(there)
+    ledger.mend_counter(context.layout)  # before what it is mended by goes
     left = {id_of(run) for run in stored.difference(runs)}
     for run in runs:
         backup_id = id_of(run)

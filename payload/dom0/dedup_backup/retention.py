@@ -2,16 +2,19 @@
 """Which confirmed runs a policy keeps, and by which rule: dom0's records alone decide."""
 
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from dedup_backup.store import RUN
+from dedup_backup import moment
+from dedup_backup.store import PARTIAL, RUN
 
 # qubes/backup.py Backup.__init__ of qubes-core-admin: "%Y%m%dT%H%M%S" in local time, and the pid
 _BACKUP_ID = re.compile(r"([0-9]{8}T[0-9]{6})-[0-9]+")
 NEWEST = "newest"
+UNSURE = "[date unsure]"
 
 # the period that a run belongs to, by its number (0 is the newest) and date
 RULES: dict[str, Callable[[int, datetime], Hashable]] = {
@@ -25,17 +28,35 @@ RULES: dict[str, Callable[[int, datetime], Hashable]] = {
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A confirmed run.
+
+    Attributes:
+        run: its name.
+        order: its number by dom0's counter; 0 when it is of an older version, which had none, None
+            when it could not be counted.
+        made: when its backup began, UTC, by dom0's clock of then; None when that isn't known.
+    """
+
+    run: str
+    order: int | None
+    made: datetime | None
+
+
+@dataclass(frozen=True)
 class Row:
     """A run that the policy decides on.
 
     Attributes:
         run: its name.
-        made: when its backup began, in dom0's local time of then.
+        made: when its backup began.
+        sure: whether that date can be right.
         rules: by which rules it is kept; none when it goes.
     """
 
     run: str
-    made: datetime
+    made: datetime | None
+    sure: bool
     rules: list[str] = field(default_factory=list)
 
 
@@ -54,8 +75,18 @@ class Plan:
     left: dict[str, str]
 
 
+def candidate(run: str, record: Mapping[str, Any]) -> Candidate:
+    """Take from a run's record (ledger.py) what a policy needs."""
+    began = record.get("began")
+    made = _made(run) if began is None else moment.utc(began)
+    return Candidate(run, record.get("order", 0), made)
+
+
 def plan(
-    confirmed: Collection[str], stored: Iterable[str], policy: Mapping[str, int], now: datetime
+    confirmed: Iterable[Candidate],
+    stored: Mapping[str, str],
+    policy: Mapping[str, int],
+    now: datetime,
 ) -> Plan:
     """Decide which runs stay.
 
@@ -66,35 +97,40 @@ def plan(
     several rules, borg's don't count what another rule keeps; restic's way is taken.
 
     The newest run always stays. A run counts only when it is confirmed, and in the store, as one
-    that is lost must not take the place of one that isn't. Whatever the store hides or invents, it
-    can't have a confirmed run removed that would stay else.
+    that is lost must not take the place of one that isn't; and when the store doesn't call it
+    partial. Whatever the store hides or invents, it can't have a confirmed run removed that would
+    stay else.
 
-    Its date is that in the backup's id, which dom0 made; not the date in the run's name, which is
-    the backup qube's, and not that of the confirmation, which may come months later. One that lies
-    in the future was made when dom0's clock was wrong, or is wrong now: that run doesn't count, and
-    doesn't go, until its date has come. (A clock that is behind makes all runs such ones, and none
-    goes; a date too early is behind all others, and so takes no other's place.)
+    Which of two runs is newer, dom0's counter says, never a clock. Dates, in UTC, only tell which
+    runs share a period. They are those of dom0's clock when the backup began, and that clock may
+    have been wrong. So the longest row of dates that don't go backwards, and aren't in the future,
+    is taken at its word: all others are unsure. A run with an unsure date stays as long as a rule
+    still looks for periods when it comes to it, and doesn't count. So it takes no other run's
+    place; and it goes when there are N newer periods, as a run with a right date does. When the
+    clock is behind now, all dates are unsure: nothing goes but by `last`, which needs no date.
+
+    Runs of an older version have no number. They come before all others, by their dates; one whose
+    date is in the future has no place, and is left. So is a run that could not be counted.
 
     Args:
         confirmed: the runs that dom0 confirmed, in the order of that.
-        stored: the runs that the store tells of.
+        stored: what the store says of each of its runs, by name.
         policy: how many to keep, for each of RULES that is wanted; 1 or more.
-        now: the time, local, without a zone.
+        now: the time.
     """
-    there, left = set(stored), {}
-    rows = []
-    for run in confirmed:
-        made = _made(run)
-        if run not in there:
-            left[run] = "confirmed, but the store has lost it"
-        elif made is None:
-            left[run] = "confirmed, but its backup's id has no date"
-        elif made > now:
-            left[run] = f"confirmed, but dated in the future by dom0: {made}"
+    left, found = {}, []
+    for one in confirmed:
+        if reason := _left(one, stored, now):
+            left[one.run] = f"confirmed, but {reason}"
         else:
-            rows.append(Row(run, made))
-    left |= dict.fromkeys(there - set(confirmed), "not confirmed")
-    rows.sort(key=lambda row: row.made)  # of two with one date, the order of their confirmation
+            found.append(one)
+    left |= dict.fromkeys(stored.keys() - left.keys() - {one.run for one in found}, "not confirmed")
+    # of two with one place, the order of their confirmation
+    found.sort(
+        key=lambda one: (one.order or 0, 0 if one.order or not one.made else one.made.timestamp())
+    )
+    sure = _sure([one.made for one in found], now)
+    rows = [Row(one.run, one.made, fits) for one, fits in zip(found, sure, strict=True)]
     rows.reverse()
     for rule, count in policy.items():
         _apply(rule, count, rows)
@@ -111,7 +147,8 @@ def as_json(done: Plan) -> dict[str, Any]:
     """Give a plan's parts for a report: what it keeps, by which rules, and what it leaves."""
     return {
         "keep": [
-            {"run": row.run, "made": row.made.isoformat(), "rules": row.rules} for row in done.keep
+            {"run": row.run, "made": _label(row), "sure": row.sure, "rules": row.rules}
+            for row in done.keep
         ],
         "left": [{"run": run, "reason": reason} for run, reason in done.left.items()],
     }
@@ -120,11 +157,47 @@ def as_json(done: Plan) -> dict[str, Any]:
 def as_text(done: Plan, word: str) -> list[str]:
     """Give a plan's lines; word is what is said of a run that goes."""
     return [
-        *(f"keep {row.run}, of {row.made}: {', '.join(row.rules)}" for row in done.keep),
+        *(f"keep {row.run}, of {_label(row)}: {', '.join(row.rules)}" for row in done.keep),
         *(f"left alone {run}: {reason}" for run, reason in done.left.items()),
-        *(f"{word} {row.run}, of {row.made}" for row in done.forget),
+        *(f"{word} {row.run}, of {_label(row)}" for row in done.forget),
         f"{len(done.keep)} kept, {len(done.left)} left alone, {word} {len(done.forget)}",
     ]
+
+
+def _left(one: Candidate, stored: Mapping[str, str], now: datetime) -> str:
+    """Tell why a policy can't look at a confirmed run; empty when it can."""
+    if one.run not in stored:
+        return "the store has lost it"
+    if stored[one.run] == PARTIAL:
+        return "the store calls it partial"
+    if one.order is None:
+        return "dom0 could not note its place among the others"
+    if not one.order and one.made is None:
+        return "its backup's id has no date"
+    if not one.order and one.made and one.made > now:
+        return f"dated in the future by dom0: {moment.label(one.made)}"
+    return ""
+
+
+def _sure(dates: list[datetime | None], now: datetime) -> list[bool]:
+    """Tell which dates belong to the longest row of them that doesn't go backwards."""
+    ends: list[datetime] = []  # for each length of a row, the lowest last date of one
+    places: list[int] = []  # where that date is
+    before: list[int | None] = []  # the place of each date's predecessor
+    for place, date in enumerate(dates):
+        before.append(None)
+        if date is None or date > now:
+            continue
+        length = bisect_right(ends, date)
+        before[place] = places[length - 1] if length else None
+        ends[length : length + 1] = [date]
+        places[length : length + 1] = [place]
+    sure = [False] * len(dates)
+    at = places[-1] if places else None
+    while at is not None:
+        sure[at] = True
+        at = before[at]
+    return sure
 
 
 def _apply(rule: str, count: int, rows: list[Row]) -> None:
@@ -132,7 +205,10 @@ def _apply(rule: str, count: int, rows: list[Row]) -> None:
     for number, row in enumerate(rows):
         if len(seen) == count:
             return
-        period = RULES[rule](number, row.made)
+        if rule != "last" and (row.made is None or not row.sure):
+            row.rules.append(rule + UNSURE)
+            continue
+        period = RULES[rule](number, row.made or datetime.max)
         if period not in seen:
             seen.add(period)
             row.rules.append(rule)
@@ -140,10 +216,15 @@ def _apply(rule: str, count: int, rows: list[Row]) -> None:
             row.rules.append(f"{rule}[oldest]")
 
 
+def _label(row: Row) -> str:
+    return moment.label(row.made) if row.made else "an unknown date"
+
+
 def _made(run: str) -> datetime | None:
+    """Take the date in the backup's id: dom0's local time, so the offset is that of its zone."""
     name = RUN.fullmatch(run)
     found = _BACKUP_ID.fullmatch(name[1]) if name else None
     try:
-        return datetime.fromisoformat(found[1]) if found else None
-    except ValueError:
+        return datetime.fromisoformat(found[1]).astimezone(UTC) if found else None
+    except (ValueError, OverflowError):
         return None

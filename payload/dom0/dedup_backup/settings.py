@@ -34,6 +34,7 @@ class Layout:
         """Work below root, `/` for the running system."""
         self.profiles = root / "etc/qubes/backup"
         self.ledgers = root / "var/lib/qubes-dedup-backup/ledger"
+        self.order = root / "var/lib/qubes-dedup-backup/order"
         self.storage = root / "etc/qubes-dedup-backup/storage.toml"
         self.confirmed = root / "var/lib/qubes-dedup-backup/confirmed"
 
@@ -102,6 +103,19 @@ class Profile:
             return None
         profile = _option(words, "--profile") or "default"
         return str(content.get("destination_vm") or ""), profile
+
+    def qubes(self) -> tuple[list[str] | None, list[str]]:
+        """Give the entries of include, None for the qubes with include_in_backups, and exclude.
+
+        Raises:
+            UsageError: they can't be read.
+        """
+        content = self._read()
+        include, exclude = content.get("include"), content.get("exclude", [])
+        for entries in ([] if include is None else include, exclude):
+            if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
+                raise UsageError(f"include and exclude of {self.path} must be lists of names")
+        return include, exclude
 
     def has_passphrase(self) -> bool:
         """Tell whether the passphrase is in it (else Qubes gets it from elsewhere)."""

@@ -17,8 +17,9 @@ _MAX_LENGTH = 1 << 50
 SECRETS = ("password", "borg key")
 ENGINES = ("restic", "borg", "directory")
 UNENCRYPTED = "directory"  # the engine that has no password
-_STATUSES = ("whole", "partial", "opaque")
-REMOVED = ("partial", "unfinished")
+PARTIAL = "partial"
+_STATUSES = ("whole", PARTIAL, "opaque")
+REMOVED = (PARTIAL, "unfinished")
 # as dedup_store/manifest.py names runs: also of a stream that was no backup
 _ANY_RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9-]{1,80}")
 _FORGET_AT_ONCE = 50  # its answer, with their names, is one line
@@ -77,11 +78,11 @@ class Store:
         self._source = source
 
     def runs(self) -> list[Run]:
-        """List the runs, oldest first."""
+        """List the runs, in the store's own order: dom0 relies on none of it."""
         with self._call("list", "--lines") as call:
             found = [_run(row) for row in call.lines(MAX_RUNS)]
             call.finish()
-        return sorted(found, key=lambda run: run.name)
+        return found
 
     def members(self, run: str) -> tuple[Run, list[Member]]:
         """List the members of a run, in the stream's order."""

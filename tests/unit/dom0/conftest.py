@@ -15,7 +15,7 @@ for side in ("qube", "dom0"):
     sys.path.insert(0, str(UNIT.parents[1] / "payload" / side))
 
 from dom0_system import Dom0, temporary_dom0  # noqa: E402 -- the paths above come first
-from real_backup import Backup, make_backup  # noqa: E402
+from real_backup import CHUNK, Backup, make_backup  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +25,35 @@ def shared_dom0() -> Iterator[Dom0]:
         yield made
 
 
+def made(dom0: Dom0, backup_id: str, hours: int, chunk: int = CHUNK) -> Backup:
+    """Make a backup, some hours ago."""
+    backup = make_backup(dom0.root, backup_id, chunk=chunk)
+    dom0.backdate(backup_id, 3600 * hours)
+    return backup
+
+
 @pytest.fixture(scope="session")
 def backup(shared_dom0: Dom0) -> Backup:
     """A backup, made by the real shim, in small chunks."""
-    return make_backup(shared_dom0.root, "20261124T101500-4711")
+    return made(shared_dom0, "20261124T101500-4711", 9)
 
 
 @pytest.fixture(scope="session")
 def other_backup(shared_dom0: Dom0) -> Backup:
     """Another backup of the same qubes, under the same passphrase."""
-    return make_backup(shared_dom0.root, "20261125T101500-4711")
+    return made(shared_dom0, "20261125T101500-4711", 8)
+
+
+@pytest.fixture(scope="session")
+def whole_backup(shared_dom0: Dom0) -> Backup:
+    """Another one, in Qubes' own chunks, so that the real dedup-store calls it whole."""
+    return made(shared_dom0, "20261125T111500-4711", 7, 100 << 20)
 
 
 @pytest.fixture
 def dom0(shared_dom0: Dom0, backup: Backup) -> Dom0:
-    """The dom0, with an honest store that has the backup, nothing of it confirmed."""
+    """The dom0, with an honest store that has the backup, which succeeded, nothing confirmed."""
     shared_dom0.forget()
     shared_dom0.serve(backup.stream())
+    shared_dom0.succeed(backup.backup_id)
     return shared_dom0

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import memory_engine
+import pytest
 from lab_harness import LAB, TEMPLATE, Lab
+from real_backup import CHUNK
 from shim_driver import SECRET, Root, temporary_root
 
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload"
 QUBE, PROFILE = "dedup-backup", "default"
+QUBES = ("debian", "work", "personal")  # those of real_backup.py
 RUN_TIME, RUN_END = "20261124T101600Z-", "-0a1b"
 Done = subprocess.CompletedProcess[bytes]
 
@@ -33,7 +36,9 @@ def run_name(backup_id: str) -> str:
 
 def member_list(stream: bytes, run: str) -> bytes:
     """What `dedup-store show --lines` says of a stream: dedup-store's own splitter reads it."""
-    manifest = memory_engine.split(stream).manifest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dedup_store.structure.CHUNK_BYTES", CHUNK)
+        manifest = memory_engine.split(stream).manifest
     head = {"run": run, "status": manifest.status, "reason": manifest.reason}
     rows = [
         {
@@ -56,8 +61,8 @@ class Dom0:
         self.answers = lab.state / "answers"
         self.run = ""
         self._command = lab.state / "dom0bin" / "qubes-dedup-backup"
-        create = ("qvm-create", "--label", "gray", "--template", TEMPLATE, QUBE)
-        subprocess.run(lab.dom0_command(*create), check=True)
+        for name in (QUBE, *QUBES):
+            self.create(name)
         # its login shell forgets the PATH
         path = f"PATH={lab.state}/bin:$PATH"
         lab.service(QUBE, "qubes.VMExec", f'{path} exec {LAB}/qube/rpc/qubes.VMExec "$@"')
@@ -83,6 +88,52 @@ class Dom0:
             or f"destination_vm: {QUBE}\ndestination_path: dedup-store put --profile {PROFILE}\n"
             f"include: null\npassphrase_text: {SECRET.decode()}\n"
         )
+
+    def api(self, qube: str, method: str, payload: str = "") -> None:
+        """Call the Admin API."""
+        answer = self.lab.raw(f"{method} dom0 name {qube}\0{payload}".encode())
+        assert answer.startswith(b"0\0"), answer
+
+    def create(self, name: str) -> None:
+        """Make a qube."""
+        self.api("dom0", f"admin.vm.Create.AppVM+{TEMPLATE}", f"name={name} label=gray")
+
+    def stamp(self, stamp: int | None, *names: str) -> None:
+        """Set backup_timestamp of qubes, all of real_backup.py if none is named."""
+        for name in names or QUBES:
+            if stamp is None:
+                self.api(name, "admin.vm.property.Reset+backup_timestamp")
+            else:
+                self.api(name, "admin.vm.property.Set+backup_timestamp", str(stamp))
+
+    def succeed(self, backup_id: str, *names: str, later: int = 5) -> int:
+        """Let a backup have succeeded, some seconds after its last file; tell when."""
+        last = json.loads((self.root.ledgers / backup_id).read_text().splitlines()[-1])
+        stamp = int(last["time"]) + later
+        self.stamp(stamp, *names)
+        return stamp
+
+    def backdate(self, backup_id: str, seconds: int) -> None:
+        """Let a backup have been made earlier."""
+        path = self.root.ledgers / backup_id
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        lines = (json.dumps(row | {"time": row["time"] - seconds}) for row in rows)
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+    @contextmanager
+    def only_ledger(self, *backup_ids: str) -> Iterator[None]:
+        """Have no ledgers but these for a while."""
+        others = [path for path in self.root.ledgers.iterdir() if path.name not in backup_ids]
+        away = self.root.ledgers.with_name("others")
+        away.mkdir()
+        for path in others:
+            path.rename(away / path.name)
+        try:
+            yield
+        finally:
+            for path in others:
+                (away / path.name).rename(path)
+            away.rmdir()
 
     def forget(self) -> None:
         """Forget all that was confirmed."""

@@ -48,23 +48,43 @@ def qubes() -> list[Qube]:
     ]
 
 
-def make_backup(root: Root, backup_id: str, xml: bytes | None = None) -> Backup:
-    """Encode all members, with the shim in root; xml stands for the archive of qubes.xml."""
-    header = archives.header(backup_id=backup_id)
+def make_backup(  # noqa: PLR0913 - all but the first two are rare
+    root: Root,
+    backup_id: str,
+    xml: bytes | None = None,
+    *,
+    chunk: int = CHUNK,
+    content: list[Qube] | None = None,
+    cut: str = "",
+) -> Backup:
+    """Encode all members, with the shim in root, as a backup does.
+
+    Args:
+        root: dom0.
+        backup_id: the backup's.
+        xml: stands for the archive of qubes.xml, which may be compressed.
+        chunk: bytes of a chunk.
+        content: what is in it; qubes() if None.
+        cut: the file at which the backup fails, its tar dead in the middle.
+    """
+    header = archives.header(backup_id=backup_id, compressed=xml is not None)
     (root.work / "backup-header").write_bytes(header)
     source = root.work / "backup-header"
     call = root.start_enc(b"backup-header!" + SECRET, "backup-header.hmac", source)
     assert call.finish().status == 0
     parts = [("backup-header", header), ("backup-header.hmac", _take(root, "backup-header.hmac"))]
-    inner = dict(archives.inner_archives(qubes()))
+    inner = dict(archives.inner_archives(qubes() if content is None else content))
     inner |= {"qubes.xml": xml} if xml else {}
-    for name, data in inner.items():
-        for number, offset in enumerate(range(0, len(data) + 1, CHUNK)):
+    for name, whole in inner.items():
+        data = whole[:600] if name == cut else whole  # a tar's header, and some of what follows
+        for number, offset in enumerate(range(0, len(data) + 1, chunk)):
             member = f"{name}.{number:03}.enc"
             (root.work / member).parent.mkdir(exist_ok=True)
             line = f"{backup_id}!{name}.{number:03}!".encode() + SECRET
-            assert root.enc(data[offset : offset + CHUNK], line, member).status == 0
+            assert root.enc(data[offset : offset + chunk], line, member).status == 0
             parts.append((member, _take(root, member)))
+        if name == cut:
+            break
     return Backup(backup_id, parts)
 
 

@@ -2,8 +2,10 @@
 """forget --keep-...: the command, with a dedup-store that is real, or that lies."""
 
 import json
+import re
 from pathlib import Path
 
+import archives
 import pytest
 from dom0_system import PROFILE, QUBE, Dom0
 from real_backup import make_backup
@@ -36,44 +38,76 @@ def serve(dom0: Dom0, *runs: str) -> None:
 
 
 def test_a_real_store(at: Dom0, tmp_path: Path) -> None:
-    store = Store(tmp_path, "borg")
+    store = Store(tmp_path, "directory")
     store.configure()
     store.make()
     at.real_store(store.environment)
-    backups = [make_backup(at.root, backup_id) for backup_id in DAYS]
-    stored = [store.put(backup.stream(), code=3) for backup in backups]
-    first, second, third, future = (row["run"] for row in stored)
-    for run in (first, second, future):
+    content = [archives.Qube("work", 7, volumes={"private": b"w"})]
+    for number, backup_id in enumerate(DAYS):  # the last one: dom0's clock is a year ahead
+        made = make_backup(at.root, backup_id, content=content, chunk=100 << 20)
+        at.backdate(backup_id, 86400 * (3 - number if number < 3 else -400))
+        store.put(made.stream())
+    stored = store.runs()
+    first, second, third, ahead = (row["run"] for row in stored)
+    for run, backup_id in ((first, DAYS[0]), (second, DAYS[1]), (ahead, DAYS[3])):
+        at.succeed(backup_id, "work")
         assert at("confirm", run).returncode == 0
-    words = ("forget", "--keep-last", "1", "--keep-monthly", "1")
+    words = ("forget", "--keep-last", "1", "--keep-daily", "1")
     told = at.json(*words, "--dry-run", code=0)
-    assert told == {
-        "would_forget": [first],
-        "maintenance": False,
-        "keep": [{"run": second, "made": "2026-01-02T10:15:00", "rules": ["last", "monthly"]}],
-        "left": [
-            {"run": run, "reason": reason}
-            for run, reason in sorted(
-                (
-                    (third, "not confirmed"),
-                    (future, "confirmed, but dated in the future by dom0: 2099-01-01 10:15:00"),
-                ),
-                reverse=True,
-            )
-        ],
-    }
-    text = at(*words, "--dry-run").stdout.decode()
-    assert f"keep {second}, of 2026-01-02 10:15:00: last, monthly\n" in text
-    assert f"would forget {first}, of 2026-01-01 10:15:00\n" in text
+    assert told["would_forget"] == [first]
+    assert told["left"] == [{"run": third, "reason": "not confirmed"}]
+    kept = [(row["run"], row["sure"], row["rules"]) for row in told["keep"]]
+    # it is the newest, whatever its date, which takes no day from the one before it
+    assert kept == [(ahead, False, ["last", "daily[date unsure]"]), (second, True, ["daily"])]
+    done = at(*words, "--dry-run")
+    began = told["keep"][1]["made"]
+    assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z", began)
+    assert f"keep {second}, of {began}: daily\n" in done.stdout.decode()
+    assert b"a run was begun later than that" in done.stderr
+    listed = {row["run"]: row for row in at.json("list", code=0)["runs"]}
+    assert listed[second]["began"] == began  # one moment, one label
     assert at("forget", "--dry-run", first).stdout == f"would forget {first}\n".encode()
     assert store.runs() == stored  # nothing is changed
     assert len(list(at.confirmed.iterdir())) == 3
-    done = at.json(*words, code=0)
-    assert done == {"forgotten": told.pop("would_forget")} | told
+    done_by_it = at.json(*words, code=0)
+    assert done_by_it == {"forgotten": told.pop("would_forget")} | told
     assert store.runs() == [row for row in stored if row["run"] != first]
-    assert {path.stem for path in at.confirmed.iterdir()} == {second, future}
+    assert {path.stem for path in at.confirmed.iterdir()} == {second, ahead}
     assert not (at.root.ledgers / DAYS[0]).exists()
     assert at.json(*words, code=0)["forgotten"] == []
+
+
+def test_what_the_store_calls_partial_is_no_good_run(at: Dom0) -> None:
+    """As confirmed by an older version, which took dom0's ledger alone for a proof."""
+    runs = [record(at, backup_id) for backup_id in DAYS[:2]]
+    rows = [
+        {"run": run, "status": status, "reason": ""}
+        for run, status in zip(runs, ("whole", "partial"), strict=True)
+    ]
+    lines = " ".join(repr(json.dumps(row)) for row in rows)
+    at.store(f"[ $1 = list ] || exit 9; printf '%s\\n' {lines}")
+    told = at.json("forget", "--keep-last", "1", "--dry-run", code=0)
+    assert (told["would_forget"], [row["run"] for row in told["keep"]]) == ([], runs[:1])
+    reason = "confirmed, but the store calls it partial"
+    assert told["left"] == [{"run": runs[1], "reason": reason}]
+    assert f"{runs[1]} is confirmed, but".encode() in at("list").stderr
+
+
+def test_old_records_come_before_counted_ones(at: Dom0) -> None:
+    old = record(at, DAYS[1])
+    new = record(at, DAYS[0])  # its clock was behind
+    path = at.confirmed / f"{new}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"order": 7, "began": 0}))
+    unknown = record(at, DAYS[2])
+    path = at.confirmed / f"{unknown}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"order": None}))
+    future = record(at, DAYS[3])
+    serve(at, old, new, unknown, future)
+    told = at.json("forget", "--keep-last", "1", "--dry-run", code=0)
+    assert ([row["run"] for row in told["keep"]], told["would_forget"]) == ([new], [old])
+    reasons = {row["run"]: row["reason"] for row in told["left"]}
+    assert "could not note its place" in reasons[unknown]
+    assert "dated in the future" in reasons[future]
 
 
 def test_a_store_that_invents_and_loses_runs(at: Dom0) -> None:

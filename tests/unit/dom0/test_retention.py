@@ -5,18 +5,19 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dedup_backup.retention import NEWEST, RULES, Plan, plan
+from dedup_backup.retention import NEWEST, RULES, UNSURE, Candidate, Plan, Row, candidate, plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-NOW = datetime(2026, 11, 25, 12, 0)
-START = datetime(2000, 12, 20)
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+START = datetime(2000, 12, 20, tzinfo=UTC)
 PERIODS = (1, 60, 3600, 24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600, 364 * 24 * 3600)  # seconds
 relaxed = settings(
     max_examples=300,
@@ -37,9 +38,25 @@ dates = st.lists(
 policies = st.dictionaries(st.sampled_from(list(RULES)), st.integers(1, 6), min_size=1)
 
 
-def decide(made: list[datetime], policy: dict[str, int]) -> Plan:
-    runs = [name(date) for date in made]
-    return plan(runs, runs, policy, NOW)
+def candidates(made: list[datetime]) -> list[Candidate]:
+    """Runs in dom0's order, with the dates that dom0's clock gave them."""
+    return [Candidate(name(date, f"{n:04x}"), n + 1, date) for n, date in enumerate(made)]
+
+
+def whole(runs: Iterable[str]) -> dict[str, str]:
+    """What a store says that has these runs."""
+    return dict.fromkeys(runs, "whole")
+
+
+def decide(made: list[datetime], policy: dict[str, int], now: datetime = NOW) -> Plan:
+    runs = candidates(made)
+    return plan(runs, whole(one.run for one in runs), policy, now)
+
+
+def key(row: Row) -> str:
+    """Name a run by its date, without the zone."""
+    assert row.made is not None
+    return row.made.isoformat()[:19]
 
 
 def decision(done: Plan) -> tuple[Any, Any]:
@@ -72,7 +89,7 @@ RESTIC_SETS: tuple[tuple[range, dict[str, int]], ...] = (
 
 def test_it_keeps_what_restic_keeps(tmp_path: Path) -> None:
     variables = {"RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(tmp_path / "r")}
-    environment = os.environ | variables | {"TZ": "Asia/Tokyo"}  # which has no summer time
+    environment = os.environ | variables | {"TZ": "UTC"}
     cache = f"--cache-dir={tmp_path / 'cache'}"
 
     def restic(*words: str) -> bytes:
@@ -97,11 +114,9 @@ def test_it_keeps_what_restic_keeps(tmp_path: Path) -> None:
             }
             for row in json.loads(answer)[0]["reasons"]
         }
-        made = [datetime.fromisoformat(RESTIC_DATES[n]) for n in some]
-        ours = {
-            row.made.isoformat(): set(row.rules) - {NEWEST} for row in decide(made, policy).keep
-        }
-        oldest = made[0].isoformat()  # restic before 0.17 doesn't keep it for its age
+        made = [datetime.fromisoformat(RESTIC_DATES[n] + "Z") for n in some]
+        ours = {key(row): set(row.rules) - {NEWEST} for row in decide(made, policy).keep}
+        oldest = made[0].isoformat()[:19]  # restic before 0.17 doesn't keep it for its age
         words = {word.removesuffix("[oldest]") for word in ours.pop(oldest, set())}
         assert theirs.pop(oldest, set()) <= words
         assert {run: rules for run, rules in ours.items() if rules} == theirs, policy
@@ -144,10 +159,10 @@ def test_one_rule_keeps_what_borg_keeps(
 ) -> None:
     assert borg.stdin is not None
     assert borg.stdout is not None
-    print(json.dumps([rule, count, [date.isoformat() for date in made]]), file=borg.stdin)
+    print(json.dumps([rule, count, [date.isoformat()[:19] for date in made]]), file=borg.stdin)
     borg.stdin.flush()
     theirs = json.loads(borg.stdout.readline())
-    assert {r.made.isoformat(): r.rules[0] for r in decide(made, {rule: count}).keep} == theirs
+    assert {key(r): r.rules[0] for r in decide(made, {rule: count}).keep} == theirs
 
 
 @relaxed
@@ -158,23 +173,22 @@ def test_a_run_stays_when_any_rule_keeps_it(made: list[datetime], policy: dict[s
     assert {row.run for row in done.keep} == alone
     assert done.keep[0].made == made[-1]
     both = sorted(row.run for row in done.keep + done.forget)
-    assert (both, done.left) == (sorted(map(name, made)), {})
+    assert (both, done.left) == (sorted(one.run for one in candidates(made)), {})
 
 
 @relaxed
-@given(made=dates, policy=policies, invented=dates, more=st.integers(0, 10**9))
-def test_what_is_invented_or_of_the_future_changes_nothing(
-    made: list[datetime], policy: dict[str, int], invented: list[datetime], more: int
+@given(made=dates, policy=policies, invented=dates)
+def test_what_is_invented_changes_nothing(
+    made: list[datetime], policy: dict[str, int], invented: list[datetime]
 ) -> None:
-    runs = [name(date) for date in made]
-    lies = [name(date, "ffff") for date in (*invented, NOW + timedelta(seconds=more))]
-    future = [name(NOW + timedelta(seconds=n)) for n in (1, 1 + more)]
-    odd = "19700101T000000Z-20269999T000000-1-0a1b"
-    done = plan([*runs, *future, odd], [*lies, *runs, *future, odd], policy, NOW)
+    runs = candidates(made)
+    lies = [name(date, "ffff") for date in invented]
+    odd = Candidate("19700101T000000Z-20269999T000000-1-0a1b", 0, None)
+    stored = whole([one.run for one in runs] + [*lies, odd.run])
+    done = plan([*runs, odd], stored, policy, NOW)
     assert decision(done) == decision(decide(made, policy))
-    assert set(done.left) == {*lies, *future, odd}
+    assert set(done.left) == {*lies, odd.run}
     assert {done.left[run] for run in lies} == {"not confirmed"}
-    assert all("in the future" in done.left[run] for run in future)
 
 
 @relaxed
@@ -182,23 +196,110 @@ def test_what_is_invented_or_of_the_future_changes_nothing(
 def test_a_store_that_hides_runs_removes_no_other(
     made: list[datetime], policy: dict[str, int], data: st.DataObject
 ) -> None:
-    runs = [name(date) for date in made]
-    shown = data.draw(st.sets(st.sampled_from(runs)))
+    runs = candidates(made)
+    shown = data.draw(st.sets(st.sampled_from([one.run for one in runs])))
+    partial = data.draw(st.sets(st.sampled_from(sorted(shown)))) if shown else set()
     kept = {row.run for row in decide(made, policy).keep}
-    done = plan(runs, shown, policy, NOW)
-    assert kept & shown <= {row.run for row in done.keep}
-    assert set(done.left) == set(runs) - shown
-    assert bool(done.keep) == bool(shown)
+    stored = whole(shown) | dict.fromkeys(partial, "partial")
+    done = plan(runs, stored, policy, NOW)
+    assert kept & shown - partial <= {row.run for row in done.keep}
+    assert set(done.left) == {one.run for one in runs} - shown | partial
+    assert bool(done.keep) == (shown > partial)
 
 
-def test_all_of_the_future() -> None:
-    """dom0's clock is behind."""
-    runs = [name(START + timedelta(days=n)) for n in range(5)]
-    done = plan(runs, runs, {"last": 1}, START - timedelta(days=1))
-    assert (decision(done), set(done.left)) == (([], []), set(runs))
+# A clock that was wrong
+
+WRONG = timedelta(days=400)
 
 
-def test_two_of_one_date() -> None:
-    runs = [name(START, end) for end in ("0003", "0001", "0002")]
-    done = plan(runs, runs, {"last": 1}, NOW)
-    assert [row.run for row in done.keep] == [runs[-1]]  # what was confirmed last
+@relaxed
+@given(made=dates, policy=policies, data=st.data())
+def test_a_clock_that_was_wrong_pushes_nothing_out(
+    made: list[datetime], policy: dict[str, int], data: st.DataObject
+) -> None:
+    """Some runs are dated far ahead, or far behind; more were made since, with the right date."""
+    first = data.draw(st.integers(0, len(made) - 1))
+    count = data.draw(st.integers(0, (len(made) - first - 1) // 2))
+    wrong = range(first, first + count)
+    by = data.draw(st.sampled_from((20 * WRONG, -20 * WRONG)))
+    if by < timedelta() and 2 * count > first:
+        return  # then the wrong ones are more than the right ones before them
+    seen = [date + by if n in wrong else date for n, date in enumerate(made)]
+    now = data.draw(st.sampled_from((NOW, NOW + 40 * WRONG)))
+    right, done = decide(made, policy), decide(seen, policy, now)
+    order = {one.run: n for n, one in enumerate(candidates(made))}
+    order |= {one.run: n for n, one in enumerate(candidates(seen))}
+    stays = {order[row.run] for row in done.keep}
+    assert {order[row.run] for row in right.keep} - set(wrong) <= stays
+    last = policy.get("last", 0)
+    assert set(range(len(made))[len(made) - last :] if last else ()) <= stays
+    assert not done.left
+
+
+@relaxed
+@given(made=dates, count=st.integers(1, 3), rule=st.sampled_from(list(RULES)))
+def test_a_clock_that_was_wrong_freezes_nothing(
+    made: list[datetime], count: int, rule: str
+) -> None:
+    """A run dated a year ahead goes like any other, though its date hasn't come."""
+    later = [made[-1] + timedelta(days=366 * n) for n in range(1, count + 2)]
+    seen = [*made, NOW + WRONG, *later]
+    done = decide(seen, {rule: count})
+    assert name(NOW + WRONG, f"{len(made):04x}") in {row.run for row in done.forget}
+
+
+@relaxed
+@given(made=dates, policy=policies)
+def test_a_clock_that_is_behind_removes_nothing_by_dates(
+    made: list[datetime], policy: dict[str, int]
+) -> None:
+    done = decide(made, policy, START - timedelta(days=1))
+    if policy.keys() == {"last"}:
+        right = decide(made, policy)
+        assert [row.run for row in done.forget] == [row.run for row in right.forget]
+    else:
+        assert done.forget == []
+        assert all(row.rules[-1].endswith(UNSURE) or "last" in row.rules for row in done.keep)
+
+
+def test_the_order_is_dom0s_not_the_clocks() -> None:
+    """In the hour that comes twice when summer time ends, and with a clock that was set back."""
+    made = [START + timedelta(minutes=50), START + timedelta(minutes=10), START]
+    runs = candidates(made)
+    done = decide(made, {"last": 1})
+    assert [row.run for row in done.keep] == [runs[-1].run]
+    assert [row.run for row in done.forget] == [runs[1].run, runs[0].run]
+
+
+def test_runs_of_an_older_version() -> None:
+    """They have no number, only their ids' dates; and one of the future has no place."""
+    old = [Candidate(name(date), 0, date) for date in (NOW - WRONG, NOW - 2 * WRONG, NOW + WRONG)]
+    new = Candidate(name(START), 1, START)  # its clock was behind
+    lost = Candidate(name(NOW, "ffff"), None, NOW)  # it could not be counted
+    runs = [*old, new, lost]
+    done = plan(runs, whole(one.run for one in runs), {"last": 2}, NOW)
+    assert [row.run for row in done.keep] == [new.run, old[0].run]
+    assert [row.run for row in done.forget] == [old[1].run]
+    assert set(done.left) == {old[2].run, lost.run}
+
+
+def test_two_of_one_place() -> None:
+    """The store has one backup twice."""
+    runs = [Candidate(name(START, end), 5, START) for end in ("0003", "0001", "0002")]
+    done = plan(runs, whole(one.run for one in runs), {"last": 1}, NOW)
+    assert [row.run for row in done.keep] == [runs[-1].run]  # what was confirmed last
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_one_moment_has_one_label(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        seconds = int(START.timestamp())
+        local = datetime.fromtimestamp(seconds)
+        old = candidate(name(local), {})
+        new = candidate(name(START), {"order": 1, "began": seconds, "offset": 0})
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert old.made == new.made == START

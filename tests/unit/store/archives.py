@@ -32,6 +32,7 @@ class Qube:
     klass: str = "AppVM"
     volumes: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    stamp: int | None = None  # its backup_timestamp
 
     @property
     def path(self) -> str:
@@ -169,6 +170,8 @@ def qubes_xml(qubes: list[Qube], others: tuple[str, ...] = ("not-in-it",)) -> by
             f'<volume name="{name}" pool="p" save_on_stop="True"/>' for name in qube.volumes
         )
         name = "" if qube.qid == 0 else f'<property name="name">{escape(qube.name)}</property>'
+        if qube.stamp is not None:
+            name += f'<property name="backup_timestamp">{qube.stamp}</property>'
         domains.append(
             f'<domain id="domain-{qube.qid}" class="{klass}"><properties>{name}'
             f'<property name="label" ref="label-1">red</property></properties>'

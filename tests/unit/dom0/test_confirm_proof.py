@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""confirm: only with dom0's own proof that the backup succeeded, and only the newest backup."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import archives
+import pytest
+from dom0_system import QUBES, Dom0, run_name
+from real_backup import Backup, make_backup
+
+MISSING = "backup_timestamp of debian is what it was before it"
+
+
+@contextmanager
+def ledger(dom0: Dom0, backup_id: str) -> Iterator[Path]:
+    """Give a ledger's file, and put it in order afterwards."""
+    path = dom0.root.ledgers / backup_id
+    whole = path.read_bytes()
+    try:
+        yield path
+    finally:
+        path.write_bytes(whole)
+
+
+def rewrite(path: Path, **changes: Any) -> None:  # noqa: ANN401 - None drops a key
+    """Change keys of all rows."""
+    rows = [json.loads(line) | changes for line in path.read_text().splitlines()]
+    rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def unproven(dom0: Dom0, why: str) -> None:
+    """Confirm must not record, and say why; with --succeeded it must."""
+    told = dom0.json("confirm", dom0.run, code=3)
+    assert (told["verdict"], told["confirmed"], told["problems"]) == ("unproven", False, [])
+    assert why in told["unchecked"][0], told["unchecked"]
+    assert "--succeeded" in told["unchecked"][0]
+    assert not dom0.confirmed.exists()
+    told = dom0.json("confirm", dom0.run, "--succeeded", code=0)
+    assert told["verdict"] == "confirmed"
+    assert json.loads((dom0.confirmed / f"{dom0.run}.json").read_text())["proof"] != (
+        "backup_timestamp"
+    )
+    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"  # it was, already
+
+
+def refused(dom0: Dom0, why: str) -> None:
+    """Confirm must say that the backup failed, whatever anybody saw."""
+    for words in ((), ("--succeeded",)):
+        told = dom0.json("confirm", dom0.run, *words, code=1)
+        assert told["verdict"] == "not confirmed"
+        assert any(why in text for text in told["problems"]), told["problems"]
+    assert not dom0.confirmed.exists()
+
+
+def test_proven(dom0: Dom0, backup: Backup) -> None:
+    stamp = dom0.succeed(backup.backup_id)
+    dom0.stamp(stamp + 1, "personal")
+    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+    record = json.loads((dom0.confirmed / f"{dom0.run}.json").read_text())
+    assert record["proof"] == "backup_timestamp"
+    assert (record["stamp_first"], record["stamp_last"]) == (stamp, stamp + 1)
+    assert (
+        record["order"]
+        == json.loads((dom0.root.ledgers / backup.backup_id).read_text().splitlines()[0])["order"]
+    )
+
+
+def test_qubes_notes_no_success(dom0: Dom0) -> None:
+    dom0.stamp(None)
+    refused(dom0, MISSING)
+
+
+def test_the_stamps_of_before(dom0: Dom0) -> None:
+    """The backup failed; the stamps are those of the last one that succeeded."""
+    before = int(time.time()) - 86400
+    content = [archives.Qube("work", 7, volumes={"private": b"w"}, stamp=before)]
+    made = make_backup(dom0.root, "20261127T101500-1", content=content)
+    dom0.serve(made.stream())
+    dom0.stamp(before, "work")
+    refused(dom0, "backup_timestamp of work is what it was")
+    dom0.succeed(made.backup_id, "work")
+    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+
+
+def test_dom0s_home_alone(dom0: Dom0) -> None:
+    made = make_backup(dom0.root, "20261127T111500-1", content=[archives.Qube("dom0", 0)])
+    dom0.serve(made.stream())
+    unproven(dom0, "only dom0's home is in it")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ((-90, "work"), "more than a minute apart"),
+        ((-20,), "is earlier than the backup's last file"),
+        ((2 * 86400,), "more than a day later"),
+    ],
+    ids=["apart", "early", "late"],
+)
+def test_stamps_of_another_time(
+    dom0: Dom0, backup: Backup, change: tuple[Any, ...], why: str
+) -> None:
+    stamp = dom0.succeed(backup.backup_id)
+    with dom0.only_ledger(backup.backup_id):
+        dom0.stamp(stamp + change[0], *change[1:])
+        unproven(dom0, why)
+
+
+def test_the_stamps_prove_another_run(dom0: Dom0, backup: Backup, other_backup: Backup) -> None:
+    """Of the same qubes: one failed behind all files, the next one succeeded."""
+    dom0.serve(other_backup.stream())
+    dom0.succeed(other_backup.backup_id)
+    other = dom0.run
+    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+    dom0.serve(backup.stream())
+    told = dom0.json("confirm", dom0.run, code=3)
+    assert other in told["unchecked"][0]
+    (dom0.confirmed / f"{other}.json").unlink()  # not even when the other one isn't confirmed
+    dom0.confirmed.rmdir()
+    unproven(dom0, f"the backup {other_backup.backup_id} of the same qubes came later")
+
+
+def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
+    """It went elsewhere, really encrypted, so dom0 has no ledger of it."""
+    dom0.create("vault")
+    try:
+        dom0.succeed(backup.backup_id, *QUBES, "vault")
+        unproven(dom0, "a backup that had vault in it")
+    finally:
+        dom0.api("vault", "admin.vm.Remove")
+
+
+def test_a_qube_that_is_gone(dom0: Dom0) -> None:
+    dom0.api("debian", "admin.vm.Remove")
+    try:
+        told = dom0.json("confirm", dom0.run, code=0)
+        assert told["verdict"] == "confirmed"
+        assert "debian can't be asked any more" in told["notes"][0]
+    finally:
+        dom0.create("debian")
+
+
+def test_all_its_qubes_are_gone(dom0: Dom0) -> None:
+    content = [archives.Qube("gone", 12, volumes={"private": b"g"})]
+    made = make_backup(dom0.root, "20261127T121500-1", content=content)
+    dom0.serve(made.stream())
+    unproven(dom0, "none of its qubes is there any more")
+
+
+def test_a_ledger_of_an_older_version(dom0: Dom0, backup: Backup) -> None:
+    with dom0.only_ledger(backup.backup_id), ledger(dom0, backup.backup_id) as path:
+        rewrite(path, time=None, zeros=None, order=None, offset=None)
+        done = dom0("confirm")
+        assert done.returncode == 2
+        assert b"name the run to confirm" in done.stderr
+        unproven(dom0, "its ledger is of an older version")
+        assert dom0.json("verify", code=0)["verdict"] == "right"
+        assert "order" not in json.loads((dom0.confirmed / f"{dom0.run}.json").read_text())
+
+
+@pytest.mark.parametrize("row", [{"zeros": 1025}, {"time": "x"}, {"order": 0}, {"order": True}])
+def test_a_ledger_that_makes_no_sense(dom0: Dom0, backup: Backup, row: dict[str, Any]) -> None:
+    with ledger(dom0, backup.backup_id) as path:
+        rewrite(path, **row)
+        done = dom0("confirm", dom0.run)
+        assert done.returncode == 4
+        assert str(path).encode() in done.stderr
+    assert not dom0.confirmed.exists()
+
+
+@pytest.mark.parametrize("name", ["vm7/private.img", "dom0-home/user", "vm7/firewall.xml"])
+def test_a_file_that_ends_in_its_middle(dom0: Dom0, name: str) -> None:
+    """Its tar died in dom0, so the backup failed; a store that lies calls the run whole."""
+    content = [
+        archives.Qube("work", 7, volumes={"private": b"w" * 5000}, files={"firewall.xml": b"<x/>"}),
+        archives.Qube("dom0", 0),
+    ]
+    backup_id = f"20261128T101500-{len(name)}"
+    made = make_backup(dom0.root, backup_id, content=content, cut=name)
+    dom0.serve(made.stream())
+    whole = (dom0.answers / "show").read_bytes().replace(b'"partial"', b'"whole"', 1)
+    honest = (dom0.answers / "show").read_bytes()
+    assert whole != honest
+    dom0.succeed(backup_id, "work")
+    for answer in (honest, whole):
+        (dom0.answers / "show").write_bytes(answer)
+        refused(dom0, f"{name} stops before its end")
+        for words in ((), ("--data",)):
+            told = dom0.json("verify", dom0.run, *words, code=1)
+            assert told["verdict"] == "wrong"
+    with dom0.without_ledger():  # a new machine: the archive itself tells
+        told = dom0.json("verify", dom0.run, "--data", code=1)
+        assert any(f"{name} stops before its end" in text for text in told["problems"])
+
+
+def test_what_the_store_calls_partial(dom0: Dom0) -> None:
+    head, _, rest = (dom0.answers / "show").read_bytes().partition(b"\n")
+    row = json.loads(head) | {"status": "partial", "reason": "so it is"}
+    (dom0.answers / "show").write_bytes(json.dumps(row).encode() + b"\n" + rest)
+    refused(dom0, "the store calls it partial: so it is")
+    for words in ((), ("--data",)):
+        assert dom0.json("verify", dom0.run, *words, code=1)["verdict"] == "wrong"
+
+
+def test_a_last_chunk_may_be_short_or_empty(dom0: Dom0) -> None:
+    """A tar archive's end lies over two chunks then."""
+    for number, over in enumerate((0, 100, 1023, 1024)):
+        data = archives.noise(50 * 1024)
+        chunk = len(archives.sparse_archive("vm7/private.img", data)) - over
+        content = [archives.Qube("work", 7, volumes={"private": data})]
+        backup_id = f"20261128T1115{number:02}-1"
+        made = make_backup(dom0.root, backup_id, content=content, chunk=chunk)
+        assert len(made.member("vm7/private.img.001.enc")) == 128 + over
+        dom0.serve(made.stream())
+        dom0.succeed(backup_id, "work")
+        told = json.loads(dom0("verify", dom0.run, "--data", "--json").stdout)
+        assert not any("stops before its end" in text for text in told["problems"]), told
+
+
+# Which backup is the newest
+
+
+def test_the_newest_is_the_one_begun_last_whatever_the_clocks_say(
+    dom0: Dom0, backup: Backup, other_backup: Backup
+) -> None:
+    """A year ahead, or behind: a file's date, the backup's id, and the store's own date."""
+    runs = [run_name(backup.backup_id), run_name(other_backup.backup_id).replace("2026", "1999", 1)]
+    rows = [{"run": run, "status": "whole", "reason": ""} for run in (runs[1], runs[0])]
+    dom0.serve(other_backup.stream(), run=runs[1])
+    (dom0.answers / "list").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    dom0.succeed(other_backup.backup_id)
+    with dom0.only_ledger(backup.backup_id, other_backup.backup_id):
+        dom0.backdate(backup.backup_id, -400 * 86400)
+        os.utime(dom0.root.ledgers / backup.backup_id)
+        try:
+            assert dom0.json("confirm", code=0)["run"] == runs[1]
+            listed = dom0("list")
+        finally:
+            dom0.backdate(backup.backup_id, 400 * 86400)
+    assert dom0.json("verify", code=0)["run"] == runs[1]
+    order = [line.split()[0] for line in listed.stdout.decode().splitlines()[1:]]
+    assert order == runs
+    assert f"{runs[0]} came before {runs[1]}, but is dated later".encode() in listed.stderr
+
+
+def test_a_backup_that_could_not_be_counted_must_be_named(
+    dom0: Dom0, backup: Backup, other_backup: Backup
+) -> None:
+    both = (backup.backup_id, other_backup.backup_id)
+    with dom0.only_ledger(*both), ledger(dom0, other_backup.backup_id) as path:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows[0]["order"] = None
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        done = dom0("confirm")
+        assert done.returncode == 2
+        assert f"the place of backup {other_backup.backup_id}".encode() in done.stderr
+        dom0.serve(other_backup.stream())
+        dom0.succeed(other_backup.backup_id)
+        assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+        record = json.loads((dom0.confirmed / f"{dom0.run}.json").read_text())
+        assert record["order"] is None
+
+
+def test_a_counter_that_was_lost_goes_on_behind_what_was_counted(dom0: Dom0) -> None:
+    counter = dom0.root.path / "var/lib/qubes-dedup-backup/order"
+    size = counter.stat().st_size
+    counter.unlink()
+    assert dom0("confirm", dom0.run).returncode == 0
+    assert counter.stat().st_size == size
+    assert counter.stat().st_mode & 0o777 == 0o600
+
+
+# Which qubes
+
+
+def test_which_qubes_it_has_and_which_of_the_profile_it_lacks(dom0: Dom0) -> None:
+    dom0.create("vault")
+    profile = (dom0.root.path / "etc/qubes/backup/dedup-backup.conf").read_text()
+    try:
+        for include, exclude, lacking in (
+            ("null", "[]", {"dedup-backup", "vault"}),
+            ("[work, vault, nobody]", "[]", {"vault"}),
+            ("['$type:AppVM']", "[dedup-backup]", {"vault"}),
+            ("['@type:AppVM']", "['@tag:x', vault, dedup-backup]", set()),
+        ):
+            dom0.profile(
+                profile.replace("include: null", f"include: {include}\nexclude: {exclude}")
+            )
+            for words in (("confirm", dom0.run), ("verify", dom0.run)):
+                told = dom0.json(*words, code=0)
+                assert told["qubes"] == ["debian", "work", "personal", "dom0"]
+                known = {"vault", "dedup-backup", "nobody", *told["qubes"]}
+                assert known & set(told["lacking"]) == lacking
+        dom0.profile(profile.replace("include: null", "include: [work, vault]"))
+        text = dom0("verify", dom0.run).stdout.decode()
+        assert "qubes in it: debian, work, personal, dom0\n" in text
+        assert "not in it, but in the profile dedup-backup: vault\n" in text
+    finally:
+        dom0.api("vault", "admin.vm.Remove")
+    dom0.profile(profile.replace("include: null", "include: 5"))
+    assert "must be lists of names" in dom0.json("verify", dom0.run, code=0)["notes"][0]
