@@ -165,6 +165,7 @@ class Structure:
         if self.header and self.header.get("version") != "4":
             self.problem("the backup is not of format version 4")
         self._compare_header()
+        self._compare_containers()
         for volume in self._volumes.values():
             if volume.end == "missing":
                 self.problem(f"{volume.name} does not reach its end")
@@ -185,6 +186,16 @@ class Structure:
         """Compare the clear header with its copy, as the restore does."""
         if self._containers.get(HMAC) in _VISIBLE and self._texts.get(HEADER) != self._texts[HMAC]:
             self.problem(f"{HEADER} and {HMAC} differ")
+
+    def _compare_containers(self) -> None:
+        """All members of a backup are in one kind of container; the header is in none."""
+        kinds: dict[str, str] = {}
+        for name, kind in self._containers.items():
+            if (name == HMAC or chunk_name(name)) and kind != "damaged":
+                kinds.setdefault(kind, name)
+        if len(kinds) > 1:
+            (one, first), (other, second) = list(kinds.items())[:2]
+            self.problem(f"mixed containers: {first} is in '{one}', {second} in '{other}'")
 
     def _promised(self) -> list[qubesxml.Qube] | None:
         """List the qubes that must be there; None when that can't be seen."""

@@ -189,6 +189,19 @@ def test_plain_backup_of_the_guides_script_is_whole() -> None:
     assert judge(found[:-1]).status == "partial"
 
 
+@pytest.mark.parametrize("version", [0, 0x81, None], ids=["scrypt", "sealed", "none"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mixed_containers_are_no_whole_run(version: int | None, compressed: bool) -> None:
+    """The shim was changed, or removed, during the backup."""
+    found = list(archives.members(archives.small_qubes(), compressed=compressed))
+    for at in (1, 2, 4, len(found) - 1):
+        name, data = found[at]
+        other = data[96:-32] if version is None else archives.container(data[96:-32], version)
+        verdict = judge([(n, other if n == name else d) for n, d in found])
+        assert verdict.status == "partial"
+        assert "mixed containers: backup-header.hmac is in" in verdict.reason
+
+
 def test_compressed_backup_is_whole_with_ends_unseen() -> None:
     found = list(archives.members(archives.small_qubes(), compressed=True))
     verdict = judge(found)
