@@ -6,7 +6,17 @@ import os
 import sys
 from typing import Any
 
-from dedup_store import config, device, engine, folder, lock, password, restore_service, tell
+from dedup_store import (
+    config,
+    device,
+    engine,
+    folder,
+    lock,
+    ordering,
+    password,
+    restore_service,
+    tell,
+)
 from dedup_store import get as get_module
 from dedup_store import put as put_module
 from dedup_store.errors import EXIT_PARTIAL, UsageError, clean
@@ -47,7 +57,11 @@ def put(arguments: argparse.Namespace, settings: config.Config) -> int:
     if os.isatty(_STDIN):
         raise UsageError("put reads a backup from stdin, and that is a terminal")
     repository, held = _open_to_store(settings)
-    summary = put_module.put(repository, _STDIN, tell.warn)
+
+    def number() -> int:
+        return ordering.count(settings, lambda: get_module.list_runs(repository))
+
+    summary = put_module.put(repository, _STDIN, number, tell.warn)
     held.end()
     if summary is None:
         tell.say("nothing came on stdin, nothing was stored")
@@ -125,11 +139,14 @@ def serve_restore(arguments: argparse.Namespace, settings: config.Config) -> int
 def list_runs(arguments: argparse.Namespace, settings: config.Config) -> int:
     """List the runs."""
     runs = get_module.list_runs(open_repository(settings))
+    ordering.raise_to(settings, runs)
+    notes = ordering.notes(runs)
+    if arguments.json:
+        tell.as_json({"runs": [run | _noted(run, notes, "note") for run in runs]})
+        return 0
+    runs = [run | _noted(run, notes, "reason") for run in runs]
     if arguments.lines:
         tell.as_lines(map(_short, runs))
-        return 0
-    if arguments.json:
-        tell.as_json({"runs": runs})
         return 0
     row = "{:<58} {:<20} {:<8} {:>5} {:>10}  {}\n"
     sys.stdout.write(row.format("RUN", "TIME", "STATUS", "QUBES", "SIZE", "REASON").rstrip() + "\n")
@@ -139,3 +156,9 @@ def list_runs(arguments: argparse.Namespace, settings: config.Config) -> int:
         sys.stdout.write(line.rstrip() + "\n")
     sys.stdout.flush()
     return 0
+
+
+def _noted(run: dict[str, Any], notes: dict[str, str], key: str) -> dict[str, str]:
+    """Give a run's note, if it has one, with what is under the key already."""
+    note = notes.get(run["run"])
+    return {key: "; ".join(filter(None, (run.get(key), note)))} if note else {}

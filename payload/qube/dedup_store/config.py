@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Configuration of a profile."""
 
+import hashlib
 import os
 import pwd
 import re
@@ -97,6 +98,12 @@ def home() -> str:
 def state_folder() -> Path:
     """Give the folder for what this qube knows of repositories; it may not exist yet."""
     return Path(home()) / ".config" / "dedup-store"
+
+
+def state_file(config: "Config", kind: str) -> Path:
+    """Name a file for what this qube knows of a repository."""
+    name = hashlib.sha256(config.repository.encode()).hexdigest()[:32]
+    return state_folder() / f"{name}.{kind}"
 
 
 def load(profile: str) -> Config:

@@ -8,15 +8,16 @@ from typing import Any
 from dedup_store import engine, manifest, pipes, progress, recipe
 from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member, is_run_name
+from dedup_store.ordering import in_order
 from dedup_store.processes import ChildStream, Stream
 
 _ZEROS = bytes(64 * 1024)
 
 
 def list_runs(repository: engine.Engine) -> list[dict[str, Any]]:
-    """List the summaries of all runs, oldest first."""
-    runs = sorted(repository.runs(), key=lambda stored: stored.run)
-    return [manifest.unpack_summary(stored.summary, stored.run) for stored in runs]
+    """List the summaries of all runs, oldest first (ordering.py)."""
+    runs = repository.runs()
+    return in_order(manifest.unpack_summary(stored.summary, stored.run) for stored in runs)
 
 
 def find(repository: engine.Engine, wanted: str) -> dict[str, Any]:

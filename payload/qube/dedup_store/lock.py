@@ -9,7 +9,6 @@ the engine's processes, which may outlive it. A repository is one backup qube's.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dedup_store import tell
-from dedup_store.config import Config, state_folder
+from dedup_store.config import Config, state_file
 from dedup_store.errors import StoreError
 
 _POLL = 0.1  # seconds
@@ -124,8 +123,7 @@ def take(config: Config, *, exclusive: bool) -> Lock:
     Raises:
         StoreError: when they go on for longer.
     """
-    name = hashlib.sha256(config.repository.encode()).hexdigest()[:32]
-    held = Lock(_open(state_folder() / f"{name}.lock"), exclusive, config.lock_wait)
+    held = Lock(_open(state_file(config, "lock")), exclusive, config.lock_wait)
     if exclusive:
         held._get(fcntl.LOCK_EX, "another command")
     else:

@@ -33,16 +33,16 @@ def is_run_name(name: str) -> bool:
     return _RUN.fullmatch(name) is not None
 
 
-def new_run_name(beginning: bytes) -> str:
+def new_run_name(beginning: bytes, now: time.struct_time) -> str:
     """Name a run: time (UTC), the archive's backup-id, and four digits that make it unique.
 
     Args:
         beginning: the stream's first kilobytes, with the backup-header in clear.
+        now: the time, UTC.
     """
     match = _BACKUP_ID.search(beginning.replace(b"\0", b"\n"))
     backup_id = match[1].decode() if match else "unknown"
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"{now}-{backup_id}-{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', now)}-{backup_id}-{secrets.token_hex(2)}"
 
 
 @dataclass(slots=True)
@@ -90,6 +90,7 @@ class Manifest:
         recipe_length: bytes of the compressed recipe.
         recipe_sha256: of the compressed recipe.
         members: in the order of the stream.
+        order: the run's number in its repository (ordering.py), 0 in what older versions stored.
     """
 
     run: str
@@ -104,6 +105,7 @@ class Manifest:
     recipe_sha256: str
     members: list[Member] = field(default_factory=list)
     format: int = FORMAT
+    order: int = 0
 
     @property
     def backup_id(self) -> str:
@@ -118,6 +120,7 @@ class Manifest:
         """Give what `list` shows of the run."""
         return {
             "run": self.run,
+            "order": self.order,
             "time": self.created,
             "backup_id": self.backup_id,
             "status": self.status,
@@ -168,7 +171,7 @@ def from_json(line: bytes, run: str) -> Manifest:
 
 
 def _has_sound_sizes(manifest: Manifest) -> bool:
-    sizes = [manifest.stream_length, manifest.recipe_length, *manifest.objects]
+    sizes = [manifest.stream_length, manifest.recipe_length, manifest.order, *manifest.objects]
     for member in manifest.members:
         sizes += [member.offset, member.length, member.payload_length, member.object_length]
     return all(type(size) is int and size >= 0 for size in sizes)

@@ -21,7 +21,9 @@ COMPRESSED = (
 )
 
 
-def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict[str, Any] | None:
+def put(
+    repository: engine.Engine, fd: int, number: Callable[[], int], warn: Callable[[str], None]
+) -> dict[str, Any] | None:
     """Store the stream that comes from a file descriptor.
 
     The manifest is written after all else is in the repository; without it there is no run.
@@ -29,6 +31,7 @@ def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict
     Args:
         repository: where to.
         fd: the stream, read to its end (by the caller, when this fails).
+        number: gives the run its number; called when something came.
         warn: takes a line for the user.
 
     Returns:
@@ -41,8 +44,9 @@ def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict
     beginning = source.peek(RECORD)
     if not beginning:
         return None
-    run = new_run_name(beginning)
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = time.gmtime()
+    run, order = new_run_name(beginning, now), number()
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", now)
     recipe = RecipeWriter()
     with progress.shown(lambda: source.position), repository.writer(run) as writer:
         sink = PayloadSink(writer)
@@ -61,6 +65,7 @@ def put(repository: engine.Engine, fd: int, warn: Callable[[str], None]) -> dict
             recipe_length=recipe.length,
             recipe_sha256=sha256,
             members=splitter.members,
+            order=order,
         )
         if splitter.structure.is_compressed:
             warn(COMPRESSED)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 MAX_XML = 16 << 20  # bytes; a qube takes 3 to 5 kB of it
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_STAMP = re.compile(r"[0-9]{1,12}")
 _VOLUME = ["domains", "domain", "volume-config", "volume"]
 _LZMA_MEMORY = 256 << 20
 
@@ -38,12 +39,14 @@ class Qube:
         klass: `AppVM`, `TemplateVM`, ...
         path: where its members are: `vm7/`, or `dom0-home/user`.
         volumes: files that it must have, as far as qubes.xml says.
+        stamp: its backup_timestamp before this backup, None when it had none.
     """
 
     name: str | None = None
     klass: str = ""
     path: str = ""
     volumes: list[str] = field(default_factory=list)
+    stamp: int | None = None
 
 
 def unpack(data: bytes) -> bytes:
@@ -73,7 +76,7 @@ def unpack(data: bytes) -> bytes:
 
 def _decompress(data: bytes) -> bytes:
     """Undo the compression filters that Qubes always accepts (restore.py: gzip, bzip2, xz)."""
-    if data[257:262] == b"ustar":
+    if not is_compressed(data):
         return data
     if data.startswith(b"\x1f\x8b"):
         return zlib.decompressobj(31).decompress(data, MAX_XML + 1)
@@ -82,6 +85,11 @@ def _decompress(data: bytes) -> bytes:
     if data.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, _LZMA_MEMORY).decompress(data, MAX_XML + 1)
     raise UnknownCompressionError
+
+
+def is_compressed(data: bytes) -> bool:
+    """Tell whether the inner archive of qubes.xml, and so each one of its backup, is compressed."""
+    return data[257:262] != b"ustar"
 
 
 def included(text: bytes) -> list[Qube]:
@@ -143,6 +151,8 @@ class _Reader:
         if where == ["domains", "domain", "properties", "property"]:
             if self._key == "name" and _NAME.fullmatch(value):
                 self.qubes[-1].name = value
+            elif self._key == "backup_timestamp" and _STAMP.fullmatch(value):
+                self.qubes[-1].stamp = int(value)
         elif where == ["domains", "domain", "features", "feature"]:
             self._features[self._key] = value
         elif where == ["domains", "domain"] and self._features.get("backup-content"):

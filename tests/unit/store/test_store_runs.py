@@ -183,7 +183,7 @@ def test_empty_stream(borg_store: Store) -> None:
 )
 def test_hostile_backup_ids_are_not_in_names(backup_id: str) -> None:
     header = archives.header(backup_id="@").decode().replace("@", backup_id).encode()
-    name = new_run_name(archives.outer("backup-header", header))
+    name = new_run_name(archives.outer("backup-header", header), time.gmtime())
     assert re.fullmatch(r"[0-9]{8}T[0-9]{6}Z-(unknown|a)-[0-9a-f]{4}", name)
     assert is_run_name(name)
 

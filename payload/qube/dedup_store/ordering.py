@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Numbers the runs of a repository: which one is newer, whatever the clock says.
+
+The counter is a file's size, which grows by a byte for each run: an append is atomic and can't go
+back (write(2), O_APPEND). Its time of change is the date of the run that was counted last.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dedup_store import tell
+from dedup_store.config import Config, state_file
+
+MAX_ORDER = 1 << 24
+_SLACK = 2  # seconds
+
+
+def order_of(run: dict[str, Any]) -> int:
+    """Give the number of a run by its summary or manifest; 0 when it has none."""
+    found = run.get("order")
+    return found if type(found) is int and 0 <= found < MAX_ORDER else 0
+
+
+def in_order(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Sort summaries, oldest first: those without a number by their names, then by number."""
+    return sorted(runs, key=lambda run: (order_of(run), run["run"]))
+
+
+def notes(runs: list[dict[str, Any]]) -> dict[str, str]:
+    """Tell of runs, in their order, whose date is later than that of one after them."""
+    found, after = {}, None
+    for run in reversed(runs):
+        if not order_of(run):
+            break
+        if after and run["run"][:16] > after[:16]:
+            found[run["run"]] = f"dated later than {after}, which came after it: a clock was wrong"
+        else:
+            after = run["run"]
+    return found
+
+
+def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int:
+    """Give a new run its number.
+
+    Args:
+        config: the repository's.
+        listed: lists its runs; called only when the counter isn't there, or can't be written.
+
+    Returns:
+        The number; one that isn't noted when the counter can't be written.
+
+    Raises:
+        StoreError: the runs had to be listed, and can't be.
+    """
+    path, now = state_file(config, "order"), time.time()
+    if not path.exists():
+        raise_to(config, listed())
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags), "wb", buffering=0) as counter:
+            file = counter.fileno()
+            last = os.fstat(file).st_mtime
+            counter.write(b"\n")
+            os.fsync(file)
+            number = os.lseek(file, 0, os.SEEK_CUR)  # our byte's end, whoever appends beside us
+            os.utime(file, (now, now))
+    except OSError as error:
+        tell.warn(f"{path}: {error.strerror}: so the run's number is taken from the list")
+        return max(map(order_of, listed()), default=0) + 1
+    if last > now + _SLACK:
+        tell.warn(
+            f"the run before this one is dated {_date(last)}, and it is {_date(now)} now: this"
+            " qube's clock is, or was, wrong; the order of runs is that in which they came"
+        )
+    return number
+
+
+def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
+    """Let the counter be no lower than the numbers of these runs, as far as it can be written."""
+    most, path = max(map(order_of, runs), default=0), state_file(config, "order")
+    with contextlib.suppress(OSError):
+        if path.exists() and path.stat().st_size >= most:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as counter:
+            before = os.fstat(counter.fileno())
+            counter.write(b"\n" * max(0, most - before.st_size))
+            os.fsync(counter.fileno())
+            when = before.st_mtime if before.st_size else 0
+            os.utime(counter.fileno(), (when, when))
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
