@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """dom0's own records: the shim's ledgers, and which runs were confirmed."""
 
+import contextlib
 import json
 import os
 import re
@@ -225,7 +226,8 @@ def mend_counter(layout: Layout) -> None:
     The counter is the file's size (payload/dom0/scrypt `count_up`), so it can only grow.
     """
     orders = [head.order or 0 for head in heads(layout).values()]
-    orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
+    with contextlib.suppress(BackupError):  # a damaged record is told when it is needed
+        orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
     try:
         size = layout.order.stat().st_size
     except FileNotFoundError:

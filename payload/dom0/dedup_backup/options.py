@@ -44,10 +44,11 @@ read from the archive's beginning and checked under the passphrase. Both command
 are in the run, and which of the backup profile's are not.
 
 forget has the store remove runs, and drops dom0's records of them. Runs are named, or a policy says
-what stays: of the last N hours, days, ISO weeks, months or years that have a confirmed run, the
-newest of each, and, while there are fewer than N, the oldest run. A run goes when none of the
-options keeps it. The date is the backup's in dom0, local time. The newest confirmed run always
-stays; runs that are not confirmed, or whose date in dom0 is in the future, don't count and stay.
+what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a confirmed run,
+the newest of each, and, while there are fewer than N, the oldest run. A run goes when none of the
+options keeps it. Which run is newer, dom0's own counter says, not a clock. The newest confirmed run
+always stays; runs that are not confirmed, or that the store calls partial, don't count and stay. A
+run whose date can't be right, as dom0's clock was wrong, takes no other's place.
 --dry-run tells the same and changes nothing.
 
 prune has it remove partial

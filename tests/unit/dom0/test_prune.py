@@ -121,10 +121,12 @@ def test_what_dom0_confirmed_is_kept(at: Dom0, backup: Backup, tmp_path: Path) -
     store.configure()
     store.make()
     at.real_store(store.environment)
-    # the chunks are small ones, which dedup-store takes for cut ones
+    # an older version confirmed what the store calls partial
     run = store.put(backup.stream(), code=3)
-    os.utime(at.root.ledgers / backup.backup_id)
-    assert at("confirm").returncode == 0
+    what = {"run": run["run"], "backup_id": backup.backup_id, "confirmed": "2026-01-03T00:00:00Z"}
+    at.confirmed.mkdir(parents=True)
+    path = at.confirmed / f"{run['run']}.json"
+    path.write_text(json.dumps(what | {"qube": QUBE, "store_profile": PROFILE}))
     cut = store.put(stream()[:-20_000], code=3)
     assert [row["run"] for row in at.json("prune", code=0)["removed"]] == [cut["run"]]
     assert store.runs() == [run]
@@ -242,6 +244,7 @@ def test_a_file_that_others_could_write(at: Dom0) -> None:
 
 def test_a_store_that_removed_what_was_confirmed(at: Dom0, backup: Backup) -> None:
     at.serve(backup.stream())
+    at.succeed(backup.backup_id)
     assert at("confirm", at.run).returncode == 0
     (at.answers / "prune").write_text(json.dumps({"run": at.run, "was": "partial"}) + "\n")
     done = at("prune")
@@ -262,12 +265,15 @@ def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQ
 
 
 def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) -> None:
-    backup = make_backup(at.root, "20261128T101500-4711")  # its own: its ledger goes
+    backup = make_backup(
+        at.root, "20261128T101500-4711", chunk=100 << 20
+    )  # its own: its ledger goes
     store = Store(tmp_path, "restic")
     store.configure()
     store.make()
     at.real_store(store.environment)
-    first, second = (store.put(backup.stream(), code=3)["run"] for _ in range(2))
+    at.succeed(backup.backup_id)
+    first, second = (store.put(backup.stream())["run"] for _ in range(2))
     records = at.root.path / "var/lib/qubes-dedup-backup/confirmed"
     for run in (first, second):
         assert at("confirm", run).returncode == 0
@@ -287,12 +293,15 @@ def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) ->
 @pytest.mark.usefixtures("qube")
 def test_forget_that_was_killed_before_it_dropped_the_records(at: Dom0, tmp_path: Path) -> None:
     """The store has removed the run already; the storage qube isn't needed any more."""
-    backup = make_backup(at.root, "20261129T101500-4711")  # its own: its ledger goes
+    backup = make_backup(
+        at.root, "20261129T101500-4711", chunk=100 << 20
+    )  # its own: its ledger goes
     store = Store(tmp_path, "restic")
     store.configure()
     store.make()
     at.real_store(store.environment)
-    run = store.put(backup.stream(), code=3)["run"]
+    at.succeed(backup.backup_id)
+    run = store.put(backup.stream())["run"]
     assert at("confirm", run).returncode == 0
     assert store.run("forget", run).returncode == 0
     configure(at)  # with a storage qube, in which there is no such repository
