@@ -28,6 +28,7 @@ from dedup_store.config import Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.objectfile import ObjectFile, has_reflinks
+from dedup_store.ordering import in_order
 from dedup_store.pipes import BUFFER
 from dedup_store.processes import ChildStream, Stream, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
@@ -140,13 +141,10 @@ class Directory:
 
     def writer(self, run: str) -> "DirectoryWriter":
         """Begin a new run, which may share blocks with the newest whole one."""
-        whole = None
-        for stored in sorted(self.runs(), key=lambda stored: stored.run, reverse=True):
-            summary = read_summary(stored.summary, stored.run)
-            if summary and summary["status"] == WHOLE:
-                whole = self._runs / stored.run
-                break
-        return DirectoryWriter(self._runs, run, whole)
+        found = (read_summary(stored.summary, stored.run) for stored in self.runs())
+        whole = in_order(summary for summary in found if summary and summary["status"] == WHOLE)
+        newest = self._runs / whole[-1]["run"] if whole else None
+        return DirectoryWriter(self._runs, run, newest)
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
