@@ -39,6 +39,10 @@ _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
 _SAFE_VERSION = (1, 2, 5)
 _LOCKED = "acquire the lock"
+# In what borg says when it can't write its lock, which isn't a lock that others hold: EACCES,
+# ENOSPC, EROFS, EDQUOT. Those who only read do without one: our own keeps removals away.
+_NOT_WRITABLE = re.compile(r"\[Errno (?:13|28|30|122)\]")
+_READING = frozenset({"extract", "info", "list"})
 # in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
 # borg has flushed to the disk
 _TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
@@ -55,6 +59,7 @@ class Borg:
         self._config = config
         self._lock = lock
         self._is_safe = False
+        self._is_unlocked = False  # as it can't be written
 
     def _require_version(self) -> None:
         """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
@@ -75,13 +80,15 @@ class Borg:
             )
         self._is_safe = True
 
-    def when_unlocked(self, attempt: Callable[[], T]) -> T:
+    def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
         """Do something as often as needed to get the repository's lock, within `lock_wait`.
 
         A cache that a power cut left in pieces is removed first; borg makes it anew.
 
         Args:
             attempt: runs borg, and can be repeated when it raises.
+            reads: whether it only reads, and so can do without the lock when nothing can be
+                written.
         """
         end = time.monotonic() + self._config.lock_wait
         is_torn = was_torn = False
@@ -92,10 +99,13 @@ class Borg:
                     is_torn = False
                 return attempt()
             except EngineError as error:
-                if _TORN_CACHE.search(error.said) and not was_torn:
+                is_stuck = bool(_NOT_WRITABLE.search(error.said))
+                if reads and is_stuck and not self._is_unlocked:
+                    self._is_unlocked = True
+                elif _TORN_CACHE.search(error.said) and not was_torn:
                     tell.say("borg's cache is damaged, as by a power cut; it is made anew")
                     is_torn = was_torn = True
-                elif _LOCKED not in str(error) or time.monotonic() >= end:
+                elif is_stuck or _LOCKED not in str(error) or time.monotonic() >= end:
                     raise
 
     def start(
@@ -116,8 +126,10 @@ class Borg:
         }
         if call:
             variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
-        wait = min(self._config.lock_wait, _LOCK_TRY)
-        argv = ["borg", "--lock-wait", str(wait), *arguments]
+        options = ["--lock-wait", str(min(self._config.lock_wait, _LOCK_TRY))]
+        if self._is_unlocked and arguments[0] in _READING:
+            options.append("--bypass-lock")
+        argv = ["borg", *options, *arguments]
         try:
             hint = call.hint if call else ""
             how = Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
@@ -266,14 +278,15 @@ class Borg:
                 return begun.await_data()
             begun.close()
         names = [object_name(number) for number in objects]
-        return self.when_unlocked(lambda: self._extract(run, *names).await_data())
+        return self.when_unlocked(lambda: self._extract(run, *names).await_data(), reads=True)
 
     def _extract(self, run: str, *names: str) -> ChildStream:
         archive = f"::{run}{PAYLOAD}"
         return ChildStream(partial(self.start, "extract", "--stdout", archive, *names))
 
     def _run(self, *arguments: str) -> bytes:
-        return self.when_unlocked(partial(self._once, *arguments))
+        reads = arguments[0] in _READING
+        return self.when_unlocked(partial(self._once, *arguments), reads=reads)
 
     def _once(self, *arguments: str) -> bytes:
         stream = ChildStream(partial(self.start, *arguments))
