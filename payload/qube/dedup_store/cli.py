@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from dedup_store import (
     VERSION,
+    accept,
+    borg_questions,
     check,
     commands,
     config,
@@ -42,6 +44,7 @@ put reads its input to the end whatever happens. A run is `whole` when its struc
 `latest` is the newest whole run. With borg, a command waits for another one that works on the
 repository (setting lock_wait); with restic and directory, several can put and get at the same time.
 forget and prune work alone: they wait for all others, and all others for them.
+list, show and get also work where the repository can't be written: read-only, or a full disk.
 
 check runs the engine's own check, and compares each run's manifest and recipe with the payload that
 is in the repository; with --read-data it also reads all of it, and compares it as get does. A
@@ -177,6 +180,16 @@ def _parse() -> argparse.Namespace:
     )
     pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="not these")
     pruner.add_argument("--lines", action="store_true", help="a line of JSON for each removed run")
+    accepter = subparsers.add_parser(
+        "accept",
+        parents=[common],
+        help="borg: say that a repository which isn't as this qube saw it last is right",
+        description="Accept once that the profile's borg repository was moved here, or is older"
+        " than what this qube last saw of it. An error tells when that is needed, and the whole"
+        " command. What was accepted is noted in ~/.config/dedup-store/accepted.",
+    )
+    accepter.add_argument("kind", choices=(borg_questions.MOVED, borg_questions.OLDER))
+    accepter.add_argument("location", metavar="LOCATION", help="`repository` of the profile")
     subparsers.add_parser(
         "version", parents=[common], help="tell the versions of dedup-store and the engines"
     )
@@ -201,6 +214,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "set-password": setup.set_password,
     "init": setup.init,
     "export-keys": setup.export_keys,
+    "accept": accept.accept,
     "put": commands.put,
     "get": commands.get,
     "show": commands.show,

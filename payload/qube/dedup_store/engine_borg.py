@@ -2,7 +2,7 @@
 """borg (1.2 and later, not 2): an archive RUN.payload and an archive RUN.manifest.
 
 The payload's archive has a file per object (engine_borg_writer.py); the manifest's has the summary
-as its comment.
+as its comment. Before something is written, borg's counter is moved ahead (borg_counter.py).
 A second put waits for the repository's lock (`lock_wait`), and so do `get` and `list`; the waiting
 is ours, because borg would look only once a minute (locking.py TimeoutTimer: a tenth of the time
 it may wait), also for the lock of a process that was killed.
@@ -12,16 +12,26 @@ import contextlib
 import json
 import os
 import re
-import secrets
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from dedup_store import engine, folder, storage, tell, tuning
-from dedup_store.config import Config, state_folder
+from dedup_store import (
+    borg_counter,
+    borg_environment,
+    borg_questions,
+    engine,
+    folder,
+    storage,
+    tell,
+    tuning,
+)
+from dedup_store.borg_questions import MOVED, QuestionError
+from dedup_store.config import Config
 from dedup_store.errors import EngineError, StoreError, clean
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
@@ -43,6 +53,11 @@ _LOCKED = "acquire the lock"
 # ENOSPC, EROFS, EDQUOT. Those who only read do without one: our own keeps removals away.
 _NOT_WRITABLE = re.compile(r"\[Errno (?:13|28|30|122)\]")
 _READING = frozenset({"extract", "info", "list"})
+_WRITING = frozenset({"compact", "create", "delete"})
+# borg can't make folders for repositories with other ids then, also not as root (borg_counter.py)
+_CONFINED = ("--bounding-set=-dac_override", "--inh-caps=-dac_override")
+_MANIFEST_ID = "0" * 64  # borg/helpers/manifest.py Manifest.MANIFEST_ID
+_ID = re.compile(r"^(?:id = |BORG_KEY )([0-9a-f]{64})$", re.MULTILINE)
 # in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
 # borg has flushed to the disk
 _TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
@@ -59,7 +74,9 @@ class Borg:
         self._config = config
         self._lock = lock
         self._is_safe = False
+        self._is_moved = False  # and that is accepted
         self._is_unlocked = False  # as it can't be written
+        self._id = ""
 
     def _require_version(self) -> None:
         """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
@@ -89,6 +106,9 @@ class Borg:
             attempt: runs borg, and can be repeated when it raises.
             reads: whether it only reads, and so can do without the lock when nothing can be
                 written.
+
+        Raises:
+            QuestionError: a person has to decide.
         """
         end = time.monotonic() + self._config.lock_wait
         is_torn = was_torn = False
@@ -99,6 +119,8 @@ class Borg:
                     is_torn = False
                 return attempt()
             except EngineError as error:
+                if question := borg_questions.find(error, self._config):
+                    raise question from None
                 is_stuck = bool(_NOT_WRITABLE.search(error.said))
                 if reads and is_stuck and not self._is_unlocked:
                     self._is_unlocked = True
@@ -115,25 +137,31 @@ class Borg:
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         if call:
             self._require_version()
+        security = None
+        if arguments[0] in _WRITING and "--cache-only" not in arguments:
+            security = borg_counter.prepare(self.identity(), self._encrypted_manifest)
         try:
             password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
         except OSError as error:
             raise StoreError(f"the password file can't be read: {error.strerror}") from None
-        variables = environment() | {
+        variables = borg_environment.variables(is_moved=self._is_moved) | {
             "BORG_REPO": self._config.repository,
             "BORG_PASSPHRASE_FD": str(password),
-            "BORG_HOST_ID": _host_id(),
         }
         if call:
             variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
         options = ["--lock-wait", str(min(self._config.lock_wait, _LOCK_TRY))]
         if self._is_unlocked and arguments[0] in _READING:
             options.append("--bypass-lock")
+        limits: tuple[str, ...] = ()
+        if security:
+            variables["BORG_SECURITY_DIR"] = str(security)
+            limits = _CONFINED if os.geteuid() == 0 else ()
         argv = ["borg", *options, *arguments]
         try:
             hint = call.hint if call else ""
-            how = Command(argv, variables, _STOP, cwd, (password, self._lock.fd), hint)
-            return Child(how, feed)
+            keep = (password, self._lock.fd)
+            return Child(Command(argv, variables, _STOP, cwd, keep, hint, limits), feed)
         finally:
             os.close(password)
 
@@ -146,12 +174,62 @@ class Borg:
         if not folder.check(self._config):
             return False
         try:
-            self._run("list", "--last", "1")
+            self._look()
+        except QuestionError:
+            raise
         except StoreError:
             if self._config.local_repository:
                 raise
             return False  # remote: create() says what is wrong, if it isn't just new
         return True
+
+    def _look(self) -> None:
+        self._run("list", "--last", "1")
+
+    def identity(self) -> str:
+        """Give the repository's id, as whoever holds it says."""
+        if not self._id:
+            if place := self._config.local_repository:
+                try:
+                    text = (place / "config").read_text(errors="replace")
+                except OSError as error:
+                    raise StoreError(f"{place / 'config'}: {error.strerror}") from None
+            else:
+                text = self._run("key", "export", "::").decode(errors="replace")
+            if not (found := _ID.search(text)):
+                raise StoreError(f"{self._config.repository} doesn't tell borg's id of it")
+            self._id = found[1]
+        return self._id
+
+    def _encrypted_manifest(self) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="dedup-store-") as folder_name:
+            path = Path(folder_name) / "manifest"
+            self._run("debug", "get-obj", "::", _MANIFEST_ID, str(path))
+            try:
+                return path.read_bytes()
+            except OSError:
+                raise StoreError("borg's manifest is missing in the repository") from None
+
+    def is_asking(self, kind: str) -> bool:
+        """Tell whether the repository isn't as this qube saw it last.
+
+        Raises:
+            QuestionError: it isn't, in another way.
+        """
+        try:
+            self._look()
+        except QuestionError as question:
+            if question.kind != kind:
+                raise
+            return True
+        return False
+
+    def accept(self, kind: str) -> None:
+        """Take the repository as it is from now on."""
+        self._is_moved = kind == MOVED
+        if kind != MOVED:
+            borg_counter.forget_state(self.identity())
+        self._look()
 
     def create(self) -> None:
         """Make the repository."""
@@ -183,7 +261,10 @@ class Borg:
             chosen = [name for name in names if name.endswith(MANIFEST) is kind]
             for start in range(0, len(chosen), _AT_ONCE):
                 first, *more = chosen[start : start + _AT_ONCE]  # without any, all would go
-                self._run("delete", f"::{first}", *more)
+                # Without checkpoints: between one and the next borg reads what is encrypted, and
+                # then counts on from there, not from where it was (borg/crypto/low_level.pyx
+                # AES256_CTR_BASE: reading and writing have the same `iv`).
+                self._run("delete", "--checkpoint-interval", "0", f"::{first}", *more)
 
     def prune(self) -> None:
         """Give back the space of what was removed."""
@@ -291,30 +372,6 @@ class Borg:
     def _once(self, *arguments: str) -> bytes:
         stream = ChildStream(partial(self.start, *arguments))
         return read_all(stream, engine.MAX_MANIFEST)
-
-
-def _host_id() -> str:
-    """Name this qube in locks, the same after each boot.
-
-    borg itself takes a network card's address, and in a qube without one a random number for each
-    process: it could then never tell that a lock's owner is dead.
-    """
-    path = state_folder() / "host-id"
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(f".{os.getpid()}")
-            with new.open("w", encoding="ascii") as file:
-                file.write(secrets.token_hex(8))
-                file.flush()
-                os.fsync(file.fileno())  # what is in a lock must outlive a power cut
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(new)  # of two processes, one wins
-            new.unlink()
-            folder.flush(path.parent)
-        return f"dedup-store@{path.read_text(encoding='ascii')}"
-    except OSError as error:
-        raise StoreError(f"{path} can't be made or read: {error.strerror}") from None
 
 
 def object_name(number: int) -> str:

@@ -63,6 +63,7 @@ class Command:
         cwd: its folder.
         keep: file descriptors that it inherits.
         hint: what a person should know when it fails.
+        limits: options of setpriv that take rights from it.
     """
 
     argv: list[str]
@@ -71,6 +72,7 @@ class Command:
     cwd: Path | None = None
     keep: tuple[int, ...] = ()
     hint: str = ""
+    limits: tuple[str, ...] = ()
 
 
 class Child:
@@ -90,7 +92,8 @@ class Child:
         self._is_told = False
         if not shutil.which(self._name, path=command.variables["PATH"]):
             raise StoreError(f"{self._name} is not installed here (not found in PATH)")
-        death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG"), "--"]
+        death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG")]
+        death += [*command.limits, "--"]
         source: int | IO[bytes] = subprocess.PIPE if feed is True else feed or subprocess.DEVNULL
         try:
             self._process = subprocess.Popen(

@@ -10,8 +10,9 @@ from typing import Any
 import archives
 import msgpack
 import pytest
+from borg_blocks import overlaps, pieces
 from borg_rpc import Client, EndedError
-from storage_qube import ENGINES, QrexecStore, StorageQube
+from storage_qube import ENGINES, QUBE, QrexecStore, StorageQube
 from test_storage_restic import backup, tree
 
 Attack = Callable[[Client], Any]
@@ -24,16 +25,16 @@ def last_transaction(qube: StorageQube) -> int:
     return int(re.findall(r"^ +(\d+)  \S+Z ", result.stdout, re.MULTILINE)[-1])
 
 
-def forget_the_repository(store: QrexecStore) -> None:
+def accept_older(store: QrexecStore) -> None:
     """As docs/storage.md says, after a rollback."""
-    for name in (".cache/borg", ".config/borg/security"):
-        shutil.rmtree(store.folder / "home" / name, ignore_errors=True)
+    result = store.run("accept", "older", f"qrexec:{QUBE}/{store.name}")
+    assert result.returncode == 0, result.stderr
 
 
 def rollback(qube: StorageQube, store: QrexecStore, number: int) -> None:
     result = qube.run("rollback", "main", "--to", str(number))
     assert result.returncode == 0, result.stderr
-    forget_the_repository(store)
+    accept_older(store)
 
 
 def test_delete_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
@@ -55,16 +56,41 @@ def test_delete_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
 
 
 def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) -> None:
-    """Borg takes it for an attack until it is told to forget; docs/storage.md says how."""
+    """What is stored then isn't encrypted at the counts of what was stored before."""
     borg.put(backup())
     good = last_transaction(qube)
     borg.put(backup())
+    before = pieces(qube.data / "main")
     assert qube.run("rollback", "main", "--to", str(good)).returncode == 0
     result = borg.run("list")
     assert result.returncode == 1
-    assert b"newer than" in result.stderr
-    forget_the_repository(borg)
+    assert f"`dedup-store accept older qrexec:{QUBE}/main`\n".encode() in result.stderr
+    accept_older(borg)
     assert len(borg.runs()) == 1
+    borg.put(backup())
+    new = pieces(qube.data / "main") - before
+    assert new
+    assert overlaps(before, new) == []
+
+
+def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: StorageQube) -> None:
+    """With another id, borg would begin to count where the storage qube says."""
+    borg.put(backup())
+    before = tree(qube.data / "main" / "data")
+    script = qube.folder / "engines" / "borg"
+    script.unlink()
+    script.write_text(
+        f'#!/bin/sh\nif [ "$1" = serve ]; then echo >>{qube.folder}/sessions\n'
+        f"[ $(wc -l <{qube.folder}/sessions) -lt 2 ] ||"
+        f" sed -i 's/^id = ..../id = beef/' {qube.data}/main/config; fi\n"
+        f'exec {ENGINES}/borg "$@"\n'
+    )
+    script.chmod(0o755)
+    result = borg.run("put", data=backup())
+    assert result.returncode == 1
+    assert b"told one id and then another" in result.stderr
+    assert tree(qube.data / "main" / "data") == before
+    assert len(list((borg.folder / "home/.config/borg/security").iterdir())) == 1
 
 
 def test_everything_overwritten_is_undone(borg: QrexecStore, qube: StorageQube) -> None:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What borg's environment tells it."""
+
+import contextlib
+import os
+import secrets
+
+from dedup_store import folder
+from dedup_store.config import state_folder
+from dedup_store.errors import StoreError
+from dedup_store.processes import environment
+
+
+def variables(*, is_moved: bool) -> dict[str, str]:
+    """Give all but the repository and its password.
+
+    Args:
+        is_moved: whether a repository may be at another place than before.
+    """
+    return environment() | {
+        "BORG_HOST_ID": _host_id(),
+        # answers to what it would ask: it would take our input for one
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes" if is_moved else "no",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
+    }
+
+
+def _host_id() -> str:
+    """Name this qube in locks, the same after each boot.
+
+    borg itself takes a network card's address, and in a qube without one a random number for each
+    process: it could then never tell that a lock's owner is dead.
+    """
+    path = state_folder() / "host-id"
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new = path.with_suffix(f".{os.getpid()}")
+            with new.open("w", encoding="ascii") as file:
+                file.write(secrets.token_hex(8))
+                file.flush()
+                os.fsync(file.fileno())  # what is in a lock must outlive a power cut
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(new)  # of two processes, one wins
+            new.unlink()
+            folder.flush(path.parent)
+        return f"dedup-store@{path.read_text(encoding='ascii')}"
+    except OSError as error:
+        raise StoreError(f"{path} can't be made or read: {error.strerror}") from None

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What borg asks, or refuses, because a repository isn't as this qube saw it last.
+
+borg asks on a terminal, which nobody sits at, and says it in its own words (borg/cache.py
+SecurityManager and Cache). Here each is told in ours, with the command that accepts it, if
+anything may.
+"""
+
+import re
+import shlex
+
+from dedup_store.config import Config
+from dedup_store.errors import EngineError, clean
+
+MOVED, OLDER = "moved", "older"
+_REFUSED = "refused"
+_MOVED = re.compile(r"The repository at location .+ was previously located at (.+)")
+_OLDER = "newer than repository"
+# PlaintextKey: borg's own class for what isn't encrypted
+_CLEAR = ("previously unknown unencrypted repository", "Cache is newer than repository")
+# in what borg_counter.prepare gave
+_OTHER_ID = re.compile(r"Permission denied: '.+/dedup-store/borg/[0-9a-f]{64}/[0-9a-f]{64}'")
+_OTHER_CIPHER = "Repository encryption method changed since last access"
+
+
+class QuestionError(EngineError):
+    """A person has to decide.
+
+    Attributes:
+        kind: MOVED or OLDER, which can be accepted; or another.
+    """
+
+    def __init__(self, kind: str, text: str, said: str) -> None:
+        """Tell of it."""
+        super().__init__(text, said)
+        self.kind = kind
+
+
+def find(error: EngineError, config: Config) -> QuestionError | None:
+    """Find what borg asks in its error.
+
+    Args:
+        error: any of borg's.
+        config: the profile.
+    """
+    said, place = error.said, clean(config.repository, 120)
+    if moved := _MOVED.search(said):
+        kind = MOVED
+        text = (
+            f"the repository {place} was at {_place(moved[1])} when this qube last used it."
+            f" If you moved it, or this is your copy of it: {_accept(MOVED, config)}"
+        )
+    elif any(words in said for words in _CLEAR):
+        kind = _REFUSED
+        text = (
+            f"the repository {place} is not encrypted, as one with a password is: it is not used,"
+            " since anybody can have put it there. Bring the right one back"
+        )
+    elif _OLDER in said:
+        kind = OLDER
+        text = (
+            f"the repository {place} is older than this qube last saw it: it is a copy, or was put"
+            " back to an earlier state, or whoever stores it hides what came later. If you know"
+            f" why: {_accept(OLDER, config)}"
+        )
+    elif _OTHER_CIPHER in said:
+        kind = _REFUSED
+        text = (
+            f"the repository {place} is not encrypted as the one was that this qube knows: it is"
+            " another one, and is not used. Bring the right one back"
+        )
+    elif _OTHER_ID.search(said):
+        kind = _REFUSED
+        text = (
+            f"the repository {place} told one id and then another: whoever stores it isn't honest,"
+            " and could read some of what is stored now. Nothing was written"
+        )
+    else:
+        return None
+    return QuestionError(kind, text, said)
+
+
+def _place(location: str) -> str:
+    """Give a location of borg's as a profile has it (storage.py StorageCall)."""
+    return re.sub(r"^ssh://([^/@:]+)/\./([^/]+)$", r"qrexec:\1/\2", clean(location, 120))
+
+
+def _accept(kind: str, config: Config) -> str:
+    profile = "" if config.profile == "default" else f" --profile {config.profile}"
+    return f"`dedup-store accept{profile} {kind} {shlex.quote(config.repository)}`"
