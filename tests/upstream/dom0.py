@@ -354,13 +354,16 @@ def link_services(at: Machine, sources: Sources) -> None:
 
 
 @contextlib.contextmanager
-def new_dom0(folder: Path, sources: Sources, shared: Path | None = None) -> Iterator[Dom0]:
+def new_dom0(
+    folder: Path, sources: Sources, shared: Path | None = None, host: Path = Path("/")
+) -> Iterator[Dom0]:
     """Start a dom0 without qubes, with the shim installed; qubesd doesn't run yet.
 
     Args:
         folder: empty, for what it writes.
         sources: the checkouts.
         shared: a folder that its qubes can write to, beside that.
+        host: as for machine.
     """
     (folder / "tmp").mkdir(parents=True)
     environment = {
@@ -371,7 +374,9 @@ def new_dom0(folder: Path, sources: Sources, shared: Path | None = None) -> Iter
         "TMPDIR": str(folder / "tmp"),
     }
     shown = [REPOSITORY, sources.checkouts, sources.copies]
-    with machine(folder, shown, environment, shared or folder) as at:
+    # in a git worktree the virtual environment may be a link
+    shown += [path for path in [PYTHON.parents[1].resolve()] if REPOSITORY not in path.parents]
+    with machine(folder, shown, environment, shared or folder, host) as at:
         link_services(at, sources)
         made = Dom0(at, folder)
         made.install_shim()

@@ -2,8 +2,9 @@
 """A machine of its own for upstream's programs: mount, process and network namespaces.
 
 They need /etc/qubes-release, /var/lib/qubes, a group `qubes` and so on, and a developer's machine
-must not get those. So the root there is this one's under a writable layer in memory
-(inside/init.sh). /tmp is shared, and `Machine.path` opens the rest from outside.
+must not get those; nor must what such a machine has of them show through. So the root there is one
+of its own, with this one's /usr and little else (inside/init.sh). /tmp is shared, and
+`Machine.path` opens the rest from outside.
 """
 
 import contextlib
@@ -66,7 +67,11 @@ def child_of(process: subprocess.Popen[str]) -> int:
 
 @contextlib.contextmanager
 def machine(
-    disk: Path, folders: list[Path], environment: Mapping[str, str], shared: Path
+    disk: Path,
+    folders: list[Path],
+    environment: Mapping[str, str],
+    shared: Path,
+    host: Path = Path("/"),
 ) -> Iterator[Machine]:
     """Start a machine.
 
@@ -75,6 +80,7 @@ def machine(
         folders: folders to show in it read-only, beside this checkout.
         environment: what programs in it get.
         shared: a folder that is the same inside and outside, writable, as disk is.
+        host: a folder with what this machine is to have more, for tests of what shows through.
     """
     unshare = [
         "unshare",
@@ -85,7 +91,7 @@ def machine(
         "--kill-child",
         "--propagation=slave",
     ]
-    arguments = [str(disk), str(shared), str(REPOSITORY), *map(str, folders)]
+    arguments = [str(disk), str(shared), str(host), str(REPOSITORY), *map(str, folders)]
     process = subprocess.Popen(
         [*unshare, "sh", str(INIT), *arguments],
         stdin=subprocess.PIPE,
