@@ -15,7 +15,7 @@ from dedup_backup.ledger import Row
 from dedup_backup.qube import Call
 from dedup_backup.store import OVERHEAD, Member
 from dedup_backup.stream import HEADER, HMAC, MAX_HEADER, MAX_XML, XML, Archive, CutError
-from dedup_backup.structure import Comparison, Structure
+from dedup_backup.structure import Comparison, Structure, wrong_container
 
 MAX_PROBLEMS = 20  # then nothing more is looked at
 _HEAD, _TAIL = 96, 32  # bytes of a container before and behind its payload (the shim)
@@ -24,6 +24,7 @@ _HEADER = re.compile(
     rb"version=4\nencrypted=True\ncompressed=(?:True|False)\n(?:compression-filter=[!-~]{1,64}\n)?"
     rb"hmac-algorithm=scrypt\nbackup-id=([A-Za-z0-9-]{1,64})\n"
 )
+_INSIDE = "what is inside really encrypted files: that is for qvm-backup-restore --verify-only"
 
 
 class EnoughError(Exception):
@@ -58,8 +59,9 @@ class Report:
         Raises:
             EnoughError: it was the last that is noted.
         """
+        text = clean(text)
         if text not in self.problems:
-            self.problems.append(clean(text))
+            self.problems.append(text)
         if len(self.problems) >= MAX_PROBLEMS:
             raise EnoughError
 
@@ -69,8 +71,9 @@ class Report:
 
     def leave(self, text: str) -> None:
         """Note what can't be checked."""
+        text = clean(text)
         if text not in self.unchecked:
-            self.unchecked.append(clean(text))
+            self.unchecked.append(text)
 
 
 class Check:
@@ -88,6 +91,7 @@ class Check:
         self._xml: bytes | None = None
         self._ends = Ends()
         self.included: list[qubesxml.Qube] | None = None
+        self._proved = False  # whether backup-header.hmac was right under the passphrase
 
     def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
         """Check what the store says that the run consists of.
@@ -95,7 +99,7 @@ class Check:
         Only the beginning of the stream is read, for qubes.xml. Its word is taken when the ledger
         has its SHA-256, or when its container is right under the passphrase.
         """
-        structure, compare = Structure(self._report.problem), self._comparison()
+        structure, compare = self._structure(), self._comparison()
         for member in members:
             structure.add(member.name, member.container, member.length)
             if compare:
@@ -112,7 +116,7 @@ class Check:
 
     def data(self, members: list[Member], stream: Call, passphrase: bytes) -> None:
         """Check every byte of the stream, under the passphrase and against ledger and list."""
-        structure = Structure(self._report.problem)
+        structure = self._structure()
         said = [Row(member.name, member.length, None, None) for member in members]
         compares = [Comparison(said, "the store's own list", self._report.problem)]
         if compare := self._comparison():
@@ -130,6 +134,7 @@ class Check:
                 self._end(stream)
             return
         self._end(stream)
+        self._demand_proof()
         for compare in compares:
             compare.finish()
         structure.judge(self._included())
@@ -146,6 +151,16 @@ class Check:
             stream.finish()
         except BackupError as error:
             self._report.problem(str(error))
+
+    def _structure(self) -> Structure:
+        """Judge what there must be; a ledger is only ever of our own containers."""
+        kinds = (AUTHENTICATED, ENCRYPTED) if self._ledger is None else (AUTHENTICATED,)
+        return Structure(self._report.problem, kinds)
+
+    def _demand_proof(self) -> None:
+        """Without a right backup-header.hmac nothing shows that this is the user's backup."""
+        if not self._proved:
+            self._report.problem(f"{HMAC} wasn't verified under the passphrase")
 
     def _comparison(self) -> Comparison | None:
         if self._ledger is None:
@@ -166,17 +181,12 @@ class Check:
                 yield name, NONE, size, None
                 continue
             kind = containers.kind()
-            if kind == AUTHENTICATED:
-                self._check_container(containers, name, header)
-                self._ends.add(name, max(0, size - OVERHEAD), containers.zeros())
-                yield name, kind, max(0, size - OVERHEAD), containers.trailer()
-            else:
-                if kind == ENCRYPTED:
-                    self._report.leave(
-                        "what is really encrypted: that is for qvm-backup-restore --verify-only"
-                    )
-                # no trailer, and so never what a ledger says
-                yield name, kind, size if kind == NONE else max(0, size - OVERHEAD), ""
+            self._check_container(containers, kind, name, header)
+            length, trailer = size if kind == NONE else max(0, size - OVERHEAD), ""
+            if kind == AUTHENTICATED:  # only ours have a trailer that a ledger could have
+                trailer = containers.trailer()
+                self._ends.add(name, length, containers.zeros())
+            yield name, kind, length, trailer
             if name == HMAC and len(self._report.problems) > before:
                 raise EnoughError
 
@@ -187,19 +197,29 @@ class Check:
         elif found[1].decode() != self._id:
             self._report.problem(f"{HEADER}: it is of backup {found[1].decode()}, not {self._id}")
 
-    def _check_container(self, containers: Containers, name: str, header: bytes) -> None:
+    def _check_container(self, containers: Containers, kind: str, name: str, header: bytes) -> None:
+        """Check the container in the spool under the passphrase; take what is needed of it."""
+        if wrong := wrong_container(name, kind, (AUTHENTICATED, ENCRYPTED)):
+            self._report.problem(wrong)
+            return
         prefix = "backup-header!" if name == HMAC else f"{self._id}!{name.removesuffix('.enc')}!"
-        limits = {HMAC: MAX_HEADER + 1, XML: MAX_XML}
+        limits, payload = {HMAC: MAX_HEADER + 1, XML: MAX_XML}, None
         try:
-            payload = containers.check(prefix, limit=limits.get(name, 0))
+            if kind == ENCRYPTED:
+                containers.check_encrypted(prefix)
+                self._report.leave(_INSIDE)
+            else:
+                payload = containers.check(prefix, limit=limits.get(name, 0))
         except DamagedError as error:
             reason = "it was altered, or comes from another place or backup"
             if name == HMAC:
                 reason = "the passphrase is wrong, or it was altered"
             self._report.problem(f"{name}: {reason} ({error})")
             return
-        if name == HMAC and payload != header:
+        if name == HMAC and payload not in (header, None):
             self._report.problem(f"{HEADER}: it is not the one that {HMAC} has")
+        elif name == HMAC:
+            self._proved = True
         elif name == XML:
             self._xml = payload
 
@@ -209,6 +229,7 @@ class Check:
             if self._ledger is None and passphrase is not None:
                 for name, *_ in self._checked(stream, passphrase):
                     if name == XML:
+                        self._demand_proof()
                         return
             elif self._ledger is not None:
                 archive = Archive(stream)

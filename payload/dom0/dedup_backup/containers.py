@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Containers, read by the shim's own code."""
+"""Containers, read by the shim's own code; scrypt's own are verified, never decrypted."""
 
 import contextlib
+import hashlib
+import hmac
 import os
 
 from shimctl_lib.layout import ShimctlError
@@ -11,10 +13,15 @@ from dedup_backup.errors import BackupError, clean
 
 AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
 _HEAD, _TAIL = 96, 32  # bytes of any container before and behind its payload
+_BLOCK = 1 << 20
+# scrypt chooses them for 5 s and an eighth of the memory (scrypt 1.3 lib/scryptenc pickparams), in
+# dom0 some 2^19; what asks for more is refused before it costs memory or time
+_MAX_LOG_N, _MAX_P, _MAX_WORK = 20, 64, 1 << 23  # the last: N times p
+_MAX_LINE = 2047  # bytes of a passphrase that scrypt takes (lib/util/readpass.c MAXPASSLEN)
 
 
 class DamagedError(Exception):
-    """The shim refuses a container."""
+    """A container is not what its passphrase line makes."""
 
 
 class Containers:
@@ -40,7 +47,7 @@ class Containers:
 
     def trailer(self) -> str:
         """Give the trailer of the container in the spool, in hex."""
-        return os.pread(self._spool, 32, max(0, os.fstat(self._spool).st_size - 32)).hex()
+        return os.pread(self._spool, _TAIL, max(0, self._size() - _TAIL)).hex()
 
     def zeros(self) -> int:
         """Tell how many of the payload's last 1024 bytes are zero, up to its end."""
@@ -49,7 +56,7 @@ class Containers:
         return len(end) - len(end.rstrip(b"\0"))
 
     def check(self, prefix: str, *, limit: int = 0) -> bytes:
-        """Check the container in the spool, every byte of it.
+        """Check the authenticated container in the spool, every byte of it.
 
         Args:
             prefix: what Qubes puts before the passphrase for this member (see the shim's LINE).
@@ -70,3 +77,48 @@ class Containers:
         finally:
             with contextlib.suppress(OSError):
                 os.close(out)
+
+    def check_encrypted(self, prefix: str) -> None:
+        """Check the really encrypted container in the spool, every byte of it.
+
+        Its HMACs cover what is encrypted, so it need not be decrypted: scrypt's FORMAT file, and
+        lib/scryptenc scryptdec_file.
+
+        Args:
+            prefix: as for check.
+
+        Raises:
+            DamagedError: it was altered, or it is not of this place and passphrase.
+            BackupError: dom0 has no memory for it.
+        """
+        head, size = os.pread(self._spool, _HEAD, 0), self._size()
+        if size < _HEAD + _TAIL or head[48:64] != hashlib.sha256(head[:48]).digest()[:16]:
+            raise DamagedError("it is no container of scrypt's")
+        log_n, r, p = head[7], *(int.from_bytes(head[at : at + 4], "big") for at in (8, 12))
+        if (
+            r != self._shim.R
+            or not (0 < log_n <= _MAX_LOG_N and 0 < p <= _MAX_P)
+            or p << log_n > _MAX_WORK
+        ):
+            raise DamagedError("it asks for more memory or work than scrypt's own choice")
+        line = (prefix.encode() + self._passphrase)[:_MAX_LINE]
+        memory = 128 * r * ((1 << log_n) + p + 8)
+        try:
+            key = hashlib.scrypt(
+                line, salt=head[16:48], n=1 << log_n, r=r, p=p, maxmem=memory, dklen=64
+            )[32:]
+        except (ValueError, MemoryError):
+            raise BackupError(
+                f"a really encrypted file wants {memory >> 20} MiB of memory, which dom0 lacks:"
+                " close programs, or give dom0 more"
+            ) from None
+        if not hmac.compare_digest(head[64:], hmac.digest(key, head[:64], "sha256")):
+            raise DamagedError("passphrase is incorrect")
+        signed = hmac.new(key, digestmod="sha256")
+        for offset in range(0, size - _TAIL, _BLOCK):
+            signed.update(os.pread(self._spool, min(_BLOCK, size - _TAIL - offset), offset))
+        if not hmac.compare_digest(signed.hexdigest(), self.trailer()):
+            raise DamagedError("its bytes are not those that were written")
+
+    def _size(self) -> int:
+        return os.fstat(self._spool).st_size

@@ -5,9 +5,10 @@ What a complete backup has: qubes-core-admin qubes/backup.py (Backup.backup_do f
 _split_and_send for the chunks). The official restore checks none of this.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from dedup_backup.containers import NONE
+from dedup_backup.errors import clean
 from dedup_backup.ledger import Row
 from dedup_backup.qubesxml import Qube
 from dedup_backup.stream import CHUNK_BYTES, HEADER, HMAC, XML, is_member_name
@@ -16,12 +17,33 @@ _FIRST = (HEADER, HMAC, XML)
 Problem = Callable[[str], None]
 
 
+def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
+    """Tell why a member in this kind of container proves nothing; empty when it may be right.
+
+    Args:
+        name: the member.
+        kind: what containers.py, or the store, calls its container.
+        right: the kinds that it may be in.
+    """
+    if kind in right:
+        return ""
+    if kind == NONE:
+        return f"{name} is in no container, so nobody can tell whether it was altered"
+    return f"{name} is in a container of a kind that it can't be in here: '{clean(kind, 20)}'"
+
+
 class Structure:
     """Takes the members in their order, then tells what is missing."""
 
-    def __init__(self, problem: Problem) -> None:
-        """Start with nothing seen; problem takes each thing that is wrong."""
+    def __init__(self, problem: Problem, containers: Collection[str]) -> None:
+        """Start with nothing seen.
+
+        Args:
+            problem: takes each thing that is wrong.
+            containers: the kinds that the members may be in.
+        """
         self._problem = problem
+        self._containers = containers
         self._count = 0
         self._kind = ""
         self._volumes: dict[str, tuple[int, int]] = {}  # name: chunks, length of the last one
@@ -38,8 +60,8 @@ class Structure:
             self._kind = container
         if name == HEADER:
             return
-        if container == NONE:
-            self._problem(f"{name} is in no container, so nobody can tell whether it was altered")
+        if wrong := wrong_container(name, container, self._containers):
+            self._problem(wrong)
         elif container != self._kind:
             self._problem(f"{name} is in another kind of container than {HMAC}")
         if not is_member_name(name):

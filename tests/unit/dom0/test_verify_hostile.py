@@ -4,12 +4,29 @@
 tests/upstream does the same to the official restore.
 """
 
+import contextlib
 import itertools
+import json
+import os
 
 import pytest
-from dom0_system import Dom0, run_name
-from hostile_streams import IN_LIST, IN_MEMBERS, LEDGER_ONLY, MIDDLE, XML
+from dom0_system import Dom0, member_list, run_name
+from hostile_streams import (
+    FIRST,
+    HMAC,
+    IN_LIST,
+    IN_MEMBERS,
+    LEDGER_ONLY,
+    MIDDLE,
+    XML,
+    Case,
+    altered,
+    costly,
+    replace,
+    swapped,
+)
 from real_backup import Backup, join, outer
+from shim_driver import MEMBER, SECRET
 
 ALL = IN_MEMBERS | IN_LIST
 
@@ -114,15 +131,92 @@ def test_wrong_passphrase(dom0: Dom0) -> None:
     assert b"backup-header.hmac: the passphrase is wrong" in done.stdout
 
 
-def test_really_encrypted_is_never_called_checked(dom0: Dom0, backup: Backup) -> None:
+def encrypted(dom0: Dom0, backup: Backup) -> Backup:
+    """The same backup, really encrypted, as scrypt does it under an ordinary passphrase."""
     parts = [backup.parts[0]]
     for name, data in backup.parts[1:]:
-        dom0.root.real_enc(data[96:-32], b"some line", "x")
-        parts.append((name, (dom0.root.work / "x").read_bytes()))
-    dom0.serve(join(parts), run=run_name(backup.backup_id))
-    names(dom0, "backup-header.hmac", "--data")  # the ledger knows better
+        member = f"{backup.backup_id}!{name.removesuffix('.enc')}!".encode()
+        dom0.root.real_enc(data[96:-32], (b"backup-header!" if name == HMAC else member) + SECRET)
+        parts.append((name, (dom0.root.work / MEMBER).read_bytes()))
+    return Backup(backup.backup_id, parts)
+
+
+def test_really_encrypted(dom0: Dom0, backup: Backup) -> None:
+    run, real = run_name(backup.backup_id), encrypted(dom0, backup)
+    dom0.serve(real.stream(), run=run)
+    for words in ((), ("--data",)):  # the ledger knows better
+        names(dom0, HMAC, *words)
     with dom0.without_ledger():
         for words in ((), ("--data",)):
-            result = dom0.json("verify", dom0.run, *words, code=3)
-            assert any("really encrypted" in text for text in result["unchecked"])
+            result = dom0.json("verify", run, *words, code=3)
+            assert any("inside really encrypted files" in text for text in result["unchecked"])
             assert any("qubes.xml can't be read" in text for text in result["unchecked"])
+        wrong = ("--data", "--passphrase-file", "-")
+        done = dom0("verify", run, *wrong, stdin=b"dedup:but-another-one-than-it-was\n")
+        assert (done.returncode, b"the passphrase is wrong" in done.stdout) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "member"),
+    [
+        (altered(MIDDLE, 50_000), MIDDLE),
+        (altered(MIDDLE, -1), MIDDLE),
+        (altered(HMAC, 70), HMAC),
+        (altered(HMAC, 100), HMAC),
+        (altered(XML, -40), XML),
+        (swapped(FIRST, MIDDLE), FIRST),
+        (costly(MIDDLE, 21), MIDDLE),
+        (costly(MIDDLE, 255), MIDDLE),
+        (costly(MIDDLE, 0), MIDDLE),
+    ],
+)
+def test_really_encrypted_and_altered(
+    dom0: Dom0, backup: Backup, change: Case, member: str
+) -> None:
+    run, real = run_name(backup.backup_id), encrypted(dom0, backup)
+    dom0.serve(change(real, real), listed=real.stream(), run=run)
+    with dom0.without_ledger():
+        names(dom0, member, "--data")
+
+
+def garbage(start: bytes) -> Case:
+    """Keep the header, which is in clear; all else is made up, but for how it starts."""
+    return lambda one, _: join(
+        [one.parts[0], *((n, start + os.urandom(len(d) - len(start))) for n, d in one.parts[1:])]
+    )
+
+
+@pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no ledger"])
+@pytest.mark.parametrize("words", [(), ("--data",)], ids=["list", "data"])
+@pytest.mark.parametrize("start", [b"scrypt\x55", b"scrypt\0", b""])
+def test_garbage_is_wrong(
+    dom0: Dom0, backup: Backup, start: bytes, words: tuple[str, ...], ledger: bool
+) -> None:
+    run, made = run_name(backup.backup_id), garbage(start)(backup, backup)
+    for listed in (made, backup.stream()):  # the list fits to it, or is that of the real backup
+        dom0.serve(made, listed=listed, run=run)
+        with contextlib.nullcontext() if ledger else dom0.without_ledger():
+            names(dom0, XML if ledger and not words else HMAC, *words)
+
+
+def test_the_beginning_is_not_what_the_list_says(dom0: Dom0, backup: Backup) -> None:
+    unknown = b"scrypt\x55" + backup.member(XML)[7:]
+    cases = {XML: replace(backup.parts, XML, unknown), HMAC: backup.parts[:1] + backup.parts[2:]}
+    for member, parts in cases.items():
+        dom0.serve(join(parts), listed=backup.stream(), run=run_name(backup.backup_id))
+        with dom0.without_ledger():
+            names(dom0, member)
+
+
+@pytest.mark.parametrize("word", ["unknown", "sealed", "scrypt"])
+def test_what_the_store_calls_the_containers(dom0: Dom0, backup: Backup, word: str) -> None:
+    """Only what dom0 knows is right, whatever dedup-store calls the others."""
+    rows = [json.loads(row) for row in member_list(backup.stream(), dom0.run).splitlines()]
+    # it lies about the length, too: that of other containers is known from outside alone
+    rows[2:] = [
+        row | {"container": word, "payload_length": row["payload_length"] + 128} for row in rows[2:]
+    ]
+    dom0.answer(backup.stream(), b"".join(json.dumps(row).encode() + b"\n" for row in rows), b"")
+    names(dom0, HMAC)
+    assert dom0.json("confirm", dom0.run, code=1)["verdict"] == "not confirmed"
+    assert not dom0.confirmed.exists()
