@@ -5,15 +5,18 @@ import itertools
 import json
 from typing import Any
 
-from dedup_backup import ledger, moment, retention
-from dedup_backup.context import Context, id_of, say
+from dedup_backup import ledger, moment, orphans, retention
+from dedup_backup.context import Context, id_of, place, say
 from dedup_backup.errors import EXIT_WRONG
 from dedup_backup.ledger import Head
 from dedup_backup.store import PARTIAL
 
 
 def list_runs(context: Context) -> int:
-    """List the store's runs beside dom0's records: by dom0's order, what has none first."""
+    """List the store's runs beside dom0's records: by dom0's order, what has none first.
+
+    Then the backups that are not in the store.
+    """
     books, rows = ledger.heads(context.layout), []
     for run in context.store.runs():
         backup_id = id_of(run.name)
@@ -28,15 +31,20 @@ def list_runs(context: Context) -> int:
     rows += [{"run": name, "store": "missing", "dom0": "confirmed", "reason": ""} for name in lost]
     known = [_place(context, row, books) | row for row in rows]
     known.sort(key=lambda row: (row["order"] or 0, row["run"]))
+    left = orphans.find(context.layout, there)
     if context.arguments.json:
-        print(json.dumps({"runs": known}))
+        print(json.dumps({"runs": known, "not_in_this_store": orphans.as_json(left)}))
     else:
         print(f"{'RUN':<58} {'BEGAN':<20} {'DOM0':<12} {'STORE':<8} REASON")
         for row in known:
             line = f"{row['run']:<58} {row['began'] or '-':<20} {row['dom0']:<12}"
             print(f"{line} {row['store']:<8} {row['reason']}".rstrip())
-    for name in (name for name in context.confirmed if name not in lost):
-        if any(row["run"] == name and row["store"] == PARTIAL for row in rows):
+        others = orphans.other_stores(context.layout, context.source) if left else []
+        for line in orphans.as_text(left, [place(source) for source in others]):
+            print(line)
+    partial = {row["run"] for row in rows if row["store"] == PARTIAL}
+    for name in context.confirmed:
+        if name in partial:
             say(f"{name} is confirmed, but {context.place} calls it partial: see `verify {name}`")
     _warn_of_clock(known)
     if lost:

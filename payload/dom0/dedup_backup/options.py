@@ -51,10 +51,16 @@ always stays; runs that are not confirmed, or that the store calls partial, don'
 run whose date can't be right, as dom0's clock was wrong, takes no other's place.
 --dry-run tells the same and changes nothing.
 
+list tells of backups, too, that left dom0 in clear and are not in the store: they failed, or were
+sent elsewhere under a passphrase that starts with 'dedup:'.
+
 prune has it remove partial
 runs (but none that is confirmed) and what failed backups left, and give back the space of all that
-was removed. A repository in a storage qube is opened for them, and closed at their end, or when
-this process ends. Which one is told by storage.toml alone:
+was removed. In dom0 it drops the ledgers of backups that are in no store, 90 days after they were
+written; never the newest. When another store that dom0 knows of can't be asked, they stay.
+
+For forget and prune, a repository in a storage qube is opened, and closed at their end, or when this
+process ends. Which one is told by storage.toml alone:
 
   /etc/qubes-dedup-backup/storage.toml
     ["dedup-backup"."default"]    # backup qube, its store's profile

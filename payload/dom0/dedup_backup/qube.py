@@ -26,6 +26,10 @@ class NoRunError(BackupError):
     """The store has no such run."""
 
 
+class NoQubeError(BackupError):
+    """dom0 has no such qube."""
+
+
 class Call:
     """A command that runs in the qube; to be used in a `with` statement, which ends it."""
 
@@ -173,7 +177,7 @@ def call(  # noqa: PLR0913 - each is plain, and most have a default
             )
         )
     except KeyError:
-        raise BackupError(f"there is no qube {qube}") from None
+        raise NoQubeError(f"there is no qube {qube}") from None
     except qubesadmin.exc.QubesVMNotRunningError:
         raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
     except (qubesadmin.exc.QubesException, OSError) as error:

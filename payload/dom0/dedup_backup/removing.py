@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from dedup_backup import ledger, maintenance, moment, retention, settings
+from dedup_backup import ledger, maintenance, moment, orphans, retention, settings
 from dedup_backup.context import Context, id_of, say
 from dedup_backup.errors import EXIT_WRONG, UsageError
 
@@ -88,21 +88,25 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
 
 
 def prune(context: Context) -> int:
-    """Have the store remove what isn't whole, but never what dom0 confirmed."""
-    keep = [
-        run.name
-        for run in context.store.runs()
-        if run.status == "partial" and run.name in context.confirmed
-    ]
+    """Have the store remove what isn't whole, but not what is confirmed; drop old ledgers."""
+    runs = context.store.runs()
+    keep = [run.name for run in runs if run.status == "partial" and run.name in context.confirmed]
     with _maintenance(context) as opened:
         removed = context.store.prune(keep)
+    dropped, why = orphans.drop_old(context.layout, context.source, {run.name for run in runs})
     if context.arguments.json:
         rows = [{"run": run, "was": was} for run, was in removed]
-        print(json.dumps({"removed": rows, "maintenance": opened}))
+        report = {"removed": rows, "maintenance": opened, "dropped_ledgers": dropped}
+        print(json.dumps(report))
     else:
         for run, was in removed:
             print(f"removed {run} ({was})")
+        for backup_id in dropped:
+            old = f"it is in no store, and older than {orphans.OLD_DAYS} days"
+            print(f"dropped the ledger of backup {backup_id}: {old}")
         print(f"{context.place} is pruned")
+    if why:
+        say(why)
     lost = [run for run, _ in removed if run in context.confirmed]
     if lost:
         say(f"{context.place} has removed {len(lost)} confirmed run(s): {lost[0]}")

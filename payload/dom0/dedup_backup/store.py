@@ -77,9 +77,13 @@ class Store:
         """Name it; the qube is started by the first call when it is off."""
         self._source = source
 
-    def runs(self) -> list[Run]:
-        """List the runs, in the store's own order: dom0 relies on none of it."""
-        with self._call("list", "--lines") as call:
+    def runs(self, *, start: bool = True) -> list[Run]:
+        """List the runs, in the store's own order: dom0 relies on none of it.
+
+        Args:
+            start: whether to start the qube for it.
+        """
+        with self._call("list", "--lines", autostart=start) as call:
             found = [_run(row) for row in call.lines(MAX_RUNS)]
             call.finish()
         return found

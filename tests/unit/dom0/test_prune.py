@@ -94,6 +94,7 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     assert at.json("prune", code=0) == {
         "removed": [{"run": partial["run"], "was": "partial"}],
         "maintenance": True,
+        "dropped_ledgers": [],
     }
     assert list((qube.folder / "run").iterdir()) == []
     assert is_closed(qube, f"{store.engine}+main")
@@ -112,7 +113,8 @@ def test_with_a_local_repository(at: Dom0, tmp_path: Path, engine: str) -> None:
     configure(at, text='["other"."default"]\nqube = "x"\n["dedup-backup"."other"]\nqube = "x"\n')
     partial = store.put(stream()[:-20_000], code=3)
     removed = [{"run": partial["run"], "was": "partial"}]
-    assert at.json("prune", code=0) == {"removed": removed, "maintenance": False}
+    report = {"removed": removed, "maintenance": False, "dropped_ledgers": []}
+    assert at.json("prune", code=0) == report
     assert store.runs() == []
 
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ledgers of backups that are not in the store: they failed, or went elsewhere.
+
+A ledger says that files left dom0 in containers that anybody can read: into a store, or onto a disk
+under a passphrase with `dedup:`. Its user must see it, until it is old.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dedup_backup import ledger, moment
+from dedup_backup.errors import BackupError
+from dedup_backup.qube import NoQubeError
+from dedup_backup.settings import Layout, Source, profiles
+from dedup_backup.store import RUN, Store
+
+OLD_DAYS = 90  # who looks at `list` every other month sees it
+_DAY = 24 * 3600
+_RECENT = 600  # seconds; a running backup adds a row for each 100 MiB
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A ledger whose backup's run is not there.
+
+    Attributes:
+        backup_id: the backup.
+        written: when its last row was written, in seconds since 1970.
+        members: how many of its members it has; None when it is damaged.
+        bytes: of their payload.
+    """
+
+    backup_id: str
+    written: float
+    members: int | None
+    bytes: int
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether the backup may still be going on."""
+        return time.time() - self.written < _RECENT
+
+    def when(self) -> str:
+        """Give the time of its last row, in UTC."""
+        return moment.label(moment.utc(int(self.written)))
+
+
+def find(layout: Layout, stored: Iterable[str]) -> list[Orphan]:
+    """Find the ledgers whose backup is neither stored nor confirmed, in any store; oldest first.
+
+    Args:
+        layout: where dom0's records are.
+        stored: names of the runs that the store at hand has.
+    """
+    known = {found[1] for run in stored if (found := RUN.fullmatch(run))}
+    known |= {record["backup_id"] for record in ledger.confirmed(layout, None).values()}
+    times = {name: time for name, time in _times(layout).items() if name not in known}
+    return [_orphan(layout, name, times[name]) for name in sorted(times, key=lambda n: times[n])]
+
+
+def other_stores(layout: Layout, source: Source) -> list[Source]:
+    """List the stores that dom0 knows of, by its profiles and by what was confirmed, but one.
+
+    Raises:
+        BackupError: a profile or a record can't be read.
+    """
+    records = ledger.confirmed(layout, None).values()
+    found = {Source(str(row["qube"]), str(row["store_profile"])) for row in records}
+    found |= {store for profile in profiles(layout) if (store := profile.store())}
+    return sorted(found - {source}, key=lambda store: (store.qube, store.store_profile))
+
+
+def drop_old(layout: Layout, source: Source, stored: Collection[str]) -> tuple[list[str], str]:
+    """Drop the ledgers that are old and belong to nothing.
+
+    Old means: OLD_DAYS before now, and before the newest ledger, so that a clock that was put ahead
+    makes none old. The newest one always stays.
+
+    Args:
+        layout: where dom0's records are.
+        source: the store at hand.
+        stored: names of the runs that it has.
+
+    Returns:
+        The backups' ids, and why none could be dropped, if one should.
+    """
+    old = _old(layout, find(layout, stored))
+    if not old:
+        return [], ""
+    elsewhere: set[str] = set()
+    try:
+        for other in other_stores(layout, source):
+            with contextlib.suppress(NoQubeError):  # what was in it has gone with it
+                elsewhere |= {run.name for run in Store(other).runs(start=False)}
+    except BackupError as error:  # it may have one of them
+        return [], f"{len(old)} old ledger(s) stay, because another store can't be asked: {error}"
+    still = {orphan.backup_id for orphan in find(layout, {*stored, *elsewhere})}
+    return [
+        orphan.backup_id for orphan in old if orphan.backup_id in still and _drop(layout, orphan)
+    ], ""
+
+
+def as_json(orphans: Iterable[Orphan]) -> list[dict[str, Any]]:
+    """Give them for a report."""
+    return [
+        {
+            "backup_id": orphan.backup_id,
+            "last_written": orphan.when(),
+            "members": orphan.members,
+            "bytes": orphan.bytes,
+            "perhaps_running": orphan.is_recent,
+        }
+        for orphan in orphans
+    ]
+
+
+def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
+    """Give lines about them; others are names of the other stores that dom0 knows."""
+    if not orphans:
+        return []
+    lines = ["", "Left dom0 in clear, and not in this store:"]
+    for orphan in orphans:
+        size = f"{orphan.members} members, {orphan.bytes} bytes"
+        if orphan.members is None:
+            size = "its ledger is damaged"
+        running = ", perhaps still being made" if orphan.is_recent else ""
+        lines.append(f"  backup {orphan.backup_id}, last written {orphan.when()}: {size}{running}")
+    lines.append(
+        "Each failed, or was sent elsewhere under a passphrase that starts with 'dedup:', or the"
+        " store dropped it. Whoever has it can read it."
+    )
+    if others:
+        lines.append(f"dom0 didn't ask {', '.join(others)}: see the `list` of each.")
+    return lines
+
+
+def _times(layout: Layout) -> dict[str, float]:
+    """Tell when each ledger was written last."""
+    found = {}
+    for name in ledger.heads(layout):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (layout.ledgers / name).lstat().st_mtime
+    return found
+
+
+def _orphan(layout: Layout, backup_id: str, written: float) -> Orphan:
+    try:
+        found = ledger.read(layout, backup_id)
+    except BackupError:
+        return Orphan(backup_id, written, None, 0)
+    rows = found.rows if found else []
+    # the header is told twice: in clear, and in its container
+    return Orphan(backup_id, written, len(rows), sum(row.length for row in rows))
+
+
+def _old(layout: Layout, orphans: list[Orphan]) -> list[Orphan]:
+    times = _times(layout)
+    limit = min(time.time(), max(times.values(), default=0)) - OLD_DAYS * _DAY
+    orders = {name: head.order or 0 for name, head in ledger.heads(layout).items()}
+    newest = max(orders.values(), default=0)
+    return [
+        orphan
+        for orphan in orphans
+        if orphan.written < limit and (not newest or orders.get(orphan.backup_id, 0) < newest)
+    ]
+
+
+def _drop(layout: Layout, orphan: Orphan) -> bool:
+    """Drop a ledger, unless somebody writes to it, or has."""
+    path = layout.ledgers / orphan.backup_id
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the shim's `note` does
+        if os.fstat(file).st_mtime != orphan.written:
+            return False
+        path.unlink()
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
