@@ -91,6 +91,8 @@ class Check:
         self._xml: bytes | None = None
         self._ends = Ends()
         self.included: list[qubesxml.Qube] | None = None
+        # a ledger is only ever of our own containers
+        self._kinds = (AUTHENTICATED, ENCRYPTED) if ledger is None else (AUTHENTICATED,)
         self._proved = False  # whether backup-header.hmac was right under the passphrase
 
     def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
@@ -153,9 +155,7 @@ class Check:
             self._report.problem(str(error))
 
     def _structure(self) -> Structure:
-        """Judge what there must be; a ledger is only ever of our own containers."""
-        kinds = (AUTHENTICATED, ENCRYPTED) if self._ledger is None else (AUTHENTICATED,)
-        return Structure(self._report.problem, kinds)
+        return Structure(self._report.problem, self._kinds)
 
     def _demand_proof(self) -> None:
         """Without a right backup-header.hmac nothing shows that this is the user's backup."""
@@ -199,7 +199,7 @@ class Check:
 
     def _check_container(self, containers: Containers, kind: str, name: str, header: bytes) -> None:
         """Check the container in the spool under the passphrase; take what is needed of it."""
-        if wrong := wrong_container(name, kind, (AUTHENTICATED, ENCRYPTED)):
+        if wrong := wrong_container(name, kind, self._kinds):
             self._report.problem(wrong)
             return
         prefix = "backup-header!" if name == HMAC else f"{self._id}!{name.removesuffix('.enc')}!"

@@ -46,7 +46,7 @@ class Context:
     @cached_property
     def store(self) -> Store:
         """That store."""
-        return Store(self.source)
+        return Store(self.source, self.arguments.patience)
 
     @cached_property
     def confirmed(self) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Errors that end a command, each with its exit code, and the cleaning of foreign text."""
 
+import re
+
 EXIT_WRONG = 1  # something is not as it was backed up
 EXIT_UNCHECKED = 3  # nothing wrong was found, but not everything could be checked
+
+_ODD = re.compile("[^ -~]+")
 
 
 class BackupError(Exception):
@@ -30,5 +34,8 @@ def clean(text: str, limit: int = 300) -> str:
         text: anything.
         limit: longest result, in characters; the end is kept, where the cause of an error stands.
     """
-    line = " ".join("".join(c if " " <= c <= "~" else " " for c in text).split())
-    return line if len(line) <= limit else "..." + line[-(limit - 3) :]
+    end = text[-4 * limit :]  # first: it may be long, and there may be much of it
+    line = " ".join(_ODD.sub(" ", end).split())
+    if len(end) == len(text) and len(line) <= limit:
+        return line
+    return "..." + line[-(limit - 3) :]

@@ -10,8 +10,14 @@ from dedup_backup.store import Store
 _NAMES = {"password": "repository password", "borg key": "borg key"}
 
 
-def secrets(layout: Layout) -> tuple[list[dict[str, Any]], list[Source], list[str]]:
+def secrets(
+    layout: Layout, patience: int | None
+) -> tuple[list[dict[str, Any]], list[Source], list[str]]:
     """Find the secrets of all backup profiles that send to dedup-store.
+
+    Args:
+        layout: where the profiles are.
+        patience: as for Store.
 
     Returns:
         A row for each: profile, secret, place, and the command that shows it (None for a
@@ -29,7 +35,7 @@ def secrets(layout: Layout) -> tuple[list[dict[str, Any]], list[Source], list[st
             rows.append(_passphrase(profile))
             if source not in known:
                 known[source] = []  # asked once, also when it can't tell
-                known[source] = Store(source).secret_names()
+                known[source] = Store(source, patience).secret_names()
         except BackupError as error:
             unknown.append(f"profile {profile.name}: {error}")
             continue

@@ -21,7 +21,7 @@ def opened(storage: Storage) -> Iterator[None]:
     """
     service = f"dedupbackup.MaintenanceOpen+{storage.engine}+{storage.repository}"
     what = "opening maintenance"
-    with qube.call(storage.qube, service, what, feed=True, silence=_PATIENCE) as call:
+    with qube.call(storage.qube, service, what, feed=True, patience=_PATIENCE) as call:
         said = b""
         while len(said) < len(_OPEN) and (data := call.read(len(_OPEN) - len(said))):
             said += data

@@ -32,7 +32,7 @@ def init(context: Context) -> int:
 
 def secrets(context: Context) -> int:
     """Tell which secrets there are, and how each is shown; never the secrets."""
-    rows, clear, unknown = kept.secrets(context.layout)
+    rows, clear, unknown = kept.secrets(context.layout, context.arguments.patience)
     if context.arguments.json:
         places = [place(source) for source in clear]
         print(json.dumps({"secrets": rows, "unencrypted": places, "unknown": unknown}))

@@ -6,6 +6,7 @@ import re
 import sys
 
 from dedup_backup import VERSION
+from dedup_backup.qube import MAX_PATIENCE, PATIENCE, SLOWEST
 from dedup_backup.retention import RULES
 from dedup_backup.settings import DEFAULT_PROFILE
 from dedup_backup.store import MAX_RUNS
@@ -59,8 +60,8 @@ runs (but none that is confirmed) and what failed backups left, and give back th
 was removed. In dom0 it drops the ledgers of backups that are in no store, 90 days after they were
 written; never the newest. When another store that dom0 knows of can't be asked, they stay.
 
-For forget and prune, a repository in a storage qube is opened, and closed at their end, or when this
-process ends. Which one is told by storage.toml alone:
+For forget and prune, a repository in a storage qube is opened, and closed at their end, or when
+this process ends. Which one is told by storage.toml alone:
 
   /etc/qubes-dedup-backup/storage.toml
     ["dedup-backup"."default"]    # backup qube, its store's profile
@@ -89,6 +90,13 @@ def parse() -> argparse.Namespace:
     basic = argparse.ArgumentParser(add_help=False)
     basic.add_argument("--json", action="store_true", help="report as JSON on stdout")
     basic.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    basic.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=_seconds,
+        help="how long a qube may keep this waiting, beside what its output takes at"
+        f" {SLOWEST >> 10} KiB a second; default: {PATIENCE}, for forget and prune 7 days",
+    )
     common = argparse.ArgumentParser(add_help=False, parents=[basic])
     common.add_argument(
         "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
@@ -154,6 +162,12 @@ def _add_forget(forget: argparse.ArgumentParser) -> None:
     for rule in RULES:
         text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
         forget.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MAX_PATIENCE:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_PATIENCE}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -75,7 +75,9 @@ def other_stores(layout: Layout, source: Source) -> list[Source]:
     return sorted(found - {source}, key=lambda store: (store.qube, store.store_profile))
 
 
-def drop_old(layout: Layout, source: Source, stored: Collection[str]) -> tuple[list[str], str]:
+def drop_old(
+    layout: Layout, source: Source, stored: Collection[str], patience: int | None
+) -> tuple[list[str], str]:
     """Drop the ledgers that are old and belong to nothing.
 
     Old means: OLD_DAYS before now, and before the newest ledger, so that a clock that was put ahead
@@ -85,6 +87,7 @@ def drop_old(layout: Layout, source: Source, stored: Collection[str]) -> tuple[l
         layout: where dom0's records are.
         source: the store at hand.
         stored: names of the runs that it has.
+        patience: as for Store.
 
     Returns:
         The backups' ids, and why none could be dropped, if one should.
@@ -96,7 +99,7 @@ def drop_old(layout: Layout, source: Source, stored: Collection[str]) -> tuple[l
     try:
         for other in other_stores(layout, source):
             with contextlib.suppress(NoQubeError):  # what was in it has gone with it
-                elsewhere |= {run.name for run in Store(other).runs(start=False)}
+                elsewhere |= {run.name for run in Store(other, patience).runs(start=False)}
     except BackupError as error:  # it may have one of them
         return [], f"{len(old)} old ledger(s) stay, because another store can't be asked: {error}"
     still = {orphan.backup_id for orphan in find(layout, {*stored, *elsewhere})}

@@ -11,13 +11,19 @@ import os
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from dedup_backup.errors import BackupError, clean
 
-SILENCE = 4000  # seconds; dedup-store itself waits 3600 for a locked repository
+PATIENCE = 4000  # seconds; dedup-store itself waits 3600 for a locked repository
+MAX_PATIENCE = 10**7  # 115 days
+# Bytes a second. A link of 1 Mbit/s brings twice that, and a backup of 100 GB takes 18 days by it.
+SLOWEST = 64 << 10
 _MAX_LINE = 8192
+# Bytes: 100,000 lines of 670. Beyond it, lines can't be what dedup-store says, nor errors be read.
+_MAX_ANSWER = 64 << 20
 _STDERR = 2000  # bytes of it that are kept
 _NO_SUCH_RUN = 4  # dedup-store's exit code
 
@@ -33,13 +39,23 @@ class NoQubeError(BackupError):
 class Call:
     """A command that runs in the qube; to be used in a `with` statement, which ends it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", what: str, silence: int) -> None:
-        """Take the process, what it is, for messages, and how long it may say nothing."""
+    def __init__(self, process: "subprocess.Popen[bytes]", what: str, patience: int) -> None:
+        """Take the process, and limit how long it can last.
+
+        All the time that this waits for it must be less than the patience and what its output
+        takes at SLOWEST. Fast output makes no credit beyond the patience.
+
+        Args:
+            process: the call.
+            what: what it is, for messages.
+            patience: seconds.
+        """
         if process.stdout is None or process.stderr is None:
             raise BackupError(f"{what}: no pipe to the qube")
         self._process = process
         self._what = what
-        self._silence = silence
+        self._patience = patience
+        self._credit = float(patience)
         self._out = process.stdout.fileno()
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
@@ -62,21 +78,31 @@ class Call:
         """Read at most size bytes; none at the end.
 
         Raises:
-            BackupError: the qube said nothing for a long time.
+            BackupError: the qube said nothing, or too little, for a long time.
         """
-        if not self._poll.poll(self._silence * 1000):
-            text = f"nothing came from the qube for {self._silence} seconds"
-            raise BackupError(f"{self._what}: {text}")
-        return os.read(self._out, size)
+        began = time.monotonic()
+        ready = self._poll.poll(max(0, self._credit) * 1000)
+        self._credit -= time.monotonic() - began
+        if not ready:
+            raise BackupError(
+                f"{self._what}: the qube sends too little: less than {SLOWEST >> 10} KiB a second"
+                f" for {self._patience} seconds; if its storage is so slow, give --patience SECONDS"
+            )
+        data = os.read(self._out, size)
+        self._credit = min(self._patience, self._credit + len(data) / SLOWEST)
+        return data
 
     def lines(self, limit: int) -> Iterator[dict[str, Any]]:
         """Read a JSON object from each line.
 
         Raises:
-            BackupError: the output isn't that, or has more lines.
+            BackupError: the output isn't that, or has more lines, or is too long.
         """
-        left, count = b"", 0
+        left, count, length = b"", 0, 0
         while data := self.read(65536):
+            length += len(data)
+            if length > _MAX_ANSWER:
+                raise BackupError(f"{self._what}: the answer is too long")
             *whole, left = (left + data).split(b"\n")
             for line in whole:
                 count += 1
@@ -116,7 +142,7 @@ class Call:
             BackupError: it failed.
         """
         try:
-            code = self._process.wait(self._silence)
+            code = self._process.wait(self._patience)
         except subprocess.TimeoutExpired:
             raise BackupError(f"{self._what}: it doesn't end") from None
         self._listener.join(5)
@@ -133,9 +159,13 @@ class Call:
         raise BackupError(f"{self._what}: the answer can't be understood")
 
     def _listen(self, stderr: int) -> None:
+        length = 0
         with contextlib.suppress(OSError):
-            while data := os.read(stderr, 65536):
+            while length <= _MAX_ANSWER and (data := os.read(stderr, 65536)):
                 self._said = (self._said + data)[-_STDERR:]
+                length += len(data)
+        if length > _MAX_ANSWER:
+            self._process.kill()
 
 
 def call(  # noqa: PLR0913 - each is plain, and most have a default
@@ -145,7 +175,7 @@ def call(  # noqa: PLR0913 - each is plain, and most have a default
     *,
     feed: bool = False,
     autostart: bool = True,
-    silence: int = SILENCE,
+    patience: int = PATIENCE,
 ) -> Call:
     """Call a service in a qube as its default user.
 
@@ -155,7 +185,7 @@ def call(  # noqa: PLR0913 - each is plain, and most have a default
         what: what it is, for messages.
         feed: whether something will be sent to it; else its stdin is empty.
         autostart: whether to start the qube when it is off.
-        silence: seconds that it may say nothing.
+        patience: seconds that it may keep this waiting, beside what its output takes at SLOWEST.
 
     Raises:
         BackupError: there is no such qube, it is off, or it can't be called.
@@ -182,7 +212,7 @@ def call(  # noqa: PLR0913 - each is plain, and most have a default
         raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
     except (qubesadmin.exc.QubesException, OSError) as error:
         raise BackupError(f"can't call {qube} ({what}): {clean(str(error))}") from error
-    return Call(process, f"{what} in {qube}", silence)
+    return Call(process, f"{what} in {qube}", patience)
 
 
 def exec_service(words: tuple[str, ...]) -> str:

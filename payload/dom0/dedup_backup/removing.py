@@ -93,7 +93,8 @@ def prune(context: Context) -> int:
     keep = [run.name for run in runs if run.status == "partial" and run.name in context.confirmed]
     with _maintenance(context) as opened:
         removed = context.store.prune(keep)
-    dropped, why = orphans.drop_old(context.layout, context.source, {run.name for run in runs})
+    stored, patience = {run.name for run in runs}, context.arguments.patience
+    dropped, why = orphans.drop_old(context.layout, context.source, stored, patience)
     if context.arguments.json:
         rows = [{"run": run, "was": was} for run, was in removed]
         report = {"removed": rows, "maintenance": opened, "dropped_ledgers": dropped}

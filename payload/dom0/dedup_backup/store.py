@@ -73,9 +73,15 @@ class Repository:
 class Store:
     """The store of one profile in one qube."""
 
-    def __init__(self, source: Source) -> None:
-        """Name it; the qube is started by the first call when it is off."""
+    def __init__(self, source: Source, patience: int | None = None) -> None:
+        """Name it; the qube is started by the first call when it is off.
+
+        Args:
+            source: which.
+            patience: seconds for each call (qube.Call); None for the usual ones.
+        """
         self._source = source
+        self._patience = patience
 
     def runs(self, *, start: bool = True) -> list[Run]:
         """List the runs, in the store's own order: dom0 relies on none of it.
@@ -141,14 +147,14 @@ class Store:
         """
         for start in range(0, len(runs), _FORGET_AT_ONCE):
             some = runs[start : start + _FORGET_AT_ONCE]
-            with self._call("forget", "--json", *some, silence=_LONGEST_PRUNE) as call:
+            with self._call("forget", "--json", *some, patience=_LONGEST_PRUNE) as call:
                 if call.answer().get("forgotten") != some:
                     raise BackupError("what the store says it forgot can't be understood")
 
     def prune(self, keep: list[str]) -> list[tuple[str, str]]:
         """Have it remove what isn't whole, but for keep; tell each run and what it was."""
         keeping = ("--keep", *keep) if keep else ()
-        with self._call("prune", "--lines", *keeping, silence=_LONGEST_PRUNE) as call:
+        with self._call("prune", "--lines", *keeping, patience=_LONGEST_PRUNE) as call:
             removed = [_removed(row) for row in call.lines(MAX_RUNS)]
             call.finish()
         return removed
@@ -159,14 +165,14 @@ class Store:
         *arguments: str,
         feed: bool = False,
         autostart: bool = True,
-        silence: int = qube.SILENCE,
+        patience: int = qube.PATIENCE,
     ) -> Call:
         words = ("dedup-store", command, "--profile", self._source.store_profile, *arguments)
         return qube.call(
             *(self._source.qube, qube.exec_service(words), f"dedup-store {command}"),
             feed=feed,
             autostart=autostart,
-            silence=silence,
+            patience=self._patience or patience,
         )
 
 
@@ -192,7 +198,7 @@ def _member(row: dict[str, Any]) -> Member:
     ):
         raise BackupError("what the store says of a member can't be understood")
     length -= 0 if container in ("authenticated", "none") else OVERHEAD
-    return Member(clean(name), clean(container, 20), length, sha256)
+    return Member(clean(name, 120), clean(container, 20), length, sha256)
 
 
 def _repository(row: dict[str, Any]) -> Repository:

@@ -2,9 +2,10 @@
 """What a hostile qube says costs dom0 little, and never reaches the terminal as it is."""
 
 import json
+import time
 
 import pytest
-from dom0_system import Dom0, Done, member_list
+from dom0_system import QUBE, Dom0, Done, member_list
 from hostile_streams import restart
 from real_backup import Backup, join
 
@@ -107,3 +108,64 @@ def test_all_members_ask_for_the_most_work(dom0: Dom0, backup: Backup) -> None:
     parts = [(n, d if n == "backup-header" else restart(d, {7: 17})) for n, d in backup.parts]
     dom0.serve(join(parts), listed=backup.stream(), run=dom0.run)
     assert run(dom0, "verify", dom0.run, "--data").returncode == 1
+
+
+def test_a_hundred_thousand_rows(dom0: Dom0) -> None:
+    """As many as there may be, each as long as it may be, and one more."""
+    odd = "\x1b" * 900  # 6 bytes each, in JSON
+    row = {"run": dom0.run, "status": "whole", "reason": odd}
+    member = ROW | {"payload_sha256": "0" * 64, "name": odd, "container": odd}
+    dom0.answer(b"", json.dumps(member).encode(), json.dumps(row).encode())
+    for command, words in {"list": ("list",), "show": ("verify", dom0.run)}.items():
+        (dom0.answers / "row").write_bytes((dom0.answers / command).read_bytes() + b"\n")
+        dom0.store(f"yes $(cat {dom0.answers}/row) | head -n 200002")
+        # seconds of the processor, whatever else runs; at the limit it is killed
+        done = dom0(*words, prefix=(*LIMITED[:2], "--cpu=20", "--"))
+        assert done.returncode == 4, done.stderr
+
+
+DRIP = "while sleep 0.2; do printf '{'; done"
+COMMANDS = {
+    "list": ("list",),
+    "show": ("verify",),
+    "get": ("verify", "--data"),
+    "prune": ("prune",),
+    "forget": ("forget",),
+    "init": ("init",),
+    "export-keys": ("secrets",),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_byte_now_and_then(dom0: Dom0, command: str) -> None:
+    """A peer that is never silent for long, and never done: each call to a qube ends."""
+    dom0.qvm("qvm-start", "--skip-if-running", QUBE)
+    dom0.store(f'[ "$1" = {command} ] || exec cat {dom0.answers}/"$1"\n{DRIP}')
+    run = (dom0.run,) if command in ("show", "get", "forget") else ()
+    begun = dom0.begin(*COMMANDS[command], *run, "--patience", "1")
+    try:
+        _, said = begun.communicate(timeout=120)
+    finally:
+        begun.kill()
+    assert begun.returncode == (3 if command == "export-keys" else 4)
+    assert b"the qube sends too little" in said
+
+
+def test_slow_but_not_too_slow(dom0: Dom0) -> None:
+    """It takes longer than the patience, but each of its pieces is worth the wait for the next."""
+    names = (dom0.run.replace("20261124", f"2{number:07}") for number in range(3000))
+    rows = [{"run": name, "status": "whole", "reason": "x" * 300} for name in names]
+    dom0.answer(b"", b"", b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    size = (dom0.answers / "list").stat().st_size
+    dom0.store(
+        f"for n in 0 1 2 3 4 5 6 7 8 9; do tail -c +$((n * {size // 10} + 1)) {dom0.answers}/list"
+        f" | head -c {size // 10}; sleep 0.4; done; tail -c {size % 10} {dom0.answers}/list"
+    )
+    began = time.monotonic()
+    assert len(dom0.json("list", "--patience", "3", code=0)["runs"]) == 3000
+    assert time.monotonic() - began > 3
+
+
+@pytest.mark.parametrize("text", ["0", "x"])
+def test_patience_is_a_number(dom0: Dom0, text: str) -> None:
+    assert run(dom0, "list", f"--patience={text}").returncode == 2
