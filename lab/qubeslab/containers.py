@@ -126,6 +126,19 @@ class Containers:
         with self._lock(name):
             self._clean(name)
 
+    def reboot(self, name: str) -> None:
+        """Shut a running qube down and start it again on the same images; wait for its systemd.
+
+        Raises:
+            LabError: it didn't come up.
+        """
+        with self._lock(name):
+            record = self._record(name)
+            container = self.paths.container(name)
+            self._stop(name, container)
+            self.podman("start", container)
+            self._started(name, record, boots=True)
+
     def is_running(self, name: str) -> bool:
         """Tell whether the qube's first process is alive."""
         record = self._record(name)
@@ -278,20 +291,24 @@ class Containers:
             *("--rootfs", f"{root}{'' if qube.root_persistent else ':O'}"),
             *(("/sbin/init",) if boots else ("/usr/bin/sleep", "infinity")),
         )
-        pid = int(self.podman("inspect", "--format={{.State.Pid}}", name))
-        start = process_start(pid)
-        if start is None:
-            raise LabError(f"the container of {qube.name} died at once: `podman logs {name}`")
-        record = {
-            "pid": pid,
-            "start": start,
+        record: dict[str, str | int] = {
             "root": str(qube.root),
             "persistent": qube.root_persistent,
             "mount": str(root),
         }
-        write_atomic(self.paths.records / f"{qube.name}.json", json.dumps(record))
+        self._started(qube.name, record, boots)
+
+    def _started(self, name: str, record: dict[str, str | int], boots: bool) -> None:
+        """Note which process the qube's first one is now, and wait until its systemd is up."""
+        container = self.paths.container(name)
+        pid = int(self.podman("inspect", "--format={{.State.Pid}}", container))
+        start = process_start(pid)
+        if start is None:
+            raise LabError(f"the container of {name} died at once: `podman logs {container}`")
+        text = json.dumps({**record, "pid": pid, "start": start})
+        write_atomic(self.paths.records / f"{name}.json", text)
         if boots:
-            self._wait_for_boot(qube.name)
+            self._wait_for_boot(name)
 
     def _wait_for_boot(self, name: str) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
@@ -312,16 +329,19 @@ class Containers:
         container = self.paths.container(name)
         exists = ["podman", "container", "exists", container]
         if subprocess.run(exists, check=False).returncode == 0:
-            with ThreadPoolExecutor(1) as pool:
-                stop = pool.submit(self.podman, "stop", f"--time={STOP_SECONDS}", container)
-                while not wait([stop], timeout=0.1).done:
-                    _end_stopped_commands(self._record(name).get("pid"))
-            stop.result()
+            self._stop(name, container)
             self.podman("rm", "--force", container)
         (self.paths.records / f"{name}.json").unlink(missing_ok=True)
         for part in ("root", "private"):
             self.unmount(f"{name}.{part}")
         disks.release(self.paths.disks(name))
+
+    def _stop(self, name: str, container: str) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            stop = pool.submit(self.podman, "stop", f"--time={STOP_SECONDS}", container)
+            while not wait([stop], timeout=0.1).done:
+                _end_stopped_commands(self._record(name).get("pid"))
+        stop.result()
 
 
 def _end_stopped_commands(pid: str | int | None) -> None:

@@ -35,14 +35,23 @@ class Dom0:
 
     def __init__(self) -> None:
         """Find it."""
-        containers = Containers(LabPaths.named(os.environ["LAB_NAME"]).state)
-        self.root = Path(f"/proc/{containers.pid(DOM0)}/root")
-        self.enter = containers.enter(DOM0, "root")
+        self.containers = Containers(LabPaths.named(os.environ["LAB_NAME"]).state)
+        self.find()
         self.dnf = "dnf5" if self.file("/usr/bin/dnf5").exists() else "dnf"
         self.hook = "dnf5" if self.dnf == "dnf5" else "dnf4"
         self.boots = self.file("/run/systemd/system").exists()
         package = next(self.file("/srv/rpm").glob("*/scrypt-*.rpm")).relative_to(self.root)
         self.old = self.output("rpm", "-qp", "--qf", "%{VERSION}", f"/{package}")
+
+    def find(self) -> None:
+        """Find the container that runs now."""
+        self.root = Path(f"/proc/{self.containers.pid(DOM0)}/root")
+        self.enter = self.containers.enter(DOM0, "root")
+
+    def reboot(self) -> None:
+        """Shut it down, start it again on the same disk, and wait until its systemd is up."""
+        self.containers.reboot(DOM0)
+        self.find()
 
     def file(self, path: str) -> Path:
         """Return where a file of dom0 is for us."""
