@@ -3,11 +3,12 @@
 
 Format: github.com/msgpack/msgpack/blob/master/spec.md. Strings come out as bytes, as borg reads
 them (borg/helpers/msgpack.py: raw=True). What borg doesn't send (extensions) is refused,
-and so is a map with a key twice: two readers might take different ones.
+and so is a map with a key twice: two readers might take different ones. What a message may cost is
+counted over all of it, however it is nested: a byte of it can be an object here.
 """
 
 import struct
-from collections.abc import Hashable
+from collections.abc import Generator, Hashable
 
 from dedup_storage.errors import RefusedError
 
@@ -15,87 +16,91 @@ from dedup_storage.errors import RefusedError
 # little above 20 MiB
 MAX_MESSAGE = 24 << 20
 _MAX_DEPTH = 8
-_MAX_ITEMS = 100_000
+# Keys and values of a whole message. borg's requests have some twenty; its server takes 100 in
+# each map or list (get_limited_unpacker).
+MAX_ITEMS = 100
 
 Value = bytes | int | float | bool | None | list["Value"] | dict[Hashable, "Value"]
-
-
-class _ShortError(Exception):
-    """More bytes are needed: as many in all as its argument says."""
-
-    def __init__(self, wanted: int) -> None:
-        super().__init__(wanted)
-        self.wanted = wanted
+# what takes bytes as they come: it stops where there are none yet, and is then started again
+_Bytes = Generator[None, None, bytes]
+_Reading = Generator[None, None, Value]
 
 
 class _Reader:
-    """Reads one object from the beginning of a buffer."""
+    """Reads one object from the beginning of a buffer, while that fills; no byte is read twice."""
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    def __init__(self, data: bytearray) -> None:
         self._data = data
+        self._items = 0
         self.position = 0
 
-    def _take(self, count: int) -> bytes:
+    def _take(self, count: int) -> _Bytes:
         end = self.position + count
         if end > MAX_MESSAGE:
             raise RefusedError("a message is too large")
-        if end > len(self._data):
-            raise _ShortError(end)
+        while end > len(self._data):
+            yield
         piece = bytes(self._data[self.position : end])
         self.position = end
         return piece
 
-    def _number(self, size: int, *, signed: bool = False) -> int:
-        return int.from_bytes(self._take(size), "big", signed=signed)
+    def _number(self, size: int, *, signed: bool = False) -> Generator[None, None, int]:
+        return int.from_bytes((yield from self._take(size)), "big", signed=signed)
 
-    def value(self, depth: int = 0) -> Value:
+    def value(self, depth: int = 0) -> _Reading:
         """Read an object."""
         if depth > _MAX_DEPTH:
             raise RefusedError("a message is nested too deeply")
-        kind = self._take(1)[0]
+        kind = (yield from self._take(1))[0]
         if kind < 0x80:
             return kind
         if kind >= 0xE0:
             return kind - 0x100
         if kind < 0x90:
-            return self._map(kind & 0x0F, depth)
+            return (yield from self._map(kind & 0x0F, depth))
         if kind < 0xA0:
-            return self._array(kind & 0x0F, depth)
+            return (yield from self._array(kind & 0x0F, depth))
         if kind < 0xC0:
-            return self._take(kind & 0x1F)
-        return self._long(kind, depth)
+            return (yield from self._take(kind & 0x1F))
+        return (yield from self._long(kind, depth))
 
-    def _long(self, kind: int, depth: int) -> Value:
+    def _long(self, kind: int, depth: int) -> _Reading:
         if kind in _SIMPLE:
             return _SIMPLE[kind]
         if 0xCC <= kind <= 0xD3:
-            return self._number(1 << (kind & 3), signed=kind >= 0xD0)
+            return (yield from self._number(1 << (kind & 3), signed=kind >= 0xD0))
         if kind in (0xCA, 0xCB):
-            return float(
-                struct.unpack(">f" if kind == 0xCA else ">d", self._take(4 << kind - 0xCA))[0]
-            )
+            piece = yield from self._take(4 << kind - 0xCA)
+            return float(struct.unpack(">f" if kind == 0xCA else ">d", piece)[0])
         if kind in _BYTES:
-            return self._take(self._number(_BYTES[kind]))
+            return (yield from self._take((yield from self._number(_BYTES[kind]))))
         if kind in (0xDC, 0xDD):
-            return self._array(self._number(2 << (kind - 0xDC)), depth)
+            return (yield from self._array((yield from self._number(2 << (kind - 0xDC))), depth))
         if kind in (0xDE, 0xDF):
-            return self._map(self._number(2 << (kind - 0xDE)), depth)
+            return (yield from self._map((yield from self._number(2 << (kind - 0xDE))), depth))
         raise RefusedError("a message has a type that borg doesn't use")
 
-    def _array(self, count: int, depth: int) -> list[Value]:
-        if count > _MAX_ITEMS:
+    def _count(self, items: int) -> None:
+        """Take items from what a whole message may have, before any is read."""
+        self._items += items
+        if self._items > MAX_ITEMS:
             raise RefusedError("a message has too many items")
-        return [self.value(depth + 1) for _ in range(count)]
 
-    def _map(self, count: int, depth: int) -> dict[Hashable, Value]:
-        if count > _MAX_ITEMS:
-            raise RefusedError("a message has too many items")
+    def _array(self, count: int, depth: int) -> _Reading:
+        self._count(count)
+        result: list[Value] = []
+        for _ in range(count):
+            result.append((yield from self.value(depth + 1)))
+        return result
+
+    def _map(self, count: int, depth: int) -> _Reading:
+        self._count(2 * count)
         result: dict[Hashable, Value] = {}
         for _ in range(count):
-            key = self.value(depth + 1)
+            key = yield from self.value(depth + 1)
             if not isinstance(key, bytes) or key in result:
                 raise RefusedError("a message has a key twice, or one that is no string")
-            result[key] = self.value(depth + 1)
+            result[key] = yield from self.value(depth + 1)
         return result
 
 
@@ -110,7 +115,11 @@ class Splitter:
     def __init__(self) -> None:
         """Start with nothing."""
         self._data = bytearray()
-        self._wanted = 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader = _Reader(self._data)
+        self._reading = self._reader.value()
 
     def feed(self, data: bytes) -> None:
         """Add what came."""
@@ -122,15 +131,11 @@ class Splitter:
         Raises:
             RefusedError: when it can't be a message of borg's.
         """
-        if len(self._data) < self._wanted:
-            return None
-        reader = _Reader(self._data)
         try:
-            value = reader.value()
-        except _ShortError as short:
-            self._wanted = short.wanted
-            return None
-        raw = bytes(self._data[: reader.position])
-        del self._data[: reader.position]
-        self._wanted = 1
-        return raw, value
+            next(self._reading)
+        except StopIteration as end:
+            raw = bytes(self._data[: self._reader.position])
+            del self._data[: self._reader.position]
+            self._begin()
+            return raw, end.value
+        return None
