@@ -2,14 +2,19 @@
 """Opens a repository in a storage qube for removals, for as long as this process lives."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from dedup_backup import qube
+from dedup_backup.context import say
 from dedup_backup.errors import BackupError
 from dedup_backup.settings import Storage
 
 _PATIENCE = 300  # seconds that a running storage qube may take to open or close it
-_OPEN = b"open\n"  # dedup_storage/maintenance.py hold_open
+# dedup_storage/maintenance.py hold_open
+_OPEN = b"open\n"
+_OUTCOME = re.compile(rb"held ([0-9]{1,18})\n|unheld\n")
+_MAX_OUTCOME = 64  # bytes
 
 
 @contextlib.contextmanager
@@ -31,4 +36,28 @@ def opened(storage: Storage) -> Iterator[None]:
             raise BackupError(f"{storage.qube} doesn't open maintenance")
         yield
         call.send(b"")
+        said = _rest(call)
         call.finish()
+        _tell(storage, said)
+
+
+def _rest(call: qube.Call) -> bytes:
+    """Read what it says at its end, if that isn't too much."""
+    said = b""
+    while len(said) <= _MAX_OUTCOME and (data := call.read(_MAX_OUTCOME)):
+        said += data
+    return said
+
+
+def _tell(storage: Storage, said: bytes) -> None:
+    """Tell the user what room the storage qube holds back; an older one doesn't say."""
+    if not (found := _OUTCOME.fullmatch(said)):
+        return
+    if found[1] is None:
+        say(f"{storage.qube} can't bring back what was removed: docs/storage.md says why")
+    elif size := int(found[1]):
+        say(
+            f"{storage.qube} holds back {size / 1e6:,.1f} MB of what was removed, in case it must"
+            f" be undone; `dedup-storage discard {storage.repository}`, typed in"
+            f" {storage.qube}, frees them at once"
+        )

@@ -20,8 +20,8 @@ _NONCE = frozenset({b"get_free_nonce", b"commit_nonce_reservation"})
 # `delete` only notes in a new segment that an object is gone: borg needs it for checkpoints
 _WRITE = frozenset({b"commit", b"delete", b"put", b"rollback"})
 _USUAL = _READ | _NONCE | _WRITE | {b"check"}
-# all that `borg key export` does, which takes no lock
-_UNLOCKED = frozenset({b"get", b"load_key"})
+# what reads takes no lock when none can be written (`borg --bypass-lock`); `key export` never does
+_UNLOCKED = _READ
 # while a repository is made, borg doesn't append only: so nothing that removes is allowed then
 _CREATING = (_READ | _NONCE | {b"commit", b"put", b"rollback", b"save_key"}) - {b"scan"}
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_storage import kept
+from dedup_storage import borg_session, kept
 from dedup_storage.config import Repository
 from dedup_storage.errors import StorageError, UsageError
 
@@ -46,26 +46,6 @@ class Transaction:
     size: int = 0
 
 
-def folder_of(repository: Repository) -> Path:
-    """Give the folder of a borg repository in this qube.
-
-    Raises:
-        UsageError: when it is another engine's, or elsewhere.
-    """
-    if repository.engine != "borg":
-        raise UsageError(
-            f"{repository.name} is restic's: nothing of it can be removed or overwritten through"
-            " the service, so there is nothing to undo"
-        )
-    if repository.folder is None:
-        raise UsageError(
-            f"{repository.name} is not in this qube: run this where {repository.place}"
-        )
-    if not (repository.folder / repository.name / "config").is_file():
-        raise UsageError(f"there is no repository at {repository.folder / repository.name}")
-    return repository.folder
-
-
 def transactions(path: Path) -> list[Transaction]:
     """Read a repository's list of transactions, oldest first."""
     try:
@@ -82,11 +62,11 @@ def transactions(path: Path) -> list[Transaction]:
     return found
 
 
-def changes(repository: Repository, since: str | None) -> list[Transaction]:
+def changes(path: Path, since: str | None) -> list[Transaction]:
     """Tell what each transaction did.
 
     Args:
-        repository: a borg repository in this qube.
+        path: a borg repository.
         since: date, or date and time, UTC; None for all.
 
     Raises:
@@ -94,7 +74,6 @@ def changes(repository: Repository, since: str | None) -> list[Transaction]:
     """
     if since is not None and not _SINCE.fullmatch(since):
         raise UsageError("--since takes a date as 2026-11-24, or a time as 2026-11-24T20:15 (UTC)")
-    path = folder_of(repository) / repository.name
     files = kept.segments(path)
     found = []
     before = -1
@@ -126,13 +105,14 @@ def _count(path: Path, transaction: Transaction) -> None:
             position += length
 
 
-def rollback(repository: Repository, number: int) -> Path:
+def rollback(repository: Repository, folder: Path, number: int) -> Path:
     """Bring a repository back to where it was after a transaction.
 
     What came later is moved, not removed. It can be repeated after it was interrupted.
 
     Args:
-        repository: a borg repository in this qube.
+        repository: which; it is borg's.
+        folder: that it is in.
         number: of a transaction.
 
     Returns:
@@ -142,9 +122,10 @@ def rollback(repository: Repository, number: int) -> Path:
         UsageError: when there is no such transaction.
         StorageError: when it can't be reached any more.
     """
-    folder = folder_of(repository)
     path = folder / repository.name
-    with kept.exclusive(repository, folder):
+    if not (path / "config").is_file():
+        raise UsageError(f"there is no repository at {path}")
+    with borg_session.exclusive(repository, folder):
         known = transactions(path)
         wanted = [item for item in known if item.number == number]
         if not wanted:
@@ -152,7 +133,8 @@ def rollback(repository: Repository, number: int) -> Path:
         files = kept.segments(path)
         if number < kept.floor(repository, folder) or number not in files:
             raise StorageError(
-                f"transaction {number} is older than the last maintenance: its data may be gone"
+                f"transaction {number} is older than the last maintenance: its data may be gone;"
+                f" `changes {repository.name}` lists what is held back from before maintenance"
             )
         now = time.strftime(kept.TIME_FORMAT, time.gmtime())
         away = kept.folder_of(repository, folder) / f"rolled-back.{now}Z"

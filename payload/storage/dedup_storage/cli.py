@@ -2,18 +2,19 @@
 """Give a backup qube append-only access to restic and borg repositories, over qrexec."""
 
 import argparse
-import contextlib
 import signal
 import sys
 from typing import NoReturn
 
-from dedup_storage import VERSION, borg_log, config, kept, maintenance, serve
-from dedup_storage.errors import StorageError, clean
+from dedup_storage import VERSION, config, maintenance, serve, tell, undo
+from dedup_storage.errors import StorageError
 
 _EPILOG = """\
 For people:
-  changes NAME    lists a borg repository's transactions: what was written and removed, and when
-  rollback NAME   undoes all that came after a transaction
+  changes NAME    lists what maintenance removed and is held back, and a borg repository's
+                  transactions: what was written and removed, and when
+  rollback NAME   undoes a maintenance and all that came after it, or all after a transaction
+  discard NAME    frees the room of what is held back; a rollback of it is impossible then
 For qrexec services (ARGUMENT is restic+NAME or borg+NAME):
   serve             dedupbackup.Repository: append-only access
   maintain          dedupbackup.Maintenance: full access, while dom0 keeps it open
@@ -35,6 +36,10 @@ configuration: /rw/config/dedup-storage/NAME.toml, or NAME.toml in $DEDUP_STORAG
   rclone_config        rclone's configuration file (default: rclone's own)
   ssh_config           ssh's configuration file (default: ssh's own)
   maintenance_minutes  the longest time that maintenance stays open (default 240)
+  keep_removed_days    what maintenance removed is held back until one begins so many days later
+                       (default 7)
+  reserve_mib          room that is taken, to be given up when maintenance finds a full disk
+                       (default 64, for borg 640; at most a twentieth of the disk)
 """
 
 
@@ -50,10 +55,10 @@ def main() -> int:
     try:
         return _run(arguments)
     except StorageError as error:
-        _say(str(error))
+        tell.say(str(error))
         return error.exit_code
     except OSError as error:
-        _say(f"{error.filename or 'input or output'}: {error.strerror}")
+        tell.say(f"{error.filename or 'input or output'}: {error.strerror}")
         return StorageError.exit_code
     except KeyboardInterrupt:
         return 130
@@ -61,12 +66,6 @@ def main() -> int:
 
 def _terminated(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"dedup-storage: {clean(text, 600)}\n")
-        sys.stderr.flush()
 
 
 def _parse() -> argparse.Namespace:
@@ -85,42 +84,17 @@ def _parse() -> argparse.Namespace:
     lister.add_argument("--since", metavar="TIME", help="2026-11-24 or 2026-11-24T20:15, UTC")
     undoer = commands.add_parser("rollback")
     undoer.add_argument("name", metavar="NAME")
-    undoer.add_argument("--to", metavar="TRANSACTION", type=int, required=True)
+    undoer.add_argument("--to", metavar="MAINTENANCE|TRANSACTION", required=True)
+    commands.add_parser("discard").add_argument("name", metavar="NAME")
     return parser.parse_args()
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.command == "changes":
-        return _changes(config.load(arguments.name), arguments.since)
-    if arguments.command == "rollback":
-        return _rollback(config.load(arguments.name), arguments.to)
+    if arguments.command in ("changes", "rollback", "discard"):
+        return undo.run(arguments, config.load(arguments.name))
     repository = config.by_argument(arguments.argument)
     if arguments.command == "serve":
         return serve.serve(repository)
     if arguments.command == "maintain":
         return maintenance.maintain(repository)
     return maintenance.hold_open(repository)
-
-
-def _changes(repository: config.Repository, since: str | None) -> int:
-    found = borg_log.changes(repository, since)
-    row = "{:>11}  {:<20} {:>9} {:>9} {:>15}\n"
-    sys.stdout.write(row.format("TRANSACTION", "TIME", "WRITTEN", "REMOVED", "BYTES"))
-    for item in found:
-        cells = (item.number, item.time, item.puts, item.deletes, item.size)
-        sys.stdout.write(row.format(*cells))
-    folder = borg_log.folder_of(repository)
-    if kept.folder_of(repository, folder).is_dir():
-        for _, path in kept.copies(repository, folder):
-            sys.stdout.write(f"copy of config: {path}\n")
-    return 0
-
-
-def _rollback(repository: config.Repository, number: int) -> int:
-    away = borg_log.rollback(repository, number)
-    sys.stdout.write(
-        f"{repository.name} is as it was after transaction {number}. What came later is in {away}:"
-        " remove it when all is well.\nThe backup qube must forget what it knows of the repository:"
-        " see docs/storage.md, `After a rollback`.\n"
-    )
-    return 0

@@ -15,6 +15,9 @@ CONFIG_DIR = "/rw/config/dedup-storage"
 PLACE = "/rw/dedup-storage"
 ENGINES = ("restic", "borg")
 MAINTENANCE_MINUTES = 240
+KEEP_REMOVED_DAYS = 7
+# what maintenance needs (room.py)
+RESERVE_MIB = {"restic": 64, "borg": 640}
 
 # With 32 characters, service and argument stay below 64 (the limit of qrexec's old protocol).
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -29,8 +32,11 @@ _KEYS = {
     "rclone_config": str,
     "ssh_config": str,
     "maintenance_minutes": int,
+    "keep_removed_days": int,
+    "reserve_mib": int,
 }
 _MAX_CONFIG = 64 * 1024
+_MAX_DAYS, _MAX_RESERVE = 3650, 65536
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Repository:
         rclone_config: rclone's configuration file, None for rclone's own choice.
         ssh_config: ssh's configuration file, None for ssh's own choice.
         maintenance_minutes: the longest time that maintenance stays open.
+        keep_removed_days: for how long what maintenance removed is held back at least.
+        reserve_mib: room that is kept for maintenance on a full disk.
     """
 
     name: str
@@ -61,6 +69,8 @@ class Repository:
     rclone_config: str | None
     ssh_config: str | None
     maintenance_minutes: int
+    keep_removed_days: int
+    reserve_mib: int
 
     @property
     def argument(self) -> str:
@@ -129,6 +139,8 @@ def load(name: str) -> Repository:
         rclone_config=values.get("rclone_config"),
         ssh_config=values.get("ssh_config"),
         maintenance_minutes=values.get("maintenance_minutes", MAINTENANCE_MINUTES),
+        keep_removed_days=values.get("keep_removed_days", KEEP_REMOVED_DAYS),
+        reserve_mib=values.get("reserve_mib", RESERVE_MIB.get(values.get("engine", ""), 0)),
     )
     _check(repository, path)
     return repository
@@ -172,3 +184,7 @@ def _check(repository: Repository, path: Path) -> None:
             raise UsageError(f"{path}: '{key}' must be an absolute path")
     if not 1 <= repository.maintenance_minutes <= 7 * 24 * 60:
         raise UsageError(f"{path}: 'maintenance_minutes' must be between 1 and 10080")
+    if not 0 <= repository.keep_removed_days <= _MAX_DAYS:
+        raise UsageError(f"{path}: 'keep_removed_days' must be between 0 and {_MAX_DAYS}")
+    if not 0 <= repository.reserve_mib <= _MAX_RESERVE:
+        raise UsageError(f"{path}: 'reserve_mib' must be between 0 and {_MAX_RESERVE}")

@@ -9,43 +9,22 @@ is new is moved to FOLDER/NAME.kept/torn.BOOT. In the same boot nothing was lost
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedup_storage import kept
+from dedup_storage import held, kept, room, tell
 from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError, clean
+from dedup_storage.errors import StorageError
 
-FLUSH = "sync --file-system"  # of coreutils
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # drivers/char/random.c random_table
 _BEFORE = re.compile(r"before\.([0-9a-f-]{36})")
 _NEW = "before.new"
 _LOCKS = "locks"
 _SECONDS = 300  # for the flush of maintenance whose client has gone on
-# a file system that has no hard links; a repository that is a mount point
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
-
-
-def flush(repository: Repository, folder: Path) -> None:
-    """Have all that was written to a repository's file system on the disk.
-
-    Raises:
-        StorageError: when the disk doesn't take it.
-    """
-    path = folder / repository.name
-    command = [*FLUSH.split(), str(path if path.exists() else folder)]
-    variables = {"PATH": os.environ.get("PATH") or os.defpath, "LC_ALL": "C.UTF-8"}
-    result = subprocess.run(command, stderr=subprocess.PIPE, check=False, env=variables)
-    if result.returncode:
-        said = clean(result.stderr.decode(errors="replace"))
-        raise StorageError(f"what was written to {folder} isn't on the disk: {said}")
 
 
 @contextlib.contextmanager
@@ -58,24 +37,43 @@ def session(repository: Repository, folder: Path) -> Iterator[int]:
         StorageError: when maintenance is under way, or the disk doesn't take the flush.
     """
     with kept.locked(repository, folder, fcntl.LOCK_SH, _settle, _SECONDS) as lock:
-        flush(repository, folder)
+        kept.flush(repository, folder)
+        room.make(repository, folder)
         yield lock
 
 
 @contextlib.contextmanager
-def maintenance(repository: Repository, folder: Path) -> Iterator[None]:
+def exclusive(repository: Repository, folder: Path) -> Iterator[None]:
+    """Nobody else uses the repository through this program.
+
+    Raises:
+        StorageError: when somebody does.
+    """
+    with kept.locked(repository, folder, fcntl.LOCK_EX, _settle):
+        yield
+
+
+@contextlib.contextmanager
+def maintenance(repository: Repository, folder: Path, window: str) -> Iterator[None]:
     """Full access; all that was there before is kept until what comes is on the disk.
+
+    Args:
+        repository: which.
+        folder: that it is in.
+        window: the number of dom0's opening, for which it is held back for longer, too.
 
     Raises:
         StorageError: when the repository is in use, or the disk doesn't take a flush.
     """
     with kept.locked(repository, folder, fcntl.LOCK_EX, _settle, _SECONDS):
+        room.give_up(repository, folder)
+        held.begin(repository, folder, window)
         links = _link_all(repository, folder)
-        flush(repository, folder)
+        kept.flush(repository, folder)
         try:
             yield
         finally:
-            flush(repository, folder)
+            kept.flush(repository, folder)
             if links:
                 _remove(links)
 
@@ -94,12 +92,14 @@ def _link_all(repository: Repository, folder: Path) -> Path | None:
             (new / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.link(path / name, new / name, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in held.NO_LINKS:
             raise
         shutil.rmtree(new)
-        _say(f"{folder} has no hard links, so a power cut during this maintenance can lose data")
+        tell.say(
+            f"{folder} has no hard links, so a power cut during this maintenance can lose data"
+        )
         return None
-    flush(repository, folder)
+    kept.flush(repository, folder)
     links = new.with_name(f"before.{_boot()}")
     new.rename(links)
     kept.sync(links.parent)
@@ -107,17 +107,28 @@ def _link_all(repository: Repository, folder: Path) -> Path | None:
 
 
 def _settle(repository: Repository, folder: Path) -> None:
-    """End maintenance that didn't end in order."""
+    """End what didn't end in order."""
     place = kept.folder_of(repository, folder)
+    held.settle(repository, folder)
+    if not place.exists():
+        return
     if (place / _NEW).exists():
         shutil.rmtree(place / _NEW)
     for path in list(place.iterdir()):
         if match := _BEFORE.fullmatch(path.name):
             if match[1] != _boot():
                 away = place / f"torn.{match[1]}"
-                _put_back(path, folder / repository.name, away)
-                _say(f"{repository.name} is as before the maintenance that a boot ended ({away})")
-            flush(repository, folder)
+                try:
+                    _put_back(path, folder / repository.name, away)
+                except OSError as error:
+                    raise StorageError(
+                        f"a boot ended maintenance of {repository.name}, and it can't be put back"
+                        f" as it was before: {error.strerror}"
+                    ) from None
+                tell.say(
+                    f"{repository.name} is as before the maintenance that a boot ended ({away})"
+                )
+            kept.flush(repository, folder)
             _remove(path)
 
 
@@ -155,12 +166,6 @@ def _files(top: Path) -> dict[str, int]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(f"dedup-storage: {text}\n")
-        sys.stderr.flush()
 
 
 def _remove(links: Path) -> None:

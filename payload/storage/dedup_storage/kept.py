@@ -2,6 +2,7 @@
 """What is kept beside a repository, in FOLDER/NAME.kept, out of its clients' reach.
 
 - `lock`: shared by append-only sessions, exclusive for maintenance and rollback.
+- `held.TIME.WINDOW`, `rolled-back.TIME`: what maintenance may remove (held.py). `reserve`: room.py.
 - `before.BOOT`, `torn.BOOT`: a restic repository before maintenance, and what a power cut then left
   (durable.py). The rest is borg's:
 - `config.TIME`: each version of the repository's `config`, which has the key.
@@ -10,21 +11,28 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from dedup_storage import tell
 from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError
+from dedup_storage.errors import StorageError, clean
 
+FLUSH = "sync --file-system"  # of coreutils
 TIME_FORMAT = "%Y%m%dT%H%M%S"
 _COPY = re.compile(r"config\.([0-9]{8}T[0-9]{6})\.([0-9]{6})Z")
 _MAX_CONFIG = 1 << 20
-_OPEN = "open"
+OPEN = "open"
 _INSTANT, _POLL = 5, 0.02  # seconds
+_MARK = "maintenance"
+# nothing can be written, but all be read
+FULL = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 def folder_of(repository: Repository, folder: Path) -> Path:
@@ -53,41 +61,19 @@ def sync(folder: Path) -> None:
         os.close(fd)
 
 
-@contextlib.contextmanager
-def session(repository: Repository, folder: Path) -> Iterator[None]:
-    """An append-only session of borg's.
+def flush(repository: Repository, folder: Path) -> None:
+    """Have all that was written to a repository's file system on the disk.
 
     Raises:
-        StorageError: when maintenance or a rollback is under way.
+        StorageError: when the disk doesn't take it.
     """
-    with locked(repository, folder, fcntl.LOCK_SH, _settle):
-        copy_config(repository, folder)
-        try:
-            yield
-        finally:
-            copy_config(repository, folder)
-
-
-@contextlib.contextmanager
-def exclusive(repository: Repository, folder: Path) -> Iterator[None]:
-    """Nobody else uses the repository through this program.
-
-    Raises:
-        StorageError: when somebody does.
-    """
-    with locked(repository, folder, fcntl.LOCK_EX, _settle):
-        copy_config(repository, folder)
-        yield
-
-
-@contextlib.contextmanager
-def maintenance(repository: Repository, folder: Path) -> Iterator[None]:
-    """Full access; what it may compact is noted, also if it crashes."""
-    with exclusive(repository, folder):
-        mark = folder_of(repository, folder) / "maintenance"
-        write(mark, _OPEN.encode())
-        yield
-        _settle(repository, folder)
+    path = folder / repository.name
+    command = [*FLUSH.split(), str(path if path.exists() else folder)]
+    variables = {"PATH": os.environ.get("PATH") or os.defpath, "LC_ALL": "C.UTF-8"}
+    result = subprocess.run(command, stderr=subprocess.PIPE, check=False, env=variables)
+    if result.returncode:
+        said = clean(result.stderr.decode(errors="replace"))
+        raise StorageError(f"what was written to {folder} isn't on the disk: {said}")
 
 
 @contextlib.contextmanager
@@ -113,25 +99,54 @@ def locked(
     Raises:
         StorageError: when it is in use.
     """
-    kept = folder_of(repository, folder)
-    kept.mkdir(mode=0o700, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(kept / "lock", flags, 0o600)
-    try:
+    is_alone = how == fcntl.LOCK_EX
+    with contextlib.ExitStack() as stack:
+        lock = _open_lock(repository, folder, how)
+        stack.callback(os.close, lock)
         try:
             # alone, or with others that were alone before
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                settle(repository, folder)
+                _try_to_settle(repository, folder, settle, must=is_alone)
             _wait(lock, how, seconds)
+            path = folder / repository.name
+            if is_alone and path.is_dir():  # for who couldn't make the file
+                stack.callback(os.close, other := os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+                _wait(other, how, seconds)
         except BlockingIOError:
-            other = "maintenance or a rollback" if how == fcntl.LOCK_SH else "a session"
+            who = "a session" if is_alone else "maintenance or a rollback"
             raise StorageError(
-                f"{other} is using repository {repository.name}: try again when it has ended"
+                f"{who} is using repository {repository.name}: try again when it has ended"
             ) from None
         yield lock
-    finally:
-        os.close(lock)
+
+
+def _open_lock(repository: Repository, folder: Path, how: int) -> int:
+    """Open what is locked: a file, or for who only reads, as nothing can be written, the folder."""
+    place = folder_of(repository, folder)
+    safe = os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+        return os.open(place / "lock", os.O_RDWR | os.O_CREAT | safe, 0o600)
+    except OSError as error:
+        if how == fcntl.LOCK_EX or error.errno not in FULL:
+            raise
+        for path in (place / "lock", folder / repository.name):
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDONLY | safe)
+        raise
+
+
+def _try_to_settle(
+    repository: Repository, folder: Path, settle: Callable[[Repository, Path], None], *, must: bool
+) -> None:
+    """End what was interrupted; what can't be ended as nothing can be written may wait."""
+    try:
+        settle(repository, folder)
+    except OSError as error:
+        if must or error.errno not in FULL:
+            raise
+        tell.say(f"{folder}: {error.strerror}: what is left of an earlier session stays")
 
 
 def _wait(lock: int, how: int, seconds: float) -> None:
@@ -150,24 +165,29 @@ def _wait(lock: int, how: int, seconds: float) -> None:
         time.sleep(_POLL)
 
 
-def _settle(repository: Repository, folder: Path) -> None:
-    """After maintenance, note how far back a rollback can go."""
-    mark = folder_of(repository, folder) / "maintenance"
-    with contextlib.suppress(FileNotFoundError):
-        if mark.read_text(encoding="ascii") == _OPEN:
-            last = max(segments(folder / repository.name), default=-1)
-            write(mark, str(last).encode())
-
-
 def floor(repository: Repository, folder: Path) -> int:
     """Give the oldest transaction that a rollback can go to; -1 when there was no maintenance."""
-    mark = folder_of(repository, folder) / "maintenance"
+    mark = folder_of(repository, folder) / _MARK
     try:
         return int(mark.read_text(encoding="ascii"))
     except FileNotFoundError:
         return -1
     except ValueError:
         raise StorageError(f"{mark} can't be understood") from None
+
+
+def set_floor(repository: Repository, folder: Path, value: str) -> None:
+    """Note that transaction, or that maintenance is open."""
+    write(folder_of(repository, folder) / _MARK, value.encode())
+
+
+def settle_floor(repository: Repository, folder: Path) -> None:
+    """After maintenance, note how far back a rollback can go."""
+    with contextlib.suppress(FileNotFoundError):
+        mark = folder_of(repository, folder) / _MARK
+        if mark.read_text(encoding="ascii") == OPEN:
+            last = max(segments(folder / repository.name), default=-1)
+            set_floor(repository, folder, str(last))
 
 
 def segments(path: Path) -> dict[int, Path]:
@@ -182,10 +202,10 @@ def segments(path: Path) -> dict[int, Path]:
 def copies(repository: Repository, folder: Path) -> list[tuple[str, Path]]:
     """List the copies of `config`, oldest first, with their times (UTC, as TIME_FORMAT)."""
     found = []
-    for path in folder_of(repository, folder).iterdir():
-        match = _COPY.fullmatch(path.name)
-        if match:
-            found.append((match[1], path))
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder_of(repository, folder).iterdir():
+            if match := _COPY.fullmatch(path.name):
+                found.append((match[1], path))
     return sorted(found, key=lambda copy: copy[1].name)
 
 

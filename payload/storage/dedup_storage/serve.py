@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dedup_storage import durable, kept
+from dedup_storage import borg_session, durable, kept
 from dedup_storage.borg_filter import Filter
 from dedup_storage.config import Repository, Ssh
 from dedup_storage.errors import RefusedError, StorageError, UsageError
@@ -84,7 +84,7 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    flushed = f"{durable.FLUSH} . && " if repository.engine == "restic" else ""
+    flushed = f"{kept.FLUSH} . && " if repository.engine == "restic" else ""
     remote = f"cd {shlex.quote(ssh.folder)} && {flushed}exec {shlex.join(server)}"
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]
@@ -161,7 +161,7 @@ def serve(repository: Repository) -> int:
     with contextlib.ExitStack() as stack:
         may_create = True
         if repository.folder:
-            stack.enter_context(kept.session(repository, repository.folder))
+            stack.enter_context(borg_session.session(repository, repository.folder))
             path = repository.folder / repository.name
             may_create = not path.exists() or not any(path.iterdir())
         watched = Filter(repository.name, may_create=may_create)
@@ -236,6 +236,9 @@ def supervise(argv: list[str], cwd: Path | None, is_open: Callable[[], bool]) ->
     Raises:
         RefusedError: when it may not any more.
     """
+    if os.geteuid() == 0 and cwd and cwd.stat().st_uid == 0:
+        # root may write to any file, also to one that held.py protects
+        argv = ["setpriv", "--bounding-set=-dac_override", "--", *argv]
     server = start(argv, cwd, _STDIN)
     try:
         while True:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -101,7 +102,10 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     assert store.runs() == [whole]
     assert store.get() == data
     assert store.put(data)["status"] == "whole"
-    assert at("prune").stdout == f"the store {PROFILE} in {QUBE} is pruned\n".encode()
+    again = at("prune")
+    assert again.stdout == f"the store {PROFILE} in {QUBE} is pruned\n".encode()
+    assert re.search(rb"holds back [0-9]+\.[0-9] MB of what was removed", again.stderr)
+    assert b"`dedup-storage discard main`" in again.stderr
 
 
 @pytest.mark.parametrize("engine", ["restic", "borg", "directory"])

@@ -97,7 +97,7 @@ class StorageQube:
 
     def configure(self, name: str, engine: str, **settings: object) -> None:
         """Offer a repository."""
-        values = {"engine": engine, "place": str(self.data)} | settings
+        values = {"engine": engine, "place": str(self.data), "reserve_mib": 1} | settings
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
         (self.folder / "config" / f"{name}.toml").write_text(text)
 

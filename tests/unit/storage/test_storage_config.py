@@ -49,6 +49,8 @@ def test_arguments_that_are_none(qube: StorageQube, service: str, argument: str)
         ('engine = "borg"\nssh_config = "x"', "'ssh_config' must be an absolute path"),
         ('engine = "borg"\nmaintenance_minutes = 0', "between 1 and 10080"),
         ('engine = "borg"\nmaintenance_minutes = true', "must be a whole number"),
+        ('engine = "borg"\nkeep_removed_days = -1', "between 0 and 3650"),
+        ('engine = "borg"\nreserve_mib = 65537', "between 0 and 65536"),
         ('engine = "borg"\nplace = "/nonexistent"', "/nonexistent does not exist"),
         ('engine = "restic"\nplace = "/nonexistent"', "/nonexistent does not exist"),
     ],
