@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dedup_backup.moment import earliest
 from dedup_backup.retention import NEWEST, RULES, UNSURE, Candidate, Plan, Row, candidate, plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -303,3 +304,18 @@ def test_one_moment_has_one_label(zone: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.undo()
         time.tzset()
     assert old.made == new.made == START
+
+
+def test_a_stamp_in_the_hour_that_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream asks libc for the Unix time of a local time without zone: an hour off, perhaps."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        moment = int(datetime(2026, 10, 25, 1, 30, tzinfo=UTC).timestamp())  # 02:30, again
+        stamp = int(datetime.fromtimestamp(moment).strftime("%s"))
+        assert earliest(moment) == moment - 3600 <= stamp <= moment
+        for other in (moment - 7200, moment + 7200, moment + 86400 * 200):
+            assert earliest(other) == other
+    finally:
+        monkeypatch.undo()
+        time.tzset()
