@@ -118,7 +118,14 @@ def forget_is_first(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "then", [a_new_machine, removed_files, accepted, volume_went_back, forget_is_first]
+    "then",
+    [
+        a_new_machine,
+        pytest.param(removed_files, marks=pytest.mark.thorough),
+        accepted,
+        volume_went_back,
+        forget_is_first,
+    ],
 )
 def test_nothing_is_encrypted_at_the_same_count(
     store: Store, then: Callable[[Store], None]
