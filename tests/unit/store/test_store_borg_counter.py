@@ -152,6 +152,28 @@ def test_two_puts_at_once_on_a_new_machine(store: Store) -> None:
     assert all(one is other for one, other in overlaps(found, found))
 
 
+def test_forget_has_borg_make_no_checkpoints(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a checkpoint, some half an hour, borg 1.2 and 1.4 encrypt at counts of old objects.
+
+    Seen with `borg delete --checkpoint-interval 1` of three archives of 3000 files.
+    """
+    runs = [store.put(backup(archives.noise(300_000, seed)))["run"] for seed in (1, 2)]
+    program = store.folder / "bin" / "borg"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >>{store.folder}/calls\nexec {shutil.which("borg")} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    before = pieces(store.repository)
+    assert store.run("forget", *runs).returncode == 0
+    calls = (store.folder / "calls").read_text().splitlines()
+    deletes = [call for call in calls if " delete " in call]
+    assert len(deletes) == 2
+    assert all(" --checkpoint-interval 0 " in call for call in deletes)
+    assert overlaps(before, pieces(store.repository) - before) == []
+
+
 def count_file(store: Store) -> Path:
     (path,) = (store.folder / "home/.config/borg/security").glob("*/nonce")
     return path
