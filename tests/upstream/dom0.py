@@ -374,8 +374,9 @@ def new_dom0(
         "TMPDIR": str(folder / "tmp"),
     }
     shown = [REPOSITORY, sources.checkouts, sources.copies]
-    # in a git worktree the virtual environment may be a link
-    shown += [path for path in [PYTHON.parents[1].resolve()] if REPOSITORY not in path.parents]
+    # in a git worktree the virtual environments may be links
+    places = ((REPOSITORY / name).resolve() for name in (".venv", ".venv-upstream"))
+    shown += [path for path in places if REPOSITORY not in path.parents]
     with machine(folder, shown, environment, shared or folder, host) as at:
         link_services(at, sources)
         made = Dom0(at, folder)
