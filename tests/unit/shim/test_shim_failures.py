@@ -131,6 +131,41 @@ def test_filesystem_without_nameless_files(root: Root) -> None:
     assert (root.work / "out").read_bytes() == b"data"
 
 
+def test_hidden_file_of_a_killed_one_is_swept_but_none_in_use(root: Root) -> None:
+    prefix = (sys.executable, "-c", NO_NAMELESS)
+
+    def started(member: str) -> Call:
+        """Start one that waits for more to encode; return when its hidden file is there."""
+        before = root.files()
+        call = root.start_enc(line(member=member), member, prefix=prefix)
+        feed(call, b"x" * 2 * MEGABYTE)
+        wait_for(lambda: root.files() > before, "the hidden file")
+        return call
+
+    killed, in_use = started("vm7/a.000.enc"), started("vm7/b.000.enc")
+    left, used = sorted(root.files(), key=lambda name: (root.work / name).stat().st_ino)
+    killed.process.kill()
+    assert killed.finish().status == -signal.SIGKILL
+    others = {"vm7/.scrypt-mine", "vm7/.scrypt-0123456789abcdef/file"}
+    (root.work / "vm7/.scrypt-0123456789abcdef").mkdir()
+    for name in others:
+        (root.work / name).touch()
+    assert root.files() == {left, used} | others
+    # Wherever it is next, with nameless files or without.
+    for number, start in enumerate(((), prefix)):
+        (root.work / left).touch()
+        member = f"vm7/{number}.000.enc"
+        call = root.start_enc(line(member=member), member, prefix=start)
+        feed(call, b"data")
+        assert call.finish().status == 0
+        others.add(member)
+        assert root.files() == {used} | others
+    feed(in_use, b"the rest")
+    assert in_use.finish().status == 0
+    assert root.files() == {"vm7/b.000.enc"} | others
+    assert root.dec(line(member="vm7/b.000.enc"), "vm7/b.000.enc").status == 0
+
+
 def test_ignored_hangup_stays_ignored(root: Root) -> None:
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
