@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import files, guard, look, plan, state, status, tell
-from .layout import METHODS, MODES, TRIGGERS, Layout, ShimctlError, printable
+from . import exchange, files, guard, look, plan, state, status, tell
+from .layout import METHODS, MODES, TRIGGERS, ChangedError, Layout, ShimctlError, printable
 
 RETRIES = 3  # looks, when a package manager changes something between look and change
 ROUNDS = 20  # looks for triggers that came meanwhile, before one leaves the rest to the next
@@ -50,7 +50,7 @@ def change(at: Layout, options: Options) -> Result:
         ShimctlError, OSError: see change_once.
     """
     for _ in range(RETRIES):
-        with contextlib.suppress(look.ChangedError):
+        with contextlib.suppress(ChangedError):
             return change_once(at, options)
     return change_once(at, options)
 
@@ -126,10 +126,22 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
     return result
 
 
-def leftovers(at: Layout) -> list[Path]:
-    """Return the files that are written, whose temporary names a killed run may have left."""
-    places = [at.scrypt, at.real, at.local, at.config, at.state]
-    return places + [piece.path for piece in guard.pieces(at)]
+def places(at: Layout) -> list[Path]:
+    """Return the files that are written."""
+    known = [at.scrypt, at.real, at.local, at.config, at.state]
+    return known + [piece.path for piece in guard.pieces(at)]
+
+
+def tidy(at: Layout) -> None:
+    """Settle what a killed run may have left beside the files that are written."""
+    for path in places(at):
+        files.temporary(path).unlink(missing_ok=True)
+        if path in (at.scrypt, at.real, at.local):
+            exchange.recover(path, look.is_ours, [at.scrypt, at.real, at.old])
+        exchange.aside(path).unlink(missing_ok=True)
+    inodes = [path.lstat().st_ino for path in (at.scrypt, at.real) if os.path.lexists(path)]
+    if len(inodes) > len(set(inodes)) and state.load(at) is not None:
+        files.delete(at.real)  # a second name, which was to be for a moment: see files.move
 
 
 def locked_change(at: Layout, options: Options, *, quiet: bool = False) -> Result | None:
@@ -140,9 +152,10 @@ def locked_change(at: Layout, options: Options, *, quiet: bool = False) -> Resul
     result: Result | None = None
     pending = options.trigger is None
     for _ in range(ROUNDS):
-        with state.locked(at, leftovers(at), wait=pending) as ours:
+        with state.locked(at, wait=pending) as ours:
             if not ours:
                 break
+            tidy(at)
             if pending:
                 result, pending = attempt(at, options), False
             if names := state.take(at):

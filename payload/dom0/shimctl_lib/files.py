@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes to files, each in one instant and for good; never a half-written file under its name."""
+"""Changes to files, each in one instant and for good; never a half-written file under its name.
+
+Each takes `was`, which tells whether a file is still the one that was seen: see exchange.py.
+"""
 
 import contextlib
 import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from .exchange import Was, place, remove
 
 # What belongs to the file's place and not to its content: SELinux' label, access control lists.
 PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
@@ -25,21 +30,6 @@ def read(path: Path) -> bytes | None:
 def temporary(path: Path) -> Path:
     """Return the name that a new file has until it replaces path."""
     return path.with_name(f".{path.name}.shimctl")
-
-
-def sync_folder(folder: Path) -> None:
-    """Let a rename, a new or a removed name in folder survive a power cut."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def put(new: Path, path: Path) -> None:
-    """Let the file new take the place of path."""
-    new.replace(path)
-    sync_folder(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -65,10 +55,10 @@ def script_mode(mode: int) -> int:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, check: Callable[[], None] | None) -> Iterator[BinaryIO]:
-    """Give a new file to fill, which then takes the place of path; on any error it is gone.
+def replacing(path: Path, was: Was | None) -> Iterator[BinaryIO]:
+    """Give a new file to fill, which then takes the place of path; see exchange.place.
 
-    `check` is called right before the replacement, and may raise.
+    On any error before that it is gone.
     """
     new = temporary(path)
     try:
@@ -76,29 +66,25 @@ def replacing(path: Path, check: Callable[[], None] | None) -> Iterator[BinaryIO
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if check:
-            check()
-        put(new, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             new.unlink(missing_ok=True)
         raise
+    place(new, path, was)
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, was: Was | None = None) -> None:
     """Replace the file at path by one that all may read."""
     make_folder(path.parent)
-    with replacing(path, None) as file:
+    with replacing(path, was) as file:
         file.write(content)
         os.fchmod(file.fileno(), 0o644)
 
 
-def write_like(
-    path: Path, script: bytes, model: Path, check: Callable[[], None] | None = None
-) -> None:
+def write_like(path: Path, script: bytes, model: Path, was: Was) -> None:
     """Replace the file at path by a script, with the owner, mode and label of the file model."""
     make_folder(path.parent)
-    with replacing(path, check) as new, model.open("rb") as old:
+    with replacing(path, was) as new, model.open("rb") as old:
         new.write(script)
         status = os.fstat(old.fileno())
         os.fchown(new.fileno(), status.st_uid, status.st_gid)
@@ -106,12 +92,12 @@ def write_like(
         os.fchmod(new.fileno(), script_mode(status.st_mode))
 
 
-def copy(source: Path, path: Path, check: Callable[[], None] | None = None) -> None:
+def copy(source: Path, path: Path, was: Was) -> None:
     """Replace the file at path by a copy of source, with all its metadata.
 
     A copy and not a hard link: that would be the package's file under two names.
     """
-    with replacing(path, check) as new, source.open("rb") as old:
+    with replacing(path, was) as new, source.open("rb") as old:
         shutil.copyfileobj(old, new)
         new.flush()  # before the times are set
         status = os.fstat(old.fileno())
@@ -121,17 +107,28 @@ def copy(source: Path, path: Path, check: Callable[[], None] | None = None) -> N
         os.utime(new.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def link(target: str, path: Path) -> None:
+def move(source: Path, path: Path, was: Was) -> None:
+    """Let the file source take the place of path; needs no room.
+
+    It has both names for a moment, so that it is never missing. Whatever comes to source meanwhile
+    stays there.
+    """
+    new = temporary(path)
+    new.hardlink_to(source)
+    place(new, path, was)
+    remove(source, lambda held: held.samefile(path))
+
+
+def link(target: str, path: Path, was: Was) -> None:
     """Make path a symbolic link to target."""
     make_folder(path.parent)
     temporary(path).symlink_to(target)
-    put(temporary(path), path)
+    place(temporary(path), path, was)
 
 
-def delete(path: Path) -> None:
-    """Remove a file, and its folder if that is ours and empty then."""
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
+def delete(path: Path, was: Was | None = None) -> None:
+    """Remove a file, and its folder if that is ours and empty then; see exchange.remove."""
+    remove(path, was or (lambda _: True))
     with contextlib.suppress(OSError):
         if path.parent.name == "qubes-dedup-backup":
             path.parent.rmdir()

@@ -30,17 +30,24 @@ class Piece(NamedTuple):
     path: Path
     content: bytes | str
     now: str
+    seen: bytes | str | None
+
+    def still(self, path: Path) -> bool:
+        """Tell whether what lies at path, here or moved, is what was seen."""
+        return _content(path) == self.seen
+
+
+def _content(path: Path) -> bytes | str | None:
+    """Return what a file has, or where a link leads; None if there is neither."""
+    if path.is_symlink():
+        return str(path.readlink())
+    return files.read(path)
 
 
 def _piece(path: Path, content: bytes | str) -> Piece:
-    if path.is_symlink():
-        target = str(path.readlink())
-        if target == "/dev/null":
-            return Piece(path, content, "masked")
-        return Piece(path, content, "right" if target == content else "wrong")
-    if not path.exists():
-        return Piece(path, content, "missing")
-    return Piece(path, content, "right" if path.read_bytes() == content else "wrong")
+    seen = _content(path)
+    now = {None: "missing", content: "right", "/dev/null": "masked"}.get(seen, "wrong")
+    return Piece(path, content, now, seen)
 
 
 def pieces(at: Layout) -> list[Piece]:
@@ -78,9 +85,9 @@ def summary(found: list[Piece]) -> str:
 def lay_down(piece: Piece) -> None:
     """Put a piece in its place."""
     if isinstance(piece.content, str):
-        files.link(piece.content, piece.path)
+        files.link(piece.content, piece.path, piece.still)
     else:
-        files.write(piece.path, piece.content)
+        files.write(piece.path, piece.content, piece.still)
 
 
 def watching(at: Layout) -> bool:

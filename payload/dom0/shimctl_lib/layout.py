@@ -26,6 +26,10 @@ class ShimctlError(Exception):
     """A failure to show to the user: what, where, and what to do."""
 
 
+class ChangedError(ShimctlError):
+    """A file was replaced after the look, so the plan is void."""
+
+
 class Layout:
     """The paths in use, all below one root."""
 

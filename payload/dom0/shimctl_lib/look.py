@@ -20,10 +20,6 @@ PLAIN = re.compile(rb"^[ \t]*mode[ \t]*=[ \t]*plain[ \t]*(#.*)?$", re.MULTILINE)
 LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
 
 
-class ChangedError(ShimctlError):
-    """A file was replaced after the look, so the plan is void."""
-
-
 class Entry(NamedTuple):
     """What is at a path.
 
@@ -44,6 +40,18 @@ class Entry(NamedTuple):
         """Tell whether both are the same in all that `rpm -V` looks at."""
         return self[2:-1] == other[2:-1]
 
+    def still(self, path: Path) -> bool:
+        """Tell whether what lies at path, here or moved, is what was seen."""
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return self.kind == "missing"
+        if (status.st_ino, status.st_mtime_ns) == (self.inode, self.mtime_ns):
+            return True
+        # An overlay gives a file another number when it is moved: then all else must be the same.
+        same = stat.S_ISREG(status.st_mode) and status.st_mtime_ns == self.mtime_ns
+        return same and hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
+
 
 class Found(NamedTuple):
     """What is in place."""
@@ -58,6 +66,10 @@ class Found(NamedTuple):
     diverted: bool
     guard: list[guard.Piece]
     others: list[Path]  # each scrypt that somebody finds before /usr/bin/scrypt
+
+    def config_is_still(self, path: Path) -> bool:
+        """Tell whether the config, here or moved, is what was seen."""
+        return files.read(path) == self.config
 
     def in_the_way(self, at: Layout, method: str) -> list[str]:
         """Return what is found before the shim, and what to do about each."""
@@ -174,10 +186,15 @@ def entry(path: Path) -> Entry:
     )
 
 
+def is_ours(content: bytes) -> bool:
+    """Tell whether it is the shim, of any version."""
+    return MARKER in content[:1024]
+
+
 def _kind(path: Path, content: bytes) -> str:
     if content.startswith(b"\x7fELF"):
         return "real" if answers(path) else "broken"
-    if MARKER in content[:1024]:
+    if is_ours(content):
         return "shim" if content == SHIM.read_bytes() else "other shim"
     if content.startswith(b"#!") and b"Please enter passphrase" in content[:65536]:
         return "guide"
@@ -213,21 +230,3 @@ def look(at: Layout) -> Found:
         guard=guard.pieces(at),
         others=callers.others(at),
     )
-
-
-def still(seen: Entry) -> None:
-    """See that the file at a path is still the one that was seen.
-
-    Package managers don't know our lock. What one of them puts there after the look must not be
-    replaced, so this comes right before each change; what is left is the instant between both.
-
-    Raises:
-        ChangedError: it is another one.
-    """
-    try:
-        status = seen.path.lstat()
-        now = status.st_ino, status.st_mtime_ns
-    except FileNotFoundError:
-        now = 0, 0
-    if now != (seen.inode, seen.mtime_ns):
-        raise ChangedError(f"{seen.path} is being changed by somebody else: try again")

@@ -127,22 +127,19 @@ class Planner:
         """Let the package's file be the real scrypt again; the kept one leaves its place."""
         found, at = self.found, self.at
         if found.real.kind == "real" and (found.scrypt.kind != "real" or found.diverted):
-
-            def put_back() -> None:
-                look.still(found.scrypt)
-                files.put(at.real, at.scrypt)
-
             text = f"put the real scrypt back at {at.scrypt}{note}"
+            put_back = partial(files.move, at.real, at.scrypt, found.scrypt.still)
             self.add(text, put_back, scrypt="real", real="missing")
         elif found.scrypt.kind in look.OURS and found.old.kind != "real" and self.orphaned():
             text = f"remove the shim {at.scrypt}, as its package is gone"
-            self.add(text, partial(files.delete, at.scrypt), scrypt="missing")
+            self.add(text, partial(files.delete, at.scrypt, found.scrypt.still), scrypt="missing")
         elif found.scrypt.kind != "real":
             source = self.source()
             text = f"put the real scrypt, now {source.path}, back at {at.scrypt}{note}"
             self.add(text, partial(self.copy_to_scrypt, source), scrypt="real")
         elif found.real.kind == "real" and found.state is not None and found.method == "replace":
-            self.add(f"remove {at.real}", lambda: files.delete(at.real), real="missing")
+            gone = partial(files.delete, at.real, found.real.still)
+            self.add(f"remove {at.real}", gone, real="missing")
         if found.diverted:
             text = f"end dpkg's diversion of {at.scrypt}"
             self.add(text, lambda: packages.divert(at, add=False), diverted="no")
@@ -154,14 +151,14 @@ class Planner:
 
     def copy_to_scrypt(self, source: look.Entry) -> None:
         """Let the package's file be a copy of a real scrypt that is elsewhere."""
-        check = partial(look.still, self.found.scrypt)
-        files.copy(source.path, self.at.scrypt, check=check)
+        files.copy(source.path, self.at.scrypt, self.found.scrypt.still)
 
     def remove_local(self) -> None:
         """Remove the shim of method `path`."""
         if self.found.local.kind in look.OURS:
-            local = self.at.local
-            self.add(f"remove the shim {local}", lambda: files.delete(local), local="missing")
+            local, still = self.at.local, self.found.local.still
+            gone = partial(files.delete, local, still)
+            self.add(f"remove the shim {local}", gone, local="missing")
 
     def guide_note(self) -> str:
         """Return how to restore what the forum guide's script wrote, if that is here."""
@@ -176,19 +173,20 @@ class Planner:
             self.restore_scrypt(self.guide_note())
             if found.local.kind != "shim":
                 text = f"put the shim at {at.local} (now: {found.local.kind})"
-                self.add(text, partial(files.write_like, at.local, shim, at.scrypt), local="shim")
+                write = partial(files.write_like, at.local, shim, at.scrypt, found.local.still)
+                self.add(text, write, local="shim")
             return
         self.remove_local()
         if source.path != at.real and not found.real.alike(source):
             text = f"keep the real scrypt, now {source.path}, as {at.real}"
-            self.add(text, lambda: files.copy(source.path, at.real), real="real")
+            keep = partial(files.copy, source.path, at.real, found.real.still)
+            self.add(text, keep, real="real")
         if not found.diverted and packages.dpkg_owner(at):
             text = f"let dpkg put the package's {at.scrypt} at {at.real} from now on"
             self.add(text, lambda: packages.divert(at, add=True), diverted="yes")
         if found.scrypt.kind != "shim":
-            check = partial(look.still, found.scrypt)
             text = f"put the shim at {at.scrypt} (now: {found.scrypt.kind}{self.guide_note()})"
-            write = partial(files.write_like, at.scrypt, shim, at.real, check)
+            write = partial(files.write_like, at.scrypt, shim, at.real, found.scrypt.still)
             self.add(text, write, scrypt="shim")
 
     def place_guard(self) -> None:
@@ -224,7 +222,8 @@ class Planner:
             text = f"set mode = {mode} in {at.config}" + (
                 f"; until now: {problem}" if problem else ""
             )
-            self.add(text, lambda: files.write(at.config, config), mode=mode)
+            write = partial(files.write, at.config, config, found.config_is_still)
+            self.add(text, write, mode=mode)
         return self.repair(method)._replace(left=tuple(found.in_the_way(at, method)))
 
     def checked_source(self, method: str) -> look.Entry:
@@ -278,11 +277,12 @@ class Planner:
         self.remove_local()
         left = self.restore_if_ours()
         for piece in guards:
-            self.add(f"remove {piece.path}", partial(files.delete, piece.path))
+            self.add(f"remove {piece.path}", partial(files.delete, piece.path, piece.still))
         if guards:
             self.add("let systemd forget the units", lambda: guard.forget(at))
         if found.mode and found.config == CONFIG_TEXT.format(found.mode).encode():
-            self.add(f"remove {at.config}", lambda: files.delete(at.config), mode="no config")
+            gone = partial(files.delete, at.config, found.config_is_still)
+            self.add(f"remove {at.config}", gone, mode="no config")
         if found.state is not None:
             after = {"installed": "no", "method": "replace", "recorded": "nothing"}
             self.add(f"remove {at.state}{left}", lambda: files.delete(at.state), **after)

@@ -19,7 +19,6 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from . import files
@@ -53,8 +52,8 @@ def now() -> str:
 
 
 @contextlib.contextmanager
-def locked(at: Layout, leftovers: list[Path], *, wait: bool) -> Iterator[bool]:
-    """Let nobody else change anything meanwhile, and clean up after one who was killed.
+def locked(at: Layout, *, wait: bool) -> Iterator[bool]:
+    """Let nobody else change anything meanwhile.
 
     Gives False, at once, when somebody else is at work and `wait` is not set.
 
@@ -76,8 +75,6 @@ def locked(at: Layout, leftovers: list[Path], *, wait: bool) -> Iterator[bool]:
                 if time.monotonic() > deadline:
                     raise ShimctlError(f"another shimctl holds {at.lock}: try again") from error
                 time.sleep(0.05)
-        for path in leftovers:
-            files.temporary(path).unlink(missing_ok=True)
         yield True
 
 

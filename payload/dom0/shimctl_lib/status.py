@@ -37,10 +37,18 @@ def _place_problems(at: Layout, found: look.Found) -> list[str]:
     return lines
 
 
-def _package_problems(at: Layout, found: look.Found, package: str | None) -> list[str]:
+def _package_problems(
+    at: Layout, found: look.Found, package: str | None, as_shipped: str
+) -> list[str]:
     recorded = (found.state or {}).get("package")
     if recorded and package is None:
         return [f"no package owns {at.scrypt} any more (it was {recorded}): {REINSTALL}"]
+    if as_shipped == "no":
+        real = found.scrypt if found.scrypt.kind == "real" else found.real
+        return [
+            f"{real.path} is not the program that the package {package} has: an update was lost, or"
+            f" somebody changed it: {REINSTALL}"
+        ]
     return []
 
 
@@ -56,7 +64,7 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
     lines = _place_problems(at, found)
     if problem := found.config_problem(at.config):
         lines.append(problem)
-    lines += _package_problems(at, found, facts["package"])
+    lines += _package_problems(at, found, facts["package"], facts["as_shipped"])
     for name, trigger in facts["triggers"].items():
         health = str(trigger["health"])
         if health.startswith("broken"):
