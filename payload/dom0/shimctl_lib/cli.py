@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import exchange, files, guard, look, plan, state, status, tell
+from . import attributes, exchange, files, guard, look, plan, state, status, tell
 from .layout import METHODS, MODES, TRIGGERS, ChangedError, Layout, ShimctlError, printable
 
 RETRIES = 3  # looks, when a package manager changes something between look and change
@@ -64,10 +64,16 @@ def change_once(at: Layout, options: Options) -> Result:
     """
     found = look.look(at)
     made = make_plan(at, found, options)
+    if why := attributes.blocking(touched(at, made)):
+        raise ShimctlError(f"nothing was changed: {why}")
     before, after = found.summary(), found.summary()
     for step in made.steps:
         if not options.check:
-            step.make()
+            try:
+                step.make()
+            except PermissionError as error:
+                why = attributes.blocking(places(at))
+                raise ShimctlError(f"{error}; {why}" if why else str(error)) from error
             tell.journal(at, tell.NOTICE, step.text)
         after |= step.after
     result: Result = {"changed": bool(made.steps), "before": before, "after": after}
@@ -130,6 +136,12 @@ def places(at: Layout) -> list[Path]:
     """Return the files that are written."""
     known = [at.scrypt, at.real, at.local, at.config, at.state]
     return known + [piece.path for piece in guard.pieces(at)]
+
+
+def touched(at: Layout, made: plan.Plan) -> list[Path]:
+    """Return those of the files that matter to a user which the steps change."""
+    known = {"scrypt": at.scrypt, "real": at.real, "local": at.local, "mode": at.config}
+    return [path for key, path in known.items() if any(key in step.after for step in made.steps)]
 
 
 def tidy(at: Layout) -> None:
