@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .exchange import Was, place, remove
+from .exchange import Was, place, remove, sync_folder
 
 # What belongs to the file's place and not to its content: SELinux' label, access control lists.
 PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
@@ -128,7 +128,11 @@ def link(target: str, path: Path, was: Was) -> None:
 
 def delete(path: Path, was: Was | None = None) -> None:
     """Remove a file, and its folder if that is ours and empty then; see exchange.remove."""
-    remove(path, was or (lambda _: True))
+    if was:
+        remove(path, was)
+    else:
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
     with contextlib.suppress(OSError):
         if path.parent.name == "qubes-dedup-backup":
             path.parent.rmdir()

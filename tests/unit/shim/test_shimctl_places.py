@@ -252,12 +252,20 @@ def test_diverted_binary_that_breaks_the_protocol_comes_to_the_front(debian: Sys
     assert diverted(debian) == "/usr/bin/scrypt"
 
 
-def test_other_binary_than_the_package_s_is_told(debian: System) -> None:
+def test_program_that_its_package_does_not_have_is_a_problem(debian: System) -> None:
+    """As after an update that was lost; the package's own cures it."""
     debian.json("install")
+    assert debian.json("status")["as_shipped"] == "yes"
     debian.real.write_bytes(newer(b"by hand"))
     debian.trigger("path")
-    assert debian.json("status")["as_shipped"] == "no"
     assert "it shipped another one" in debian.run("status").stdout
+    status = debian.json("status", status=3)
+    assert (status["as_shipped"], len(status["problems"])) == ("no", 1)
+    assert f"{debian.real} is not the program that the package scrypt-1.0 has" in str(status)
+    assert "reinstall" in status["problems"][0]
+    dpkg(debian, "1.1", real_scrypt().read_bytes())
+    debian.trigger("path")
+    assert debian.json("status")["healthy"]
 
 
 def test_shim_goes_when_its_package_is_gone(debian: System) -> None:
