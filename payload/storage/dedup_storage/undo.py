@@ -44,6 +44,9 @@ def _alone(repository: Repository, folder: Path) -> AbstractContextManager[None]
 
 
 def _changes(repository: Repository, folder: Path, since: str | None) -> int:
+    path = folder / repository.name
+    if not path.exists() and not held.held(repository, folder):
+        raise UsageError(f"there is no repository at {path}")
     if repository.engine == "borg":
         _transactions(repository, folder, since)
     removed = [item for item in held.removed(repository, folder) if item.files]

@@ -4,9 +4,12 @@
 import os
 from pathlib import Path
 
+import jinja2
 import pytest
-from storage_qube import QrexecStore, StorageQube
+import yaml
+from storage_qube import ROOT, QrexecStore, StorageQube
 
+ROLE = ROOT / "roles/storage_qube"
 SERVICES = ("dedupbackup.Repository", "dedupbackup.Maintenance", "dedupbackup.MaintenanceOpen")
 
 
@@ -154,3 +157,20 @@ def test_call_that_policy_refuses(qube: StorageQube, tmp_path: Path) -> None:
         assert result.returncode == 1
         call = f"it calls dedupbackup.Repository+{engine}+main in another: does policy allow it"
         assert call in result.stderr.decode()
+
+
+def test_what_the_playbook_and_the_formula_write_is_taken(qube: StorageQube) -> None:
+    """Also a number that came as text; Salt trims no line ends."""
+    spec = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())
+    options = spec["argument_specs"]["main"]["options"]["storage_qube_repositories"]["options"]
+    given = {"engine": "borg", "place": str(qube.data), "keep_removed_days": "3", "reserve_mib": 0}
+    item = {key: given.get(key, "/x") for key in options}
+    text = (ROLE / "templates/repository.toml.j2").read_text()
+    for trim in (True, False):
+        template = jinja2.Environment(trim_blocks=trim, autoescape=False).from_string(text)  # noqa: S701
+        (qube.folder / "config/main.toml").write_text(template.render(item=item) + "\n")
+        written = (qube.folder / "config/main.toml").read_text()
+        assert all(f"{key} = " in written for key in options if key != "name")
+        result = qube.run("changes", "main")
+        assert result.returncode == 2  # nothing was made yet
+        assert "there is no repository at" in result.stderr
