@@ -60,6 +60,8 @@ def test_shim_is_back(dom0: Dom0, trigger: str, transaction: Transaction) -> Non
     if transaction.command == "remove scrypt":
         assert problems.pop(0).startswith("no package owns /usr/bin/scrypt")
     assert problems == []
+    if trigger in ("dnf", "all"):
+        assert status["triggers"][dom0.hook]["health"] == "ready"
     fired = {name for name, facts in status["triggers"].items() if facts["last"]}
     if trigger == "all":
         assert fired >= {dom0.hook, "rpm"}
