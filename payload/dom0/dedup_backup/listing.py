@@ -7,7 +7,7 @@ from typing import Any
 
 from dedup_backup import ledger, moment, orphans, retention
 from dedup_backup.context import Context, id_of, place, say
-from dedup_backup.errors import EXIT_WRONG
+from dedup_backup.errors import EXIT_WRONG, BackupError
 from dedup_backup.ledger import Head
 from dedup_backup.store import PARTIAL
 
@@ -39,8 +39,7 @@ def list_runs(context: Context) -> int:
         for row in known:
             line = f"{row['run']:<58} {row['began'] or '-':<20} {row['dom0']:<12}"
             print(f"{line} {row['store']:<8} {row['reason']}".rstrip())
-        others = orphans.other_stores(context.layout, context.source) if left else []
-        for line in orphans.as_text(left, [place(source) for source in others]):
+        for line in orphans.as_text(left, _others(context) if left else []):
             print(line)
     partial = {row["run"] for row in rows if row["store"] == PARTIAL}
     for name in context.confirmed:
@@ -50,6 +49,14 @@ def list_runs(context: Context) -> int:
     if lost:
         say(f"{context.place} has lost {len(lost)} confirmed run(s)")
     return EXIT_WRONG if lost else 0
+
+
+def _others(context: Context) -> list[str]:
+    """Name the other stores that dom0 knows of; a profile that can't be read doesn't stop us."""
+    try:
+        return [place(source) for source in orphans.other_stores(context.layout, context.source)]
+    except BackupError as error:
+        return [f"the store that one of the other backup profiles names ({error})"]
 
 
 def _place(context: Context, row: dict[str, str], books: dict[str, Head]) -> dict[str, Any]:

@@ -176,7 +176,10 @@ def _old(layout: Layout, orphans: list[Orphan]) -> list[Orphan]:
 def _drop(layout: Layout, orphan: Orphan) -> bool:
     """Drop a ledger, unless somebody writes to it, or has."""
     path = layout.ledgers / orphan.backup_id
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the shim's `note` does
         if os.fstat(file).st_mtime != orphan.written:

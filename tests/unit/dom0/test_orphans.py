@@ -111,6 +111,9 @@ def test_what_another_store_has_is_not_called_lost(at: Dom0, other_backup: Backu
     told = at("list").stdout.decode().splitlines()[-1]
     assert f"the store other in {QUBE}" in told
     assert "the store default in elsewhere" in told
+    (at.root.path / "etc/qubes/backup/other.conf").write_text("[")
+    done = at("list")
+    assert (done.returncode, b"can't read" in done.stdout) == (0, True)
 
 
 def test_prune_drops_old_ones(at: Dom0, backup: Backup, other_backup: Backup) -> None:
