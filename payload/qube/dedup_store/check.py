@@ -10,7 +10,7 @@ from typing import Any
 
 from dedup_store import config, engine, get, progress, recipe, tell
 from dedup_store.commands import open_repository
-from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
+from dedup_store.errors import DamagedError, DiskError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member
 from dedup_store.stored import StoredObject
 from dedup_store.structure import HEADER, HMAC, XML
@@ -156,7 +156,8 @@ class _Checker:
         except DamagedError:
             raise
         except StoreError as error:
-            if not self._repository.exists():
+            is_out_of_reach = isinstance(error, DiskError) and not error.is_damage
+            if is_out_of_reach or not self._repository.exists():
                 raise
             raise DamagedError(str(error)) from None
 

@@ -5,6 +5,7 @@ import argparse
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ from dedup_store import (
     setup,
     stats,
     tell,
+    trouble,
     version,
 )
 from dedup_store.errors import EXIT_READER_GONE, StoreError, clean
@@ -101,11 +103,21 @@ def main() -> int:
         # of the restore (qubes-core-agent-linux qubes-rpc/qubes.RestoreById).
         return 0 if arguments.command == "get" else EXIT_READER_GONE
     except OSError as error:
-        tell.say(f"{error.filename or 'input or output'}: {error.strerror}")
+        tell.say(str(_described(error, arguments.command)))
         _drain_if_put(arguments)
         return StoreError.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _described(error: OSError, command: str) -> StoreError:
+    """Describe the system's error; what `put` writes, but to the engine, is in a temporary file."""
+    if error.filename:
+        return trouble.of_file(error, str(error.filename), "its disk, in this qube,")
+    if command == "put" and trouble.kind_of(error.errno):
+        disk = trouble.temporary_disk(tempfile.gettempdir())
+        return trouble.of_file(error, "a temporary file can't be written", disk)
+    return StoreError(f"input or output: {error.strerror}")
 
 
 def _terminated(_number: int, _frame: object) -> NoReturn:

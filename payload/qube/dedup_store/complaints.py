@@ -6,6 +6,7 @@ import json
 import re
 
 from dedup_store.errors import clean
+from dedup_store.trouble import Places, Trouble
 
 STDERR_BYTES = 8192
 # borg/archiver.py main: a message, a traceback, and (helpers/misc.py sysinfo) where it runs. Other
@@ -14,6 +15,8 @@ _TRACEBACK = re.compile(
     r"(.*)\n(?:Remote: )?Traceback \(most recent call last\)(?s:.*?)"
     r"\n(.*)\n+(?:Remote: \n)*(?:Remote: |Borg server: )?Platform: "
 )
+# restic 0.14 has the calls that led to an error behind its cause (github.com/pkg/errors)
+_CALLS = re.compile(r"^[\w./-]+\.[\w.()*-]+\n\t\S+:\d+$\n?", re.MULTILINE)
 _FIRST_LINES = 2
 _MAX_FIRST = 300  # characters
 
@@ -23,18 +26,32 @@ class Complaints:
 
     Attributes:
         last: its end.
+        trouble: what it tries again and again, and in vain.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
         """Start with nothing."""
-        self.last = self._first = b""
+        self.last = self._first = self._line = b""
         self._lines = 0
+        self._places = places
+        self.trouble: Trouble | None = None
 
     def add(self, data: bytes) -> None:
         """Take more."""
         self.last = (self.last + data)[-STDERR_BYTES:]
         self._first += data[: STDERR_BYTES - len(self._first)]
         self._lines += data.count(b"\n")
+        *lines, rest = (self._line + data).split(b"\n")
+        self._line = rest[-STDERR_BYTES:]
+        for line in lines if self.trouble is None else []:
+            text = line.decode(errors="replace")
+            self.trouble = self.trouble or self._places.find(text, tried=True)
+
+    def cause(self) -> Trouble | None:
+        """Give the error that waiting doesn't mend and that made it fail, if it was one."""
+        lines = reversed(self.last.decode(errors="replace").splitlines())
+        found = (self._places.find(line, tried=False) for line in lines)
+        return self.trouble or next(filter(None, found), None)
 
     def message(self) -> str:
         """Tell why it failed (restic 0.17 and later: in JSON, if asked)."""
@@ -45,7 +62,7 @@ class Complaints:
                 text = last["message"]
         if found := _TRACEBACK.search(text):
             text = f"{found[1]} {found[2]}"
-        return clean(text)
+        return clean(_CALLS.sub("", text))
 
     def first_ones(self) -> str:
         """Tell what a check found first; borg may write thousands of lines, one for each piece."""

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from dedup_store import engine, folder
+from dedup_store import engine, folder, patience, trouble
 from dedup_store.config import Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
@@ -95,7 +95,7 @@ class Directory:
     def forget(self, runs: Sequence[str]) -> None:
         """Remove these runs or leftovers."""
         gone = [self._runs / f"{run}{_UNFINISHED}" for run in runs]
-        with _failing("a run can't be removed"):
+        with _failing(f"a run in {self._runs} can't be removed"):
             for run, left in zip(runs, gone, strict=True):
                 with contextlib.suppress(FileNotFoundError):  # it is a leftover
                     (self._runs / run).rename(left)
@@ -378,8 +378,10 @@ def _open_file(path: Path) -> int:
 
 @contextlib.contextmanager
 def _failing(what: str) -> Iterator[None]:
-    """Turn the system's errors into ours."""
+    """Turn the system's errors into ours, and tell when it takes long."""
     try:
-        yield
+        with patience.waiting(lambda: "the repository's disk"):
+            yield
     except OSError as error:
-        raise StoreError(f"{what}: {error.strerror}") from None
+        raise trouble.of_file(error, what, "the repository's disk") from None
+    patience.moved()

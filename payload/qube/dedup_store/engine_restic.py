@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from dedup_store import engine, folder, restic_locks, storage, tuning
 from dedup_store.config import Config
-from dedup_store.errors import DamagedError, StoreError
+from dedup_store.errors import DamagedError, DiskError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
@@ -34,6 +34,7 @@ _SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
 # Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
 # (internal/restic/lock.go waitBeforeLockCheck).
 _READ_ONLY = ("--no-lock",)
+_CACHE_ROOM = 200 << 20  # bytes
 _AT_ONCE = 500  # snapshots in one command line
 # cmd/restic/cmd_check.go runCheck
 _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
@@ -46,6 +47,19 @@ class _Objects:
     summary: str | None = None  # None without a manifest
     payload: dict[int, tuple[str, str]] = field(default_factory=dict)  # and their trees
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+
+
+def _has_room(variables: dict[str, str]) -> bool:
+    """Tell whether restic's cache has room to grow; restic is slower without, or fails with it."""
+    folder = Path(variables.get("XDG_CACHE_HOME") or f"{variables['HOME']}/.cache")
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return False
+    is_writable = not status.f_flag & os.ST_RDONLY and os.access(folder, os.W_OK)
+    return is_writable and status.f_bavail * status.f_frsize >= _CACHE_ROOM
 
 
 class Restic:
@@ -69,6 +83,8 @@ class Restic:
         }
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
         options = ["-o", f"rclone.program={call.command}"] if call else []
+        if not _has_room(variables):
+            options.append("--no-cache")
         argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint += call.hint if call else ""
         command = Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
@@ -84,6 +100,8 @@ class Restic:
             return False
         try:
             self._run(*_READ_ONLY, "cat", "config")
+        except DiskError:
+            raise
         except StoreError:
             if self._config.local_repository:
                 raise

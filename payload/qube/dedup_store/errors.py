@@ -24,6 +24,19 @@ class EngineError(StoreError):
         self.said = said
 
 
+class DiskError(EngineError):
+    """A disk is full, read-only, broken: waiting doesn't mend it (trouble.py).
+
+    Attributes:
+        is_damage: whether it may be of what is read alone, so that a check goes on.
+    """
+
+    def __init__(self, text: str, said: str, *, is_damage: bool) -> None:
+        """Tell of it."""
+        super().__init__(text, said)
+        self.is_damage = is_damage
+
+
 class UsageError(StoreError):
     """The command line or the configuration is wrong."""
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_store import tell
-from dedup_store.config import Config, state_file
+from dedup_store import tell, trouble
+from dedup_store.config import Config, home, state_file
 from dedup_store.errors import StoreError
 
 _POLL = 0.1  # seconds
@@ -145,7 +145,8 @@ def _open(path: Path) -> int:
             for place in (path, *path.parents):
                 with contextlib.suppress(FileNotFoundError):
                     return os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        raise StoreError(f"{path} can't be made: {error.strerror}") from None
+        disk = trouble.home_disk(Path(home()))
+        raise trouble.of_file(error, f"{path} can't be made", disk) from None
     if os.fstat(fd).st_size < len(_IDLE):
         with contextlib.suppress(OSError):
             os.pwrite(fd, _IDLE, 0)

@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from dedup_store import pipes
+from dedup_store import patience, pipes
 from dedup_store.complaints import STDERR_BYTES, Complaints
 from dedup_store.config import home
-from dedup_store.errors import DamagedError, EngineError, StoreError
+from dedup_store.errors import DamagedError, DiskError, EngineError, StoreError, clean
+from dedup_store.trouble import Places
 
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
+_MAX_WORDS = 160  # characters of what an engine that is waited for said last
 
 
 class Stream(Protocol):
@@ -74,6 +76,11 @@ class Command:
     hint: str = ""
     limits: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """Name it for a person: the program, and its command."""
+        return " ".join([self.argv[0], *filter(str.isalpha, self.argv[1:])][:2])
+
 
 class Child:
     """An engine's process, whose stderr is kept in part for its error message."""
@@ -86,7 +93,7 @@ class Child:
             feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
                 can be read only when it isn't fed.
         """
-        self._name = command.argv[0]
+        self._name, self._label = command.argv[0], command.label
         self._how = command.how
         self._hint = command.hint
         self._is_told = False
@@ -112,7 +119,7 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             pipes.widen(self.fd)
-        self._errors = Complaints()
+        self._errors = Complaints(Places(command.variables))
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -120,6 +127,21 @@ class Child:
         stream = self._process.stderr
         while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
             self._errors.add(data)
+            if self._errors.trouble and not self._is_told:
+                self.interrupt()  # restic would try for 15 minutes; who waits gets its failure
+                killer = threading.Timer(_STOP_SECONDS, self._process.kill)
+                killer.daemon = True
+                killer.start()
+
+    @contextlib.contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Wait for it; when nothing moves for long, that is told."""
+        with patience.waiting(self._doing):
+            yield
+
+    def _doing(self) -> str:
+        said = self._errors.last.decode(errors="replace").strip().rpartition("\n")[2]
+        return self._label + (f" ({clean(said, _MAX_WORDS)})" if said else "")
 
     def is_running(self) -> bool:
         """Tell whether it still runs."""
@@ -132,9 +154,11 @@ class Child:
             StoreError: its error, when it has gone.
         """
         try:
-            pipes.write_all(self.fd, data)
+            with self.waited_for():
+                pipes.write_all(self.fd, data)
         except BrokenPipeError:
             raise self.failure() from None
+        patience.moved()
 
     def close_stdin(self) -> None:
         """Let it see the end of its input."""
@@ -149,8 +173,11 @@ class Child:
             StoreError: when it failed.
         """
         self.close_stdin()
-        if self._process.wait() != 0:
+        with self.waited_for():
+            code = self._process.wait()
+        if code != 0:
             raise self.failure()
+        patience.moved()
 
     def judge(self, is_damage: Callable[[int, bytes], bool]) -> None:
         """Wait for the end of an engine's check, whose output nobody reads.
@@ -163,12 +190,16 @@ class Child:
             StoreError: it failed for another reason.
         """
         try:
-            code = self._process.wait()
+            with self.waited_for():
+                code = self._process.wait()
             self._reader.join()
             if code > 0 and is_damage(code, self._errors.last):
                 raise DamagedError(f"{self._name}: {self._errors.first_ones()}")
             if code:
-                raise self.failure()
+                error = self.failure()
+                if isinstance(error, DiskError) and error.is_damage:
+                    raise DamagedError(str(error))
+                raise error
         finally:
             self.stop()
 
@@ -185,8 +216,10 @@ class Child:
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
         message, said = self._errors.message(), self._errors.last.decode(errors="replace")
-        code = self._process.returncode
+        code, cause = self._process.returncode, self._errors.cause()
         self.stop()
+        if cause:
+            return cause.error(self._name, said)
         if code is None:
             ending = "gave up"
         elif code < 0:
@@ -242,7 +275,8 @@ class ChildStream:
             StoreError: when the engine failed before.
         """
         fd = self._children[0].fd
-        select.select([fd], [], [])
+        with self._children[0].waited_for():
+            select.select([fd], [], [])
         if not int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder):
             self.readinto(memoryview(bytearray(1)))
         return self
@@ -257,7 +291,10 @@ class ChildStream:
         while self._children:
             if len(self._children) < 2:
                 self._start_next()
-            if got := os.readv(self._children[0].fd, [buffer]):
+            with self._children[0].waited_for():
+                got = os.readv(self._children[0].fd, [buffer])
+            if got:
+                patience.moved()
                 return got
             self._children[0].finish()
             self._children.pop(0).stop()

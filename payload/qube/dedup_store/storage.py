@@ -47,6 +47,6 @@ def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
     return StorageCall(
         command=shlex.join([str(program), qube, service]),
         # restic shows it only; /./ is borg's mark for a path relative to where its server runs
-        location=f"rclone:{name}" if config.engine == "restic" else f"ssh://{qube}/./{name}",
+        location=f"rclone:{qube}/{name}" if config.engine == "restic" else f"ssh://{qube}/./{name}",
         hint=f" (it calls {service} in {qube}: {doubt})",
     )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tells when nothing has moved for a while: silence looks like a crash.
+
+A thread looks at when something moved last, so that the bytes themselves flow as ever. It tells
+less and less often, as what it tells may end in a log of dom0's.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from dedup_store import tell
+
+_FIRST, _MOST = 10, 600  # seconds between two lines
+_PAUSE = 1  # seconds; whoever waits again as soon is still waiting for the same
+
+
+class _Watch:
+    """What is waited for."""
+
+    def __init__(self) -> None:
+        """Wait for nothing."""
+        self._what: Callable[[], str] | None = None
+        self._since = self._left = 0.0
+        self._has_thread = False
+
+    @contextlib.contextmanager
+    def waiting(self, what: Callable[[], str]) -> Iterator[None]:
+        """Wait for something; when nothing moves, say so.
+
+        Args:
+            what: names it; called by another thread.
+        """
+        now = time.monotonic()
+        if now - self._left > _PAUSE:
+            self._since = now
+        if not self._has_thread:
+            self._has_thread = True
+            threading.Thread(target=self._look, daemon=True).start()
+        self._what = what
+        try:
+            yield
+        finally:
+            self._what = None
+            self._left = time.monotonic()
+
+    def moved(self) -> None:
+        """Note that something moved."""
+        self._left = 0.0
+
+    def _look(self) -> None:
+        gap = _FIRST
+        told = 0.0
+        while True:
+            time.sleep(_PAUSE)
+            now, what = time.monotonic(), self._what
+            silent = now - self._since
+            if what and silent >= _FIRST and now - told >= gap:
+                tell.say(f"still waiting for {what()}: nothing for {int(silent)} s")
+                told, gap = now, min(2 * gap, _MOST)
+
+
+_watch = _Watch()
+waiting, moved = _watch.waiting, _watch.moved

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Errors that waiting doesn't mend: what they are, which disk they are about, and what to do.
+
+The one place for that, for all engines and for our own files; docs/troubleshooting.md has the same
+table. A question that borg asks is told in borg_questions.py.
+"""
+
+import errno
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from dedup_store.errors import DiskError, EngineError, StoreError, clean
+
+_MAX_WORDS = 220  # characters of what the engine said
+_LITTLE = 1 << 20  # bytes; a disk with less is full
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of error.
+
+    Attributes:
+        numbers: the system's, as borg gives them.
+        words: the system's, as restic and rclone give them, and what else engines say.
+        state: what is wrong with the disk.
+        advice: what to do.
+    """
+
+    numbers: tuple[int, ...]
+    words: str
+    state: str
+    advice: str
+
+    def is_in(self, text: str) -> bool:
+        """Tell whether a line of an engine's is about it."""
+        numbers = "|".join(map(str, self.numbers))
+        return bool(re.search(rf"{self.words}|\[Errno (?:{numbers})\]", text, re.IGNORECASE))
+
+
+READ_ONLY = Kind(
+    (errno.EROFS,),
+    "read-only file system",
+    "is read-only",
+    "attach it writable; when nobody made it so, `sudo dmesg` in that qube tells why",
+)
+FULL = Kind(
+    (errno.ENOSPC, errno.EDQUOT),
+    "no space left on device|disk quota exceeded|insufficient free space"
+    "|file too big for remaining disk space",  # rclone lib/file/preallocate_unix.go ErrDiskFull
+    "is full",
+    "make room there",
+)
+DENIED = Kind(
+    (errno.EACCES, errno.EPERM),
+    r"permission denied(?! ?\(|, )|operation not permitted",  # not ssh's words for a wrong key
+    "may not be used by this user",
+    "see with `ls -la` there whom it belongs to",
+)
+FAILING = Kind(
+    (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EUCLEAN),
+    "input/output error|no such device|transport endpoint is not connected"
+    "|stale (?:nfs )?file handle|structure needs cleaning",
+    "doesn't answer as a disk should",
+    "attach it anew; if that doesn't help, copy what can be read to another one"
+    " (`sudo dmesg` in that qube tells more)",
+)
+KINDS = (READ_ONLY, FULL, DENIED, FAILING)
+PRUNE = "`sudo qubes-dedup-backup forget` and `prune` in dom0 make room"
+
+# What restic and rclone say each time they try something again, or gave up: internal/backend/retry
+# and cmd/restic/global.go; rclone's log.
+_TRIED = re.compile(r"returned error, retrying after|\) failed: |^rclone: .*\bERROR\b")
+_OTHER_SIDE = re.compile(r"^(?:rclone|Remote): ")
+# a repository in a storage qube, as storage.py tells the engines
+_STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
+
+
+def kind_of(number: int | None) -> Kind | None:
+    """Give the kind of one of the system's errors, None when it may pass."""
+    return next((kind for kind in KINDS if number in kind.numbers), None)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An error that waiting doesn't mend.
+
+    Attributes:
+        kind: its kind.
+        disk: where, in words.
+        has_repository: whether the repository is there.
+        line: what the engine said.
+    """
+
+    kind: Kind
+    disk: str
+    has_repository: bool
+    line: str
+
+    def error(self, name: str, said: str) -> EngineError:
+        """Describe it.
+
+        Args:
+            name: the engine.
+            said: the end of all that it said.
+        """
+        advice = self.kind.advice
+        if self.kind is FULL and self.has_repository:
+            advice = PRUNE
+        words = clean(self.line, _MAX_WORDS)
+        text = f"{self.disk} {self.kind.state}: {advice} ({name}: {words})"
+        return DiskError(text, said, is_damage=self.kind is FAILING)
+
+
+class Places:
+    """The disks that an engine uses."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        """Take them from the environment that the engine is started with."""
+        home = variables["HOME"]
+        self._home = Path(home)
+        self._cache = variables.get("XDG_CACHE_HOME") or f"{home}/.cache"
+        self._homes = [home, self._cache, variables.get("XDG_CONFIG_HOME") or home]
+        self._temporary = variables.get("TMPDIR") or tempfile.gettempdir()
+        self._repository = (
+            variables.get("RESTIC_REPOSITORY") or variables.get("BORG_REPO") or "repository"
+        )
+
+    @property
+    def _folder(self) -> Path | None:
+        return Path(self._repository) if self._repository.startswith("/") else None
+
+    def find(self, line: str, *, tried: bool) -> Trouble | None:
+        """Find an error that waiting doesn't mend in a line of an engine's.
+
+        Args:
+            line: what it said.
+            tried: only in a line that tells of something that is, or was, tried again; not what
+                goes wrong with restic's cache, which it can do without.
+        """
+        if tried and (not _TRIED.search(line) or self._cache in line):
+            return None
+        for kind in KINDS:
+            if kind.is_in(line):
+                other = self._other_disk(line, kind)
+                return Trouble(kind, other or self._repository_disk(), not other, line)
+        return None
+
+    def _other_disk(self, line: str, kind: Kind) -> str:
+        """Name the disk, if it isn't the repository's."""
+        if self._folder is None and _OTHER_SIDE.search(line):
+            return ""
+        if self._folder and str(self._folder) in line:
+            return ""
+        if any(folder in line for folder in self._homes):
+            return home_disk(self._home)
+        if f"{self._temporary}/" in line:
+            return temporary_disk(self._temporary)
+        here = _is_so(self._home, kind) and not (self._folder and _is_so(self._folder, kind))
+        return home_disk(self._home) if here else ""
+
+    def _repository_disk(self) -> str:
+        if self._folder:
+            return repository_disk(self._folder, self._home)
+        if match := _STORAGE.fullmatch(self._repository):
+            return f"the disk of the repository {match[3]} in the qube {match[1] or match[2]}"
+        return f"the disk of the repository {self._repository}"
+
+
+def home_disk(home: Path) -> str:
+    """Name the disk of the home folder."""
+    return f"this qube's own volume (home folder {home}; not the repository's disk)"
+
+
+def temporary_disk(folder: str) -> str:
+    """Name the disk of temporary files."""
+    return f"the disk of this qube's temporary folder {folder}, not the repository's,"
+
+
+def repository_disk(repository: Path, home: Path) -> str:
+    """Name the disk of a repository in this qube."""
+    try:
+        is_own = repository.stat().st_dev == home.stat().st_dev
+    except OSError:
+        is_own = False
+    disk = "this qube's own volume, with" if is_own else "the disk with"
+    return f"{disk} the repository {repository},"
+
+
+def _is_so(folder: Path, kind: Kind) -> bool:
+    """Tell whether a disk is full or read-only, whichever is asked."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return kind is FAILING
+    if kind is READ_ONLY:
+        return bool(status.f_flag & os.ST_RDONLY)
+    return kind is FULL and status.f_bavail * status.f_frsize < _LITTLE
+
+
+def of_file(error: OSError, what: str, disk: str) -> StoreError:
+    """Describe an error with a file of our own.
+
+    Args:
+        error: the system's.
+        what: what couldn't be done, and where.
+        disk: its disk, in words.
+    """
+    kind = kind_of(error.errno)
+    if kind is None:
+        return StoreError(f"{what}: {error.strerror}")
+    text = f"{what}: {error.strerror}. {disk} {kind.state}: {kind.advice}"
+    return DiskError(text, "", is_damage=kind is FAILING)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disks that are full, read-only or broken: no waiting, the right disk is named, reading works."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import archives
+import disks
+import pytest
+from conftest import copy
+from store_profile import PAYLOAD, Filled, Store
+from test_store_failures import fake_engine, small_backup
+
+ENGINES = ("restic", "directory")
+PLAIN = pytest.mark.parametrize("filled", ENGINES, indirect=True)
+pytestmark = [pytest.mark.engines, disks.NEEDS_ROOT]
+
+
+def reads(filled: Filled) -> None:
+    """All commands that only read work, and as ever."""
+    store = filled.store
+    assert [run["run"] for run in store.runs()] == sorted(filled.runs)
+    for run, stream in zip(filled.runs, filled.streams, strict=True):
+        assert store.get(run) == stream
+    for words in (["show", "latest"], ["check"], ["stats"]):
+        result = store.run(*words)
+        assert result.returncode == 0, result.stderr
+
+
+def refuses(store: Store, state: str, *words: str, data: bytes = b"") -> str:
+    """A command that fails, with one line that names the state of a disk; give that."""
+    result = store.run(*words, data=data)
+    assert result.returncode == 1, result
+    text = result.stderr.decode()
+    assert f"{state}: " in text, text
+    assert text.count("\n") == 1, text
+    assert ".go:" not in text
+    return text
+
+
+@PLAIN
+def test_read_only(filled: Filled) -> None:
+    store = filled.store
+    with disks.space(disks.read_only(store.repository)) as space:
+        store.prefix = space.prefix
+        for words in (["put"], ["forget", filled.runs[0]]):
+            text = refuses(store, "is read-only", *words, data=small_backup())
+            assert str(store.repository) in text
+        reads(filled)
+    store.prefix = ()
+    assert store.run("prune").returncode == 0
+    reads(filled)
+
+
+@PLAIN
+def test_full(filled: Filled) -> None:
+    """Not one byte is left; a forget that fails changes nothing for those that read."""
+    store = filled.store
+    with disks.space(disks.small(store.repository, "120m")) as space:
+        store.prefix = space.prefix
+        space.fill(store.repository)
+        text = refuses(store, "is full", "put", data=small_backup())
+        assert str(store.repository) in text
+        reads(filled)
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+@PLAIN
+def test_home(filled: Filled, how: str) -> None:
+    """The engine's cache and our own lock are there; the repository's disk is another one."""
+    store = filled.store
+    home = store.folder / "home"
+    shutil.rmtree(home)  # nothing was there before
+    home.mkdir()
+    script = disks.small(home, "200k") if how == "full" else disks.read_only(home)
+    with disks.space(script) as space:
+        store.prefix = (*space.prefix, "env", f"TMPDIR={store.folder}")
+        if how == "full":
+            space.fill(home)
+        reads(filled)
+        store.put(small_backup())
+        assert store.run("forget", filled.runs[0]).returncode == 0
+        assert store.run("prune").returncode == 0
+        assert store.get(filled.runs[1]) == filled.streams[1]
+
+
+def test_temporary_folder(restic_store: Store) -> None:
+    """The engine has its files there, and we the recipe; the disk isn't the repository's."""
+    store, folder = restic_store, restic_store.folder / "temporary"
+    folder.mkdir()
+    with disks.space(disks.small(folder, "100k")) as space:
+        store.prefix = (*space.prefix, "env", f"TMPDIR={folder}")
+        text = refuses(store, "is full", "put", data=small_backup())
+        assert f"the disk of this qube's temporary folder {folder}, not the repository's," in text
+
+
+def test_cache_that_fills_its_disk(restic_store: Store) -> None:
+    """What restic 0.18 says then, word by word; the disk that it names isn't the repository's."""
+    line = "Fatal: unable to save snapshot: Copy: write $HOME/.cache/restic/46/data/ad/tmp-28:"
+    script = f'echo "{line} no space left on device" >&2; exit 1'
+    command = [PAYLOAD / "dedup-store", "list"]
+    variables = fake_engine(restic_store, script)
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    home = restic_store.folder / "home"
+    wanted = f"this qube's own volume (home folder {home}; not the repository's disk) is full: make"
+    assert wanted in result.stderr
+
+
+def broken(store: Store, path: Path) -> None:
+    """Have each read of a file fail for restic, as on a disk with a bad sector."""
+    program = store.folder / "bin" / "restic"
+    program.parent.mkdir()
+    calls = "read,pread64"
+    program.write_text(
+        f"#!/bin/sh\nexec strace -D -f -o /dev/null -P {path} -e trace={calls}"
+        f' -e inject={calls}:error=EIO {shutil.which("restic")} "$@"\n'
+    )
+    program.chmod(0o755)
+
+
+def test_bad_sector(filler: Callable[[str, Path], Filled], tmp_path: Path) -> None:
+    """It is told at once; check goes on, and tells which run and qube are hit."""
+    filled = filler("restic", tmp_path)
+    store = filled.store
+    broken(store, filled.new[0])
+    path = f"{store.folder}/bin:{os.environ['PATH']}"
+    store.prefix = ("env", f"PATH={path}")
+    refuses(store, "doesn't answer as a disk should", "get", filled.runs[1])
+    assert store.get(filled.runs[0]) == filled.streams[0]
+    result = store.run("check", "--read-data")
+    assert result.returncode == 5
+    text = result.stdout.decode()
+    assert "input/output error" in text
+    assert f"{filled.runs[0]} (whole): ok" in text
+    assert f"{filled.runs[1]} (whole): damaged: work; can still be restored: " in text
+
+
+COMMANDS = (["list"], ["get", "latest"], ["put"], ["forget", "x"], ["prune"], ["check"], ["init"])
+
+
+def test_silence_is_told(fresh: dict[str, Store], tmp_path: Path) -> None:
+    """An engine that does nothing at all: each command says so, after ten seconds."""
+    started = []
+    (tmp_path / "data").write_bytes(archives.join([*archives.members(archives.small_qubes())]))
+    for words in COMMANDS:
+        folder = tmp_path / words[0]
+        folder.mkdir()
+        store = copy(fresh["restic"], folder)
+        if words == ["init"]:
+            shutil.rmtree(store.repository)
+        os.mkfifo(folder / "go")
+        script = f"echo 'a last word' >&2; read -r line <{folder / 'go'}; exit 1"
+        variables = fake_engine(store, script)
+        with (tmp_path / "data").open("rb") as data:
+            process = subprocess.Popen(
+                [PAYLOAD / "dedup-store", *words],
+                stdin=data,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=variables,
+            )
+        started.append((folder, process))
+    for folder, process in started:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith(b"dedup-store: still waiting for restic "), (folder, line)
+        assert b"(a last word): nothing for 1" in line
+    for _, process in started:
+        process.terminate()
+        process.communicate()
