@@ -14,6 +14,7 @@ from dedup_store import (
     lock,
     ordering,
     password,
+    reserve,
     restore_service,
     tell,
 )
@@ -37,6 +38,7 @@ def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     _require(settings)
     held = lock.take(settings, exclusive=False)
     repository = engine.open_engine(settings, held)
+    reserve.Reserve(settings).keep()
     held.begin_put(repository.unlock)
     return repository, held
 

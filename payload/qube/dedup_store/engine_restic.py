@@ -24,6 +24,7 @@ from dedup_store.errors import DamagedError, DiskError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
 from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
+from dedup_store.reserve import Reserve
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 _HOST = "dedup-store"
@@ -164,8 +165,14 @@ class Restic:
                 self._run_alone("forget", *ids[start : start + _AT_ONCE])
 
     def prune(self) -> None:
-        """Give back the space of what was removed."""
-        self._run_alone("prune")
+        """Give back the space of what was removed.
+
+        What is left of files that aren't needed as a whole is stored anew first: as much as half
+        of the room allows, so that the others go in any case.
+        """
+        room = Reserve(self._config).spare()
+        limit = [] if room is None else ["--max-repack-size", str(room // 2)]
+        self._run_alone("prune", *limit)
 
     def unlock(self) -> None:
         """Remove the locks of processes that are gone, unless somebody else's restic may run."""

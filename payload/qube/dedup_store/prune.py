@@ -4,7 +4,17 @@
 import argparse
 from typing import Any
 
-from dedup_store import config, device, engine, folder, lock, manifest, password, tell
+from dedup_store import (
+    config,
+    device,
+    engine,
+    folder,
+    lock,
+    manifest,
+    password,
+    reserve,
+    tell,
+)
 from dedup_store import get as get_module
 from dedup_store.errors import NoRunError, clean
 
@@ -36,6 +46,7 @@ def prune(arguments: argparse.Namespace, settings: config.Config) -> int:
             rows.append({"run": stored.run, "was": manifest.PARTIAL})
     repository.forget([row["run"] for row in rows])
     repository.prune()
+    reserve.Reserve(settings).renew()
     held.end()
     _tell(arguments, rows)
     return 0
@@ -56,6 +67,7 @@ def _open(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     device.require(settings)
     folder.require(settings)
     held = lock.take(settings, exclusive=True)
+    reserve.Reserve(settings).release()
     repository = engine.open_engine(settings, held)
     held.begin_removal()
     repository.unlock()

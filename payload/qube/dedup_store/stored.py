@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+RESERVE = "dedup-store.reserve"  # the file in a repository's folder that reserve.py makes
+
 
 @dataclass(frozen=True)
 class StoredObject:
@@ -37,6 +39,8 @@ class Usage:
 def files_bytes(folder: Path, *, allocated: bool = False) -> int:
     """Add up the sizes of the files below a folder, or what their file system took for them.
 
+    Our reserve isn't counted.
+
     What vanishes while we count isn't counted.
 
     Raises:
@@ -50,6 +54,8 @@ def files_bytes(folder: Path, *, allocated: bool = False) -> int:
         except FileNotFoundError:
             continue
         for entry in entries:
+            if entry.name == RESERVE:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
                 continue

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Disks that are full, read-only or broken: no waiting, the right disk is named, reading works."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,12 @@ from test_store_failures import fake_engine, small_backup
 ENGINES = ("restic", "directory")
 PLAIN = pytest.mark.parametrize("filled", ENGINES, indirect=True)
 pytestmark = [pytest.mark.engines, disks.NEEDS_ROOT]
+
+
+def noisy() -> bytes:
+    """A backup of which nothing is stored yet."""
+    volumes = {"private": archives.noise(3_000_000, 99)}
+    return archives.join(archives.members([archives.Qube("new", 9, volumes=volumes)]))
 
 
 def reads(filled: Filled) -> None:
@@ -65,6 +72,47 @@ def test_full(filled: Filled) -> None:
         text = refuses(store, "is full", "put", data=small_backup())
         assert str(store.repository) in text
         reads(filled)
+
+
+@PLAIN
+def test_way_back_from_a_full_disk(filled: Filled) -> None:
+    """Though not one byte is left, forget and prune make room."""
+    store = filled.store
+    store.put(small_backup())
+    with disks.space(disks.small(store.repository, "100m")) as space:
+        store.prefix = space.prefix
+        space.fill(store.repository)
+        refuses(store, "is full", "put", data=noisy())
+        makes_room(filled)
+
+
+def makes_room(filled: Filled) -> None:
+    store = filled.store
+    for words in (["forget", filled.runs[1]], ["prune"]):
+        result = store.run(*words)
+        assert result.returncode == 0, result.stderr
+    assert store.get(filled.runs[0]) == filled.streams[0]
+    more = store.put(small_backup())
+    assert store.get(more["run"]) == small_backup()
+    assert store.run("check").returncode == 0
+
+
+def test_reserve(restic_store: Store) -> None:
+    """It is made by the first put, isn't counted, and without room for it put refuses."""
+    store = restic_store
+    store.put(small_backup())
+    reserve = store.repository / "dedup-store.reserve"
+    size = reserve.stat().st_size
+    assert reserve.stat().st_blocks * 512 >= size >= 4 << 20
+    files = [path for path in store.repository.rglob("*") if path.is_file()]
+    stored = sum(path.stat().st_size for path in files) - size
+    assert json.loads(store.run("stats", "--json").stdout)["stored_bytes"] == stored
+    reserve.unlink()
+    with disks.space(disks.small(store.repository, "60m")) as space:
+        store.prefix = space.prefix
+        space.fill(store.repository)
+        text = refuses(store, "forget and prune need 4.2 MB", "put", data=small_backup())
+        assert "has 0 B left" in text
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])

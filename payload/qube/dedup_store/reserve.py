@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Room on the repository's disk that only removing may use.
+
+On a disk without one free byte, restic and borg can't remove anything: both write before they do.
+So a file in the repository's folder, which neither engine looks at, keeps some room; forget and
+prune give it up first, and make it again at the end. The engine directory needs none.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from dedup_store import tell, trouble
+from dedup_store.config import Config, home
+from dedup_store.errors import DiskError
+from dedup_store.stored import RESERVE, files_bytes
+
+_MIB = 1 << 20
+# Of the file system, what the reserve takes at most.
+_SHARE = 8
+# Without room to store anything anew, restic writes a lock and the index, and then removes. borg
+# needs four times its index, and wants to be sure of a segment besides, as soon as it has something
+# to move in ten of them (borg/repository.py check_free_space): that is much for a small repository.
+_LEAST = 4 * _MIB
+_SEGMENT, _LARGE = 545 * _MIB, 1024 * _MIB
+_INDEXES = {"restic": ("index/*", 2), "borg": ("index.*", 4)}
+
+
+class Reserve:
+    """The reserve of a profile's repository; none, if it isn't in this qube."""
+
+    def __init__(self, config: Config) -> None:
+        """Take over what there is."""
+        place = config.local_repository
+        self._folder = place if place and config.engine in _INDEXES else None
+        self._engine = config.engine
+
+    def keep(self) -> None:
+        """Have the room kept, if it is there.
+
+        Raises:
+            DiskError: it isn't.
+        """
+        if self._folder is None or not self._folder.is_dir():
+            return
+        path, wanted = self._folder / RESERVE, self._wanted(self._folder)
+        with contextlib.suppress(OSError):
+            if path.lstat().st_size >= wanted // 2:  # the index grows
+                return
+            path.unlink()
+        try:
+            if self._free() < wanted:
+                raise self._full(wanted)
+            self._make(path, wanted)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink()
+            what = f"{path} can't be made"
+            raise trouble.of_file(error, what, self._disk(self._folder)) from None
+
+    def release(self) -> None:
+        """Give the room up, if it is needed to remove something."""
+        if self._folder and self._free() < self._wanted(self._folder):
+            with contextlib.suppress(OSError):
+                (self._folder / RESERVE).unlink()
+
+    def renew(self) -> None:
+        """Keep the room again after something was removed; say when that isn't possible."""
+        try:
+            self.keep()
+        except DiskError as error:
+            tell.warn(str(error))
+
+    def spare(self) -> int | None:
+        """Give the bytes that are free now; None for a repository that isn't in this qube."""
+        return self._free() if self._folder else None
+
+    def _free(self) -> int:
+        status = os.statvfs(self._folder or "/")
+        return status.f_bavail * status.f_frsize
+
+    def _wanted(self, folder: Path) -> int:
+        names, times = _INDEXES[self._engine]
+        size = _LEAST + times * sum(path.stat().st_size for path in folder.glob(names))
+        if self._engine == "borg" and files_bytes(folder / "data") >= _LARGE:
+            size += _SEGMENT
+        status = os.statvfs(folder)
+        return min(size, status.f_blocks * status.f_frsize // _SHARE)
+
+    @staticmethod
+    def _make(path: Path, size: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        finally:
+            os.close(fd)
+
+    def _full(self, wanted: int) -> DiskError:
+        folder = self._folder or Path()
+        text = (
+            f"{self._disk(folder)} has {tell.size(self._free())} left, and forget and prune need"
+            f" {tell.size(wanted)}: {trouble.PRUNE}"
+        )
+        return DiskError(text, "", is_damage=False)
+
+    @staticmethod
+    def _disk(folder: Path) -> str:
+        return trouble.repository_disk(folder, Path(home()))
