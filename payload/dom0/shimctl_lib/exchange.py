@@ -155,8 +155,9 @@ def _rename(source: Path, target: Path, flags: int) -> None:
 def recover(path: Path, is_ours: Callable[[bytes], bool], elsewhere: Sequence[Path]) -> None:
     """Settle what one who was killed left beside path.
 
-    What lies there goes back when it is the only one of its kind: neither ours nor kept elsewhere,
-    while path has nothing or something of ours. Else it was to go, or was never in its place.
+    What lies there goes back when it is the only one of its kind, neither ours nor kept elsewhere,
+    while path has nothing, or what is ours or kept elsewhere. Else it was to go, or was never in
+    its place.
     """
     held = aside(path)
     try:
@@ -164,9 +165,11 @@ def recover(path: Path, is_ours: Callable[[bytes], bool], elsewhere: Sequence[Pa
     except FileNotFoundError:
         return
     now = path.read_bytes() if path.is_file() else None
-    kept = [other.read_bytes() for other in elsewhere if other.is_file()]
-    if is_ours(content) or content in kept or (now is not None and not is_ours(now)):
+    kept = [other.read_bytes() for other in elsewhere if other != path and other.is_file()]
+    if is_ours(content) or content in (now, *kept):
         held.unlink()
+    elif now is None or is_ours(now) or now in kept:
+        held.replace(path)
     else:
-        held.rename(path)
+        held.unlink()
     sync_folder(path.parent)

@@ -115,17 +115,19 @@ def start(
     return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def slip_in(system: System, log: Path, command: tuple[str, ...], call: tuple[str, int]) -> bytes:
+def slip_in(
+    system: System, log: Path, command: tuple[str, ...], call: tuple[str, int], *inject: str
+) -> bytes:
     """Let an update come behind a call of shimctl; return what it brought."""
     log.unlink()
-    inject = f"inject={call[0]}:signal=STOP:when={call[1]}"
-    strace = start(system, log, command, "-e", inject)
+    stop = f"inject={call[0]}:signal=STOP:when={call[1]}"
+    strace = start(system, log, command, "-e", stop, *inject)
     wait_for(lambda: log.exists() and "stopped by SIGSTOP" in log.read_text(), f"{call}")
     new = update(system, f"behind {call}".encode())
     children = Path(f"/proc/{strace.pid}/task/{strace.pid}/children").read_text()
     os.kill(int(children), signal.SIGCONT)
     strace.communicate()
-    assert strace.returncode in (0, 1)  # 1: refused
+    assert strace.returncode in ((-signal.SIGKILL,) if inject else (0, 1))  # 1: refused
     return new
 
 
@@ -161,3 +163,38 @@ def test_update_behind_any_call_is_not_lost(system: System, tmp_path: Path, name
         shutil.rmtree(system.root)
         shutil.copytree(first, system.root, symlinks=True)
         check(system, command, slip_in(system, log, command, call), call)
+
+
+@pytest.mark.parametrize("command", ["reconcile", "remove"])
+def test_update_that_was_exchanged_by_one_who_was_killed_comes_back(
+    system: System, tmp_path: Path, command: str
+) -> None:
+    """It lies beside its place then, where nobody looks for it."""
+    damaged(system)
+    first, log = tmp_path / "start", tmp_path / "log"
+    shutil.copytree(system.root, first, symlinks=True)
+    start(system, log, (command,)).communicate()
+    tried = calls(system, log)
+    exchange = next(number for number, (name, _) in enumerate(tried) if name == "renameat2")
+    shutil.rmtree(system.root)
+    shutil.copytree(first, system.root, symlinks=True)
+    kill = ("-e", "inject=renameat2:signal=KILL:when=2")  # as it is to go back
+    new = slip_in(system, log, (command,), tried[exchange - 1], *kill)
+    assert [path.name for path in system.root.rglob(".scrypt*")] == [".scrypt.shimctl-aside"]
+    assert system.works()
+    assert system.run(command).returncode == 0
+    check(system, (command,), new, tried[exchange])
+
+
+@pytest.mark.parametrize("name", ["EINVAL", "ENOSYS"])
+def test_where_files_can_not_be_exchanged(system: System, tmp_path: Path, name: str) -> None:
+    inject = ("-e", f"inject=renameat2:error={name}")
+    for command in (("install",), ("reconcile",), ("install", "--method", "path"), ("remove",)):
+        process = start(system, tmp_path / "log", command, *inject)
+        assert (process.communicate()[1], process.returncode) == (b"", 0)
+        assert system.works()
+        if command == ("install",):
+            assert system.scrypt.read_bytes() == SHIM
+            update(system, b"a later version")
+    assert system.scrypt.read_bytes().endswith(b"a later version")
+    assert not list(system.root.rglob(".scrypt*"))
