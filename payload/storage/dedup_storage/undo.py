@@ -100,8 +100,8 @@ def _rollback(repository: Repository, folder: Path, wanted: str) -> int:
     )
     if repository.engine == "borg":
         sys.stdout.write(
-            "The backup qube must forget what it knows of the repository: see docs/storage.md,"
-            " `After a rollback`.\n"
+            "The backup qube takes it for an attack until it is told to accept it: see"
+            " docs/storage.md, `After a rollback`.\n"
         )
     return 0
 
