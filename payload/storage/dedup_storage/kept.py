@@ -3,6 +3,7 @@
 
 - `lock`: shared by append-only sessions, exclusive for maintenance and rollback.
 - `held.TIME.WINDOW`, `rolled-back.TIME`: what maintenance may remove (held.py). `reserve`: room.py.
+- `made`: there was a repository once, so an empty place isn't a new one.
 - `before.BOOT`, `torn.BOOT`: a restic repository before maintenance, and what a power cut then left
   (durable.py). The rest is borg's:
 - `config.TIME`: each version of the repository's `config`, which has the key.
@@ -97,7 +98,7 @@ def locked(
         The descriptor that has the lock.
 
     Raises:
-        StorageError: when it is in use.
+        StorageError: when it is in use, or gone.
     """
     is_alone = how == fcntl.LOCK_EX
     with contextlib.ExitStack() as stack:
@@ -118,6 +119,7 @@ def locked(
             raise StorageError(
                 f"{who} is using repository {repository.name}: try again when it has ended"
             ) from None
+        _expect(repository, folder)
         yield lock
 
 
@@ -147,6 +149,24 @@ def _try_to_settle(
         if must or error.errno not in FULL:
             raise
         tell.say(f"{folder}: {error.strerror}: what is left of an earlier session stays")
+
+
+def _expect(repository: Repository, folder: Path) -> None:
+    """Note that there is a repository; refuse an empty place where there was one."""
+    kept, path = folder_of(repository, folder), folder / repository.name
+    mark = kept / "made"
+    if (path / "config").exists():  # of both engines
+        try:
+            if not mark.exists():
+                write(mark, b"")
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+    elif mark.exists() or (kept.exists() and copies(repository, folder)):
+        raise StorageError(
+            f"the repository {path} is gone: bring it back. To have a new, empty one there, move"
+            f" {kept} away first"
+        )
 
 
 def _wait(lock: int, how: int, seconds: float) -> None:

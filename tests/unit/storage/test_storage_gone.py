@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A place in the storage qube whose repository is gone is no place for a new one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from storage_qube import QrexecStore, StorageQube, make_store
+from test_storage_restic import backup
+
+
+def absent(path: Path) -> None:
+    path.rename(path.with_name("away"))
+
+
+def empty(path: Path) -> None:
+    absent(path)
+    path.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize("lose", [absent, empty])
+def test_nobody_makes_a_new_one(
+    store: QrexecStore, qube: StorageQube, tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    """Not even a backup qube that knows nothing of what was there."""
+    stored = store.put(backup())
+    lose(store.files)
+    other = QrexecStore(tmp_path / "other", store.engine, qube, "main")
+    other.folder.mkdir()
+    other.configure()
+    other.set_password()
+    assert other.run("init").returncode == 1
+    refused = qube.call("dedupbackup.Repository", f"{store.engine}+main")
+    assert refused.returncode == 1
+    said = refused.stderr.decode()
+    assert f"the repository {store.files} is gone: bring it back" in said
+    assert f"move {store.files}.kept away first" in said
+    if store.files.exists():
+        assert not list(store.files.iterdir())
+        store.files.rmdir()
+    store.files.with_name("away").rename(store.files)
+    assert store.runs() == [stored]
+    assert store.get() == backup()
+
+
+def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) -> None:
+    """With what was kept moved away, as the message says."""
+    store.put(backup())
+    absent(store.files)
+    kept = Path(f"{store.files}.kept")
+    kept.rename(kept.with_name("away.kept"))
+    other = make_store(qube.folder / "other", qube, store.engine)
+    assert other.runs() == []
