@@ -14,7 +14,8 @@ _CLEAR = "it is not encrypted: whoever can read its file system reads all backup
 def init(context: Context) -> int:
     """Make the store's password and repository, unless they are there."""
     check = context.arguments.check
-    result = setup.init(context.store, check=check)
+    known = len(context.confirmed)
+    result = setup.init(context.store, known, check=check, new=context.arguments.new)
     if result["engine"] == UNENCRYPTED:
         say(f"warning: {context.place}: {_CLEAR}")
     if context.arguments.json:

@@ -27,7 +27,9 @@ exit codes:
 
 init gives the store a new password, unless it has one, and makes its repository. The password is
 handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
-is none.
+is none. Where there was a repository before, as the backup qube or dom0's records know, none is
+made: it may be out of reach, or another disk attached. With --new, what is there now is used, or an
+empty one is made.
 
 secrets lists what must be kept off this machine, for all backup profiles whose destination is
 dedup-store, with the command that shows each. It asks backup qubes that are running.
@@ -108,6 +110,9 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     init = commands.add_parser("init", parents=[common], help="make the store's repository")
     init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
+    init.add_argument(
+        "--new", action="store_true", help="also where there was another repository before"
+    )
     commands.add_parser(
         "secrets",
         parents=[basic],

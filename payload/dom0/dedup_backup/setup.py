@@ -4,12 +4,13 @@
 import secrets
 from typing import Any
 
+from dedup_backup.errors import BackupError
 from dedup_backup.store import UNENCRYPTED, Store
 
 _ENTROPY = 32  # bytes
 
 
-def init(store: Store, *, check: bool) -> dict[str, Any]:
+def init(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, Any]:
     """Give the store a password when it needs one, and have it make its repository.
 
     The password goes from here to the qube's file, through a pipe; dom0 keeps no copy. Killed in
@@ -17,23 +18,33 @@ def init(store: Store, *, check: bool) -> dict[str, Any]:
 
     Args:
         store: where; its qube must be running.
+        confirmed: how many of its runs dom0 has confirmed. With any, it has a repository, which
+            must be there: an empty place isn't a new one then.
         check: only tell what would be done.
+        new: the user wants another repository than the one that there was.
 
     Returns:
         changed, new_password, new_repository: whether something was, or would be, made; engine
         and repository: which, and where.
 
     Raises:
-        BackupError: the qube or dedup-store failed. A repository whose password is lost is one
-            such case: it gets no new one.
+        BackupError: the qube or dedup-store failed, or the repository is gone. One whose password
+            is lost is such a case, too: it gets no new one.
     """
-    found = store.repository(make=False)
+    found = store.repository(make=False, new=new)
+    if found.changed and confirmed and not new:
+        raise BackupError(
+            f"the repository {found.place} can't be opened, or is gone, and dom0 has confirmed"
+            f" {confirmed} run(s) in it: is what holds it attached, mounted, reachable, and not"
+            " renamed? Only to have a new, empty one there: `sudo qubes-dedup-backup init --new`,"
+            " with the same --qube and --store-profile"
+        )
     new_password = not found.has_password and found.engine != UNENCRYPTED
     if not check:
         if new_password:
             password = secrets.token_urlsafe(_ENTROPY).encode()
             new_password = store.set_password(password)
-        found = store.repository(make=True)
+        found = store.repository(make=True, new=new)
     return {
         "changed": new_password or found.changed,
         "new_password": new_password,

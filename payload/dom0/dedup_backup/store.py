@@ -109,13 +109,14 @@ class Store:
         """Start to read the archive."""
         return self._call("get", run)
 
-    def repository(self, *, make: bool) -> Repository:
+    def repository(self, *, make: bool, new: bool) -> Repository:
         """Make the repository, unless it is there; or only tell whether that would be done.
 
-        The qube must be running: a look must not start it.
+        With `new`, also where there was another one before. The qube must be running: a look must
+        not start it.
         """
-        check = () if make else ("--check",)
-        with self._call("init", "--json", *check, autostart=False) as call:
+        options = [*([] if make else ["--check"]), *(["--new"] if new else [])]
+        with self._call("init", "--json", *options, autostart=False) as call:
             return _repository(call.answer())
 
     def secret_names(self) -> list[str] | None:

@@ -150,6 +150,12 @@ def _parse() -> argparse.Namespace:
     maker.add_argument(
         "--check", action="store_true", help="change nothing, tell whether there is something to do"
     )
+    maker.add_argument(
+        "--new",
+        action="store_true",
+        help="also where there was another repository before: use what is there now, or make an"
+        " empty one",
+    )
     exporter = subparsers.add_parser(
         "export-keys",
         parents=[common],

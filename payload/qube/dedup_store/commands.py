@@ -11,6 +11,7 @@ from dedup_store import (
     device,
     engine,
     folder,
+    known,
     lock,
     ordering,
     password,
@@ -28,9 +29,11 @@ _MAX_NAME = 200  # characters of a member's name that `show` tells; Qubes' own a
 
 
 def open_repository(settings: config.Config) -> engine.Engine:
-    """Give the repository, which must be there, to read."""
+    """Give the repository, which must be there, to read; see known.py for another one there."""
     _require(settings)
-    return open_engine(settings)
+    repository = open_engine(settings)
+    known.expect(settings, repository, to_write=False)
+    return repository
 
 
 def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
@@ -38,6 +41,7 @@ def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     _require(settings)
     held = lock.take(settings, exclusive=False)
     repository = engine.open_engine(settings, held)
+    known.expect(settings, repository, to_write=True)
     reserve.Reserve(settings).keep()
     held.begin_put(repository.unlock)
     return repository, held

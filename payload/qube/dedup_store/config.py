@@ -18,6 +18,7 @@ REPOSITORY = "/rw/dedup-store/{profile}/repo"
 MOUNT_DIR = "/mnt/dedup-store"  # has a mount point for each device, named as its label
 ON_DEVICE = "dedup-store/{profile}"
 ENGINES = ("restic", "borg", "directory")
+RUNS = "dedup-store-runs"  # in a repository of the engine directory
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -59,6 +59,9 @@ class Engine(Protocol):
         A repository of another kind, or a wrong password, is an error.
         """
 
+    def identity(self) -> str | None:
+        """Give what tells the repository from all others; None when it has nothing like that."""
+
     def create(self) -> None:
         """Make the repository."""
 

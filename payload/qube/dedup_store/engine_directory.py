@@ -23,8 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from dedup_store import engine, folder, patience, trouble
-from dedup_store.config import Config
+from dedup_store import engine, folder, known, patience, trouble
+from dedup_store.config import RUNS, Config
 from dedup_store.errors import DamagedError, StoreError
 from dedup_store.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.objectfile import ObjectFile, has_reflinks
@@ -67,17 +67,23 @@ class Directory:
         """Use the repository of a profile."""
         self._config = config
         self._place = Path(config.repository)
-        self._runs = self._place / folder.RUNS
+        self._runs = self._place / RUNS
 
     def exists(self) -> bool:
         """Tell whether there is a repository; no password protects it."""
         return folder.check(self._config)
+
+    def identity(self) -> str | None:
+        """Give its id; one that is older than ids has none."""
+        return known.directory_id(self._runs)
 
     def create(self) -> None:
         """Make the repository; the last mkdir is what makes it one."""
         with _failing(f"repository {self._place} can't be made"):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._runs.mkdir(mode=0o700)
+            known.make_directory_id(self._runs)
+            folder.flush(self._runs)
             folder.flush(self._place)
             folder.flush(self._place.parent)
 

@@ -72,6 +72,7 @@ class Restic:
         self._lock = lock
         self._known: dict[str, _Objects] | None = None
         self._is_list_needed = False  # whether what was begun without it has failed
+        self._id = ""
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
         self._options: list[str] = []
 
@@ -100,7 +101,7 @@ class Restic:
         if not folder.check(self._config):
             return False
         try:
-            self._run(*_READ_ONLY, "cat", "config")
+            self.identity()
         except DiskError:
             raise
         except StoreError:
@@ -108,6 +109,15 @@ class Restic:
                 raise
             return False  # remote: create() says what is wrong, if it isn't just new
         return True
+
+    def identity(self) -> str:
+        """Give its id (internal/restic/config.go Config)."""
+        try:
+            if not self._id:
+                self._id = str(json.loads(self._run(*_READ_ONLY, "cat", "config"))["id"])
+            return self._id
+        except (ValueError, KeyError, TypeError):
+            raise StoreError("restic's configuration can't be understood") from None
 
     def create(self) -> None:
         """Make the repository."""

@@ -5,10 +5,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from dedup_store.config import Config
+from dedup_store import known
+from dedup_store.config import RUNS, Config
 from dedup_store.errors import UsageError
-
-RUNS = "dedup-store-runs"  # in a repository of the engine directory
 
 
 def kind_of_folder(path: Path) -> str | None:
@@ -57,9 +56,12 @@ def require(config: Config) -> None:
     """Refuse to go on without a repository of the profile's engine.
 
     Raises:
-        UsageError: when there is none.
+        UsageError: when there never was one.
+        StoreError: when it is gone.
     """
     if not check(config):
+        if record := known.read(config):
+            raise known.gone(config, record)
         raise UsageError(
             f"there is no repository at {config.repository}:"
             f" run `dedup-store init --profile {config.profile}`"

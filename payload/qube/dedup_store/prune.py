@@ -9,6 +9,7 @@ from dedup_store import (
     device,
     engine,
     folder,
+    known,
     lock,
     manifest,
     password,
@@ -67,8 +68,9 @@ def _open(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     device.require(settings)
     folder.require(settings)
     held = lock.take(settings, exclusive=True)
-    reserve.Reserve(settings).release()
     repository = engine.open_engine(settings, held)
+    known.expect(settings, repository, to_write=True)
+    reserve.Reserve(settings).release()
     held.begin_removal()
     repository.unlock()
     return repository, held

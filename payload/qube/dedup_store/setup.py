@@ -5,7 +5,7 @@ import argparse
 import getpass
 import os
 
-from dedup_store import config, device, folder, password, tell
+from dedup_store import config, device, folder, known, password, tell
 from dedup_store.commands import open_engine, open_repository
 from dedup_store.errors import UsageError
 
@@ -34,20 +34,27 @@ def set_password(arguments: argparse.Namespace, settings: config.Config) -> int:
 
 
 def init(arguments: argparse.Namespace, settings: config.Config) -> int:
-    """Make the repository, or tell whether it must be made."""
+    """Make the repository, or tell whether it must be made; not where there was one before."""
     path = settings.password_file
     device.require(settings)
+    record = None if arguments.new else known.read(settings)
     has_folder = settings.local_repository is not None and folder.check(settings)
     has_password = settings.is_encrypted and password.is_there(path)
-    if has_password or has_folder or not arguments.check:
+    if record and settings.local_repository and not has_folder:
+        raise known.gone(settings, record)
+    if has_password or has_folder or record or not arguments.check:
         password.require(settings)
     changed = True
     if has_password or not settings.is_encrypted:
         repository = open_engine(settings)
-        changed = not repository.exists()
+        if record:
+            known.require(settings, repository, record)
+        changed = record is None and not repository.exists()
         if changed and not arguments.check:
             device.make_folder(settings)
             repository.create()
+        if not arguments.check:
+            known.note(settings, repository)
     report = {
         "changed": changed,
         "has_password": has_password,

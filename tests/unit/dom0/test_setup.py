@@ -109,6 +109,48 @@ def test_a_repository_without_its_password(running: Dom0, store: Store) -> None:
     assert not store.password.exists()
 
 
+def test_no_new_repository_where_dom0_has_confirmed_runs(running: Dom0, store: Store) -> None:
+    """The backup qube knows nothing of it: it is new, or what it had is gone."""
+    run = "20261124T101600Z-20261124T101500-4711-0a1b"
+    record = {
+        "run": run,
+        "backup_id": "20261124T101500-4711",
+        "qube": QUBE,
+        "store_profile": PROFILE,
+        "confirmed": "2026-11-24T10:17:00Z",
+    }
+    running.confirmed.mkdir(parents=True)
+    (running.confirmed / f"{run}.json").write_text(json.dumps(record))
+    for words in ((), ("--check",)):
+        error = running.json("init", *NAMED, *words, code=4)["error"]
+        assert "dom0 has confirmed 1 run(s) in it" in error
+        assert "`sudo qubes-dedup-backup init --new`" in error
+        assert b"the repository " + bytes(store.repository) in running("init", *NAMED).stderr
+    assert not store.password.exists()
+    assert not store.repository.exists()
+    other = ("--qube", QUBE, "--store-profile", "another")
+    assert "confirmed" not in running.json("init", *other, code=4)["error"]
+    assert running.json("init", *NAMED, "--new", "--check", code=0)["new_repository"]
+    assert not store.repository.exists()
+    assert running.json("init", *NAMED, "--new", code=0)["new_repository"]
+    assert not running.json("init", *NAMED, code=0)["changed"]
+
+
+def test_a_repository_that_the_qube_misses(running: Dom0, store: Store) -> None:
+    """It says what is wrong; with --new it makes another one, under the same password."""
+    assert running("init", *NAMED).returncode == 0
+    password = store.password.read_bytes()
+    store.repository.rename(store.folder / "away")
+    error = running.json("init", *NAMED, code=4)["error"]
+    assert f"{store.repository.name}, in use here since 20" in error
+    assert "`dedup-store init --new --profile default`" in error
+    assert not store.repository.exists()
+    result = running.json("init", *NAMED, "--new", code=0)
+    assert (result["new_password"], result["new_repository"]) == (False, True)
+    assert store.password.read_bytes() == password
+    assert store.runs() == []
+
+
 def test_a_qube_that_is_off(running: Dom0) -> None:
     running.store("exit 0")
     running.qvm("qvm-shutdown", "--wait", QUBE)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A place in the storage qube whose repository is gone is no place for a new one."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,3 +52,30 @@ def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) ->
     kept.rename(kept.with_name("away.kept"))
     other = make_store(qube.folder / "other", qube, store.engine)
     assert other.runs() == []
+
+
+@pytest.mark.parametrize("lose", [absent, empty])
+def test_what_holds_it_is_gone_with_what_was_kept(
+    store: QrexecStore, qube: StorageQube, lose: Callable[[Path], None]
+) -> None:
+    """A disk of the storage qube that isn't mounted: only the backup qube can know."""
+    stored = store.put(backup())
+    lose(qube.data)
+    for words in (["init"], ["init", "--check"]):
+        result = store.run(*words)
+        assert result.returncode == 1
+        said = result.stderr.decode()
+        assert "the repository qrexec:sys-storage/main, in use here since" in said
+        assert "is gone: is what holds it attached, mounted" in said
+    assert store.run("put", data=backup()).returncode == 1
+    assert not qube.data.exists() or not (qube.data / "main" / "config").exists()
+    if qube.data.exists():
+        shutil.rmtree(qube.data)
+    qube.data.with_name("away").rename(qube.data)
+    assert store.runs() == [stored]
+    if lose is empty:
+        absent(qube.data)
+        qube.data.mkdir()
+        assert store.run("init", "--new").returncode == 0
+        store.put(backup())
+        assert len(store.runs()) == 1

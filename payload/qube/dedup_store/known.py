@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Remembers which repositories this qube has used: a place without one isn't a new place then.
+
+What holds a repository can be unplugged, unmounted, renamed or emptied, and something else can be
+in its place. So each location has a file beside its lock, with what tells its repository from
+others. A location can have several: disks with the same label, used in turn.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dedup_store import tell
+from dedup_store.borg_questions import QuestionError
+from dedup_store.config import RUNS, Config, state_file
+from dedup_store.errors import DiskError, EngineError, StoreError, clean
+
+if TYPE_CHECKING:
+    from dedup_store.engine import Engine
+
+ID_FILE = "id"  # in a folder of the engine directory's runs
+_BORG_ID = re.compile(r"^id = ([0-9a-f]{64})$", re.MULTILINE)  # borg/repository.py Repository.open
+_DIRECTORY_ID = re.compile(r"[0-9a-f]{32}")
+_MAX_FILE = 1 << 20
+_QUESTION = "is what holds it attached, mounted, reachable, and not renamed?"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is remembered of a location.
+
+    Attributes:
+        repository: the location.
+        since: the day when its last repository was first used (UTC).
+        marks: engines' ids of its repositories, and what mark() tells of them.
+    """
+
+    repository: str
+    since: str
+    marks: tuple[str, ...]
+
+
+def read(config: Config) -> Record | None:
+    """Give what is remembered of a profile's location; None when nothing was ever there.
+
+    Raises:
+        StoreError: when it can't be read.
+    """
+    path = _path(config)
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MAX_FILE))
+        return Record(str(found["repository"]), str(found["since"]), tuple(found["marks"]))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(
+            f"{path} is damaged: it says which repository is at {config.repository}. Remove it if"
+            " `dedup-store list` shows your runs"
+        ) from None
+
+
+def note(config: Config, repository: "Engine") -> None:
+    """Remember the repository that is there.
+
+    Raises:
+        StoreError: when it can't be looked at, or not written down.
+    """
+    old, mark = read(config), _mark(config)
+    old_marks = old.marks if old else ()
+    if old and mark in old_marks:
+        return
+    needs_identity = mark is None or config.engine == "restic"
+    found = [repository.identity() if needs_identity else None, mark]
+    new = [item for item in found if item and item not in old_marks]
+    if not old or new:
+        since = time.strftime("%Y-%m-%d", time.gmtime())
+        _write(_path(config), Record(config.repository, since, (*old_marks, *new)))
+
+
+def expect(config: Config, repository: "Engine", *, to_write: bool) -> None:
+    """Compare the repository that is there with what is remembered.
+
+    Args:
+        config: the profile.
+        repository: what was opened.
+        to_write: whether something will be changed in it: then another one is refused, and one
+            where there was none before is remembered. For a reader, a warning will do, and
+            nothing is asked of a repository that isn't in this qube.
+
+    Raises:
+        StoreError: when it is another one, or can't be opened.
+    """
+    record = read(config)
+    if record and _mark(config) in record.marks:
+        return
+    try:
+        if record and (to_write or config.local_repository):
+            _compare(config, repository, record)
+    except EngineError:
+        if to_write:
+            raise
+        return  # what the reader does next will tell
+    except StoreError as error:
+        if to_write:
+            raise
+        tell.warn(str(error))
+    if to_write:
+        try:
+            note(config, repository)
+        except StoreError as error:  # a backup doesn't fail because of that
+            tell.warn(f"it is not remembered that {config.repository} is in use: {error}")
+
+
+def require(config: Config, repository: "Engine", record: Record) -> None:
+    """Refuse to go on without the repository that is remembered.
+
+    Raises:
+        StoreError: it can't be opened, or is another one.
+    """
+    try:
+        is_there = repository.exists()
+        _compare(config, repository, record)
+    except (QuestionError, DiskError):
+        raise
+    except EngineError as error:
+        if config.local_repository:
+            raise
+        raise gone(config, record, str(error)) from None
+    if not is_there:
+        raise gone(config, record)
+
+
+def _compare(config: Config, repository: "Engine", record: Record) -> None:
+    identity = repository.identity()
+    if identity and record.marks and identity not in record.marks:
+        raise StoreError(
+            f"at {config.repository} is another repository than before, {clean(identity[:8])}: has"
+            " another disk its name, or something else its place? If it shall be used from now"
+            f" on: `dedup-store init --new --profile {config.profile}`"
+        )
+
+
+def gone(config: Config, record: Record, why: str = "") -> StoreError:
+    """Give the error for a location whose repository isn't there."""
+    before = f"{clean(why)}: " if why else ""
+    return StoreError(
+        f"{before}the repository {config.repository}, in use here since {record.since}, is gone:"
+        f" {_QUESTION} Only to have a new, empty one there:"
+        f" `dedup-store init --new --profile {config.profile}`"
+    )
+
+
+def _mark(config: Config) -> str | None:
+    """Tell a repository in this qube from others without starting the engine.
+
+    Returns:
+        None when that can't be told. For borg and directory it is what identity() gives; for
+        restic, whose id is encrypted, a hash of the file that has it (`restic migrate` writes
+        that anew, with the same id).
+    """
+    place = config.local_repository
+    if place is None:
+        return None
+    with contextlib.suppress(OSError):
+        if config.engine == "directory":
+            return directory_id(place / RUNS)
+        with (place / "config").open("rb") as file:
+            content = file.read(_MAX_FILE)
+        if config.engine == "restic":
+            return f"config {hashlib.sha256(content).hexdigest()}"
+        if match := _BORG_ID.search(content.decode(errors="replace")):
+            return match[1]
+    return None
+
+
+def make_directory_id(runs: Path) -> None:
+    """Give a new repository of the engine directory its id.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(runs / ID_FILE, flags, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(16))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def directory_id(runs: Path) -> str | None:
+    """Give the id of a repository of the engine directory, None when it has none."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (runs / ID_FILE).read_text(encoding="ascii")
+        return text if _DIRECTORY_ID.fullmatch(text) else None
+    return None
+
+
+def _path(config: Config) -> Path:
+    return state_file(config, "known")
+
+
+def _write(path: Path, record: Record) -> None:
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("x", encoding="utf-8") as file:
+            json.dump(asdict(record), file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} can't be made: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
