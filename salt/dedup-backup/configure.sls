@@ -93,22 +93,18 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
   cmd.run:
     - name: {{ script }}
     - unless: grep -q ' {{ place }} ' /etc/fstab
+{%- endfor %}
+{%- for item in profiles if item.device is defined %}
 
-"{{ slsdotpath }}-configure-device-{{ device }}-attached":
-  test.configurable_test_state:
-    - changes: false
-    - result: false
-    - comment: >-
-        No device with a file system labelled {{ device }} is attached to this qube: find it with
-        `qvm-block` in dom0, run `qvm-block attach {{ grains['id'] }} DEVICE`, and apply this again.
-    - unless: blkid --label {{ device }}
-    - failhard: true
-
-# As the user who backs up, as he mounts it later.
-"{{ slsdotpath }}-configure-device-{{ device }}-mounted":
+# As the user who backs up, as he mounts it later. It tells what hinders.
+"{{ slsdotpath }}-configure-mounted-{{ item.name }}":
   cmd.run:
-    - name: runuser -u user -- mount {{ place }}
-    - unless: mountpoint --quiet {{ place }}
+    - name: runuser -u user -- dedup-store mount --profile {{ item.name }}
+    - unless: mountpoint --quiet /mnt/dedup-store/{{ item.device }}
+    - failhard: true
+{%- endfor %}
+{%- for device in settings.backup_qube_devices %}
+{%- set place = '/mnt/dedup-store/' ~ device %}
 
 "{{ slsdotpath }}-configure-device-{{ device }}-folder":
   file.directory:

@@ -16,6 +16,7 @@ from dedup_store import (
     check,
     commands,
     config,
+    device,
     pipes,
     prune,
     restore_service,
@@ -156,6 +157,9 @@ def _parse() -> argparse.Namespace:
         help="also where there was another repository before: use what is there now, or make an"
         " empty one",
     )
+    subparsers.add_parser(
+        "mount", parents=[common], help="mount the device, and tell what hinders if that fails"
+    )
     exporter = subparsers.add_parser(
         "export-keys",
         parents=[common],
@@ -231,6 +235,7 @@ def _drain_if_put(arguments: argparse.Namespace) -> None:
 _COMMANDS: dict[str, Callable[[argparse.Namespace, config.Config], int]] = {
     "set-password": setup.set_password,
     "init": setup.init,
+    "mount": device.mount,
     "export-keys": setup.export_keys,
     "accept": accept.accept,
     "put": commands.put,

@@ -39,6 +39,7 @@ def open_repository(settings: config.Config) -> engine.Engine:
 def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     """Give the repository, which must be there, and the lock that keeps removals away."""
     _require(settings)
+    device.require_writable(settings)
     held = lock.take(settings, exclusive=False)
     repository = engine.open_engine(settings, held)
     known.expect(settings, repository, to_write=True)

@@ -67,6 +67,7 @@ def _open(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     password.require(settings)
     device.require(settings)
     folder.require(settings)
+    device.require_writable(settings)
     held = lock.take(settings, exclusive=True)
     repository = engine.open_engine(settings, held)
     known.expect(settings, repository, to_write=True)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -51,10 +52,7 @@ class Device:
         self.point = f"{MOUNTS}/{self.label}"
         self.image = folder / "image"
         self.loop = ""
-        with self.image.open("wb") as image:
-            image.truncate(64 << 20)
-        made = ["mkfs.ext4", "-q", "-L", self.label, "-E", f"root_owner={NOBODY}:{NOBODY}"]
-        subprocess.run([*made, self.image], check=True)
+        self.make_image()
         shutil.copytree(PAYLOAD, folder / "program")
         self.config = folder / "config"
         self.config.mkdir()
@@ -64,6 +62,13 @@ class Device:
             shutil.chown(path, NOBODY, NOBODY)
         line = f"LABEL={self.label} {self.point} auto noauto,user,nosuid,nodev,noexec 0 0\n"
         (folder / "fstab").write_text(line)
+
+    def make_image(self) -> None:
+        """Make the device, with an empty file system."""
+        with self.image.open("wb") as image:
+            image.truncate(64 << 20)
+        made = ["mkfs.ext4", "-q", "-L", self.label, "-E", f"root_owner={NOBODY}:{NOBODY}"]
+        subprocess.run([*made, self.image], check=True)
 
     def attach(self) -> None:
         """Attach the device."""
@@ -77,7 +82,11 @@ class Device:
         self.loop = ""
 
     def run(
-        self, *words: str, data: bytes = b"", before: str = ":", after: str = ":"
+        self,
+        *words: str,
+        data: bytes = b"",
+        before: str = ":",
+        after: str = ":",
     ) -> subprocess.CompletedProcess[bytes]:
         """Run dedup-store as the user; before and after are root's shell commands."""
         as_user = f"setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups --"
@@ -115,6 +124,34 @@ def device() -> Iterator[Device]:
     finally:
         made.detach()
         shutil.rmtree(folder)
+
+
+def luks(label: str) -> bytes:
+    """The beginning of a LUKS2 container, of which nothing can be opened.
+
+    cryptsetup lib/luks2/luks2.h struct luks2_hdr_disk.
+    """
+    return struct.pack(
+        ">6sHQQ48s32s64s40s48sQ",
+        b"LUKS\xba\xbe",
+        *(2, 16384, 1, label.encode(), b"sha256", bytes(64)),
+        *(b"8f0d1c3e-2b1a-4c5d-9e6f-7a8b9c0d1e2f", b"", 0),
+    ).ljust(16384, b"\0")
+
+
+def partition_table() -> bytes:
+    """A disk with one partition (UEFI specification, 5.2.1 Legacy Master Boot Record)."""
+    entry = struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 2048, 4096)
+    return bytes(446) + entry.ljust(64, b"\0") + b"\x55\xaa"
+
+
+# What udev notes of devices (systemd src/udev/udev-builtin-blkid.c, src/libsystemd/sd-device/
+# device-private.c device_update_db), for lsblk: here runs none.
+UDEV = """mount -t tmpfs none /run; mkdir -p /run/udev/data /run/blkid
+for device in {}; do
+    {{ echo I:1; blkid -p -o udev $device | sed s/^/E:/; }} \\
+        >/run/udev/data/b$(lsblk -dno MAJ:MIN $device | tr -d ' ')
+done"""
 
 
 @functools.cache
@@ -178,6 +215,113 @@ def test_not_attached(device: Device, words: list[str]) -> None:
         " `qvm-block attach QUBE DEVICE`, and try again (mount: "
     )
     assert found == [device.point, f"{device.point}/dedup-store"]
+
+
+def test_another_disk_with_the_same_label(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    assert device.run("init").returncode == 0
+    device.detach()
+    device.image.rename(device.folder / "first")
+    device.make_image()
+    device.attach()
+    for words in (["init"], ["put"], ["list"]):
+        result = device.run(*words, data=backup(), after=f"ls {device.point} >&2")
+        assert result.returncode == 1
+        message, *found = result.stderr.decode().splitlines()
+        assert f"the repository {device.point}/dedup-store/default, in use here since" in message
+        assert found == ["lost+found"]
+    assert device.run("init", "--new").returncode == 0
+    assert device.run("put", data=backup()).returncode == 0
+    device.detach()
+    (device.folder / "first").rename(device.image)
+    device.attach()  # disks that are used in turn
+    assert device.run("list").stdout.count(b"\n") == 1
+    assert device.run("put", data=backup()).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["init", "put", "list", "mount"])
+def test_luks_that_is_not_opened(device: Device, command: str) -> None:
+    device.image.write_bytes(luks(device.label).ljust(8 << 20, b"\0"))
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    result = device.run(command, data=backup())
+    assert result.returncode == 1
+    said = result.stderr.decode()
+    assert f"what is labelled {device.label} is attached, but can't be mounted: it is LUKS" in said
+    assert "cryptsetup open" in said
+
+
+def test_file_system_that_nothing_mounts(device: Device) -> None:
+    """As NTFS or exFAT without their driver; swap is what no machine has one for."""
+    subprocess.run(["mkswap", "-q", "-L", device.label, device.image], check=True)
+    device.attach()
+    said = device.run("mount").stderr.decode()
+    assert f"{device.label} is attached, but can't be mounted: it is swap, and this qube" in said
+    assert "Use a disk with ext4, XFS or Btrfs" in said
+
+
+def test_file_system_that_is_damaged(device: Device) -> None:
+    subprocess.run(["mkfs.ext4", "-qF", "-L", device.label, device.image], check=True)
+    os.truncate(device.image, 1 << 20)
+    device.attach()
+    said = device.run("mount").stderr.decode()
+    assert f"{device.label} is attached, but can't be mounted: mount: " in said
+    assert "wrong fs type, bad option, bad superblock" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (luks(""), "crypto_LUKS, not opened without a label"),
+        (partition_table(), "partition table dos"),
+        (b"", "nothing known"),
+    ],
+    ids=["luks", "partitions", "nothing"],
+)
+def test_what_is_attached_in_its_place_is_told(device: Device, content: bytes, told: str) -> None:
+    device.image.write_bytes(content.ljust(8 << 20, b"\0"))
+    device.attach()
+    said = device.run("mount", before=UDEV.format(device.loop)).stderr.decode()
+    assert f"no file system labelled {device.label} is attached: attach it in dom0" in said
+    assert f"{device.loop.removeprefix('/dev/')}, {told}" in said
+
+
+def test_two_disks_with_one_label(device: Device) -> None:
+    device.attach()
+    first = device.loop
+    device.image = device.folder / "second"
+    device.make_image()
+    try:
+        device.attach()
+        before = UDEV.format(f"{first} {device.loop}")
+        said = device.run("mount", before=before).stderr.decode()
+        assert f"2 file systems that are attached have the label {device.label} (loop" in said
+        assert "detach all but one" in said
+    finally:
+        subprocess.run(["losetup", "--detach", first], check=True)
+
+
+def test_device_that_can_only_be_read(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    assert device.run("init").returncode == 0
+    assert device.run("put", data=backup()).returncode == 0
+    subprocess.run(["blockdev", "--setro", device.loop], check=True)
+    for command in ("put", "prune"):
+        result = device.run(command, data=backup())
+        assert result.returncode == 1
+        assert f"labelled {device.label} can only be read: unmount it" in result.stderr.decode()
+    assert device.run("mount").stdout.decode() == f"{device.label} is mounted at {device.point}\n"
+
+
+def test_new_device_that_can_only_be_read(device: Device) -> None:
+    device.attach()
+    device.run("set-password", data=PASSWORD.encode() + b"\n")
+    subprocess.run(["blockdev", "--setro", device.loop], check=True)
+    result = device.run("init")
+    assert result.returncode == 1
+    assert "attach it without `--ro`" in result.stderr.decode()
 
 
 def test_qube_that_is_not_prepared(device: Device) -> None:
