@@ -63,7 +63,16 @@ options:
     type: list
     elements: str
   exclude:
-    description: What to leave out of that, written the same way.
+    description:
+      - What to leave out of that, written the same way. O(destination_vm), O(never_include) and
+        the destinations of other profiles that send to dedup-store are added.
+    type: list
+    elements: str
+    default: []
+  never_include:
+    description:
+      - Qubes that keep backups, as a storage qube. They are left out whatever O(include) says, and
+        when it names one, that is a warning.
     type: list
     elements: str
     default: []
@@ -139,6 +148,7 @@ ARGUMENT_SPEC: dict[str, dict[str, object]] = {
     "destination_path": {"type": "str"},
     "include": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
+    "never_include": {"type": "list", "elements": "str", "default": []},
     "folder": {"type": "path", "default": "/etc/qubes/backup"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "qubes"},

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from .dedup_common import ProvisionError
 from .dedup_files import Rights, remove_file, replace_file
-from .dedup_values import check_name, check_tag
+from .dedup_values import QUBE_NAME, check_name, check_tag
 
 # The name becomes the argument of admin.backup.Execute, a qrexec argument.
 PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}\Z")
@@ -57,6 +58,29 @@ class Profile:
             content["exclude"] = list(self.exclude)
         content["compression"] = False
         return content
+
+    def without(self, qubes: Iterable[str]) -> Profile:
+        """Return the profile that never backs these qubes up, whatever else it says."""
+        more = sorted(set(qubes).difference(self.exclude))
+        return replace(self, exclude=(*self.exclude, *more))
+
+
+def keepers(folder: Path) -> set[str]:
+    """Return the qubes that profiles of a folder send to dedup-store: each keeps backups.
+
+    What can't be read is none of them.
+    """
+    found = set()
+    for path in folder.glob("*.conf"):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(content, dict):
+            qube, command = content.get("destination_vm"), content.get("destination_path")
+            if str(command).split()[:2] == ["dedup-store", "put"] and QUBE_NAME.match(str(qube)):
+                found.add(str(qube))
+    return found
 
 
 def new_passphrase() -> str:

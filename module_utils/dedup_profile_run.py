@@ -9,7 +9,7 @@ from typing import Any
 
 from . import dedup_profile as profiles
 from .dedup_common import ProvisionError, Qubes
-from .dedup_values import plain
+from .dedup_values import check_name, plain
 
 SECRET = "passphrase_text"  # noqa: S105 - a key's name
 
@@ -88,7 +88,10 @@ class ProfileRun:
             exclude=tuple(params["exclude"]),
         )
         profiles.check_profile(self.name, profile)
+        for qube in params["never_include"]:
+            check_name(qube)
         missing = self._check_qubes(profile)
+        profile = profile.without(self._keepers(profile))
         file = self._file()
         existing = file.read()
         passphrase = file.passphrase(existing)
@@ -141,6 +144,20 @@ class ProfileRun:
             "missing": [],
             "diff": {"before": before, "after": after},
         }
+
+    def _keepers(self, profile: profiles.Profile) -> set[str]:
+        """Return the qubes that keep backups: these must not be backed up into themselves.
+
+        Nor a backup qube of another profile: two that back each other up grow without end.
+        """
+        found = {profile.destination_vm, *self.params["never_include"]}
+        found |= profiles.keepers(self.folder)
+        if named := sorted(found.intersection(profile.include or ())):
+            self.warn(
+                f"profile {self.name} names {', '.join(named)}, where backups are kept: left out,"
+                " or they would be backed up with all that they keep"
+            )
+        return found
 
     def _check_qubes(self, profile: profiles.Profile) -> list[str]:
         names = existing_names()

@@ -83,6 +83,7 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
     destination_path: str | None = None,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
+    never_include: list[str] | None = None,
     test: bool = False,
 ) -> Report:
     """Bring a backup profile to what is described, with its passphrase; see policy().
@@ -94,6 +95,7 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
         destination_path: see there.
         include: see there.
         exclude: see there.
+        never_include: see there.
         test: change nothing, tell what would change.
 
     Returns:
@@ -103,6 +105,7 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
         **{"name": name, "state": state, "confirm_removal": name if state == "absent" else None},
         **{"destination_vm": destination_vm, "destination_path": destination_path},
         **{"include": include, "exclude": exclude or []},
+        **{"never_include": never_include or []},
         **{"folder": "/etc/qubes/backup", "owner": "root", "group": "qubes"},
     }
 

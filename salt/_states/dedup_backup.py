@@ -37,12 +37,13 @@ def policy_absent(name: str) -> Result:
     return _result(name, __salt__["dedup_backup.policy"](name, None, test=__opts__["test"]))
 
 
-def profile(
+def profile(  # noqa: PLR0913 -- a profile has these keys
     name: str,
     destination_vm: str,
     destination_path: str,
     include: list[str] | None = None,
     exclude: list[str] | None = None,
+    never_include: list[str] | None = None,
 ) -> Result:
     """A backup profile is as described; its passphrase is made once and kept.
 
@@ -52,6 +53,7 @@ def profile(
         destination_path: see there.
         include: see there.
         exclude: see there.
+        never_include: see there.
 
     Returns:
         what Salt expects of a state; never a passphrase.
@@ -60,7 +62,7 @@ def profile(
         "destination_vm": destination_vm,
         "destination_path": destination_path,
     }
-    options |= {"include": include, "exclude": exclude}
+    options |= {"include": include, "exclude": exclude, "never_include": never_include}
     report = __salt__["dedup_backup.profile"](name, test=__opts__["test"], **options)
     return _result(name, report)
 

@@ -33,6 +33,7 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
     - destination_path: {{ ('dedup-store put --profile ' ~ profile.store_profile) | json }}
     - include: {{ profile.include | default(none) | json }}
     - exclude: {{ profile.exclude | default(none) | json }}
+    - never_include: {{ ([settings.storage_qube] if settings.storage_qube else []) | json }}
 {%- endfor %}
 
 "{{ slsdotpath }}-configure-secrets":

@@ -75,6 +75,11 @@ def put(arguments: argparse.Namespace, settings: config.Config) -> int:
         tell.report({"run": None, "status": PARTIAL}, "", to_program=arguments.json)
         return EXIT_PARTIAL
     status, run = summary["status"], summary["run"]
+    if os.uname().nodename in [qube["name"] for qube in summary["qubes"]]:
+        tell.warn(
+            "this backup has the qube in it that keeps it, and so all that was kept before: leave"
+            f" {os.uname().nodename} out of the next one"
+        )
     if status == PARTIAL:
         tell.say(f"not a whole backup, kept as partial run {run}: {summary['reason']}")
     elif status != WHOLE:

@@ -53,7 +53,7 @@ def test_written_as_qubesd_reads_it(kept_dom0: Dom0, params: dict[str, Any]) -> 
         "destination_vm": "dedup-backup",
         "destination_path": "dedup-store put --profile default",
         "include": ["work", "@tag:x"],
-        "exclude": ["personal"],
+        "exclude": ["personal", "dedup-backup"],
         "compression": False,
     }
     assert path(params).stat().st_mode & 0o7777 == 0o660
@@ -64,7 +64,39 @@ def test_without_lists_all_marked_qubes_are_meant(kept_dom0: Dom0, params: dict[
     kept_dom0("backup_profile", **params)
     written = content(params)
     assert written["include"] is None
-    assert "exclude" not in written  # null there makes qubesd fail
+    assert written["exclude"] == ["dedup-backup"]
+
+
+@pytest.mark.parametrize("include", [None, ["@type:AppVM"], ["@tag:storage", "work"]])
+def test_qubes_that_keep_backups_are_left_out(
+    kept_dom0: Dom0, params: dict[str, Any], include: list[str] | None
+) -> None:
+    """The backup qube, the storage qube, and the backup qube of another profile."""
+    others = {**params, "name": "other", "destination_vm": "work"}
+    kept_dom0("backup_profile", **others)
+    foreign = path(params).with_name("foreign.conf")
+    foreign.write_text("destination_vm: sys-usb\ndestination_path: /media/disk\n")
+    path(params).with_name("broken.conf").write_text("{")
+    result = kept_dom0(
+        "backup_profile",
+        **{**params, "include": include, "never_include": ["personal"], "exclude": ["personal"]},
+    )
+    assert content(params)["exclude"] == ["personal", "dedup-backup", "work"]
+    is_named = "where backups are kept" in str(result.get("warnings"))
+    assert is_named == (include is not None and "work" in include)
+    again = kept_dom0("backup_profile", **{**others, "exclude": []})
+    assert content(others)["exclude"] == ["dedup-backup", "work"]
+    assert kept_dom0("backup_profile", **others)["changed"] is False
+    assert again["changed"]
+
+
+def test_naming_a_qube_that_keeps_backups(kept_dom0: Dom0, params: dict[str, Any]) -> None:
+    result = kept_dom0(
+        "backup_profile", **params, include=["work", "personal"], never_include=["personal"]
+    )
+    told = str(result["warnings"])
+    assert "profile dedup-backup names personal, where backups are kept: left out" in told
+    assert content(params)["exclude"] == ["dedup-backup", "personal"]
 
 
 def test_second_run_changes_nothing(kept_dom0: Dom0, params: dict[str, Any]) -> None:

@@ -275,3 +275,18 @@ def test_shared_blocks(profile: Store) -> None:
     assert changed_size - same < 2 << 20
     assert 17 << 20 < new - changed_size < 19 << 20
     assert extents > 0
+
+
+def test_backup_of_the_qube_that_keeps_it(directory_store: Store) -> None:
+    """Told by its name, which is the host name in Qubes."""
+    directory_store.prefix = ("unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', "work")
+    result = directory_store.run(
+        "put", data=archives.join(archives.members(archives.small_qubes()))
+    )
+    assert result.returncode == 0
+    assert b"leave work out of the next one" in result.stderr
+    directory_store.prefix = (*directory_store.prefix[:-1], "elsewhere")
+    result = directory_store.run(
+        "put", data=archives.join(archives.members(archives.small_qubes()))
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
