@@ -36,6 +36,15 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
     - never_include: {{ ([settings.storage_qube] if settings.storage_qube else []) | json }}
 {%- endfor %}
 
+{%- if settings.are_defaults %}
+
+"{{ slsdotpath }}-configure-settings":
+  test.show_notification:
+    - text: >-
+        All settings have their defaults: the pillar has none under the key dedup-backup, and there
+        are none in /srv/user_pillar or /srv/pillar.
+{%- endif %}
+
 "{{ slsdotpath }}-configure-secrets":
   test.show_notification:
     - text: >-

@@ -9,6 +9,14 @@ In dom0: the shim, the policy, the backup template, the backup qube and the stor
 
 include:
   - .clone
+{%- if settings.are_defaults %}
+
+"{{ slsdotpath }}-create-settings":
+  test.show_notification:
+    - text: >-
+        All settings have their defaults: the pillar has none under the key dedup-backup, and there
+        are none in /srv/user_pillar or /srv/pillar.
+{%- endif %}
 
 "{{ slsdotpath }}-create-folder":
   file.directory:
