@@ -87,7 +87,7 @@ class Contender:
         self.empty = 0
         if self.kind == "ours":
             self._configure()
-            self.run([str(DEDUP_STORE), "init"])
+            self.run([str(DEDUP_STORE), "init", "--new"])
         elif self.engine == "restic":
             source = (
                 ["--copy-chunker-params", "--from-repo", self.like.repository] if self.like else []

@@ -117,6 +117,8 @@ def expect(config: Config, repository: "Engine", *, to_write: bool) -> None:
     if to_write:
         try:
             note(config, repository)
+        except EngineError:
+            return  # what is done next will tell
         except StoreError as error:  # a backup doesn't fail because of that
             tell.warn(f"it is not remembered that {config.repository} is in use: {error}")
 

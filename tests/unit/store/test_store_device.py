@@ -212,8 +212,9 @@ def test_not_attached(device: Device, words: list[str]) -> None:
     message, *found = result.stderr.decode().splitlines()
     assert message.startswith(
         f"dedup-store: no file system labelled {device.label} is attached: attach it in dom0 with"
-        " `qvm-block attach QUBE DEVICE`, and try again (mount: "
+        " `qvm-block attach QUBE DEVICE`, and try again ("
     )
+    assert "mount: " in message  # before it, what else is attached to this machine
     assert found == [device.point, f"{device.point}/dedup-store"]
 
 
