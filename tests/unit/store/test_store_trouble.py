@@ -97,6 +97,34 @@ def makes_room(filled: Filled) -> None:
     assert store.run("check").returncode == 0
 
 
+@pytest.mark.thorough
+def test_way_back_with_borg(filler: Callable[[str, Path], Filled], tmp_path: Path) -> None:
+    """It wants 545 MB free to prune: a repository of a gigabyte has them kept."""
+    filled = filler("borg", tmp_path)
+    store = filled.store
+    image, place = tmp_path / "image", store.repository
+    large = place / "data" / "0" / "other"  # that borg doesn't look at
+    script = (
+        f"truncate -s 6G {image}; mkfs.ext4 -q -m 0 -O ^has_journal {image};"
+        f" cp -a {place} {place}.kept; device=$(losetup --find --show {image});"
+        # it may be as its last user left it; and it goes as it is unmounted
+        f" blockdev --setrw $device; mount $device {place}; losetup --detach $device;"
+        f" cp -a {place}.kept/. {place}; fallocate -l 1G {large}"
+    )
+    with disks.space(script) as space:
+        store.prefix = space.prefix
+        for _ in range(6):  # then more than ten segments have something to move
+            store.put(small_backup())
+        gone = [run["run"] for run in store.runs() if run["run"] not in filled.runs]
+        assert store.run("forget", *gone).returncode == 0
+        space.path(large).unlink()
+        status = os.statvfs(space.path(place))
+        most = status.f_bavail * status.f_frsize - (64 << 20)
+        space.run("fallocate", "-l", str(most), place / "most")
+        space.fill(place)
+        makes_room(filled)
+
+
 def test_reserve(restic_store: Store) -> None:
     """It is made by the first put, isn't counted, and without room for it put refuses."""
     store = restic_store
