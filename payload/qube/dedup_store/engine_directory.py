@@ -75,15 +75,14 @@ class Directory:
 
     def identity(self) -> str | None:
         """Give its id; one that is older than ids has none."""
-        return known.directory_id(self._runs)
+        return known.directory_id(self._place)
 
     def create(self) -> None:
         """Make the repository; the last mkdir is what makes it one."""
         with _failing(f"repository {self._place} can't be made"):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._runs.mkdir(mode=0o700)
-            known.make_directory_id(self._runs)
-            folder.flush(self._runs)
+            known.make_directory_id(self._place)
             folder.flush(self._place)
             folder.flush(self._place.parent)
 

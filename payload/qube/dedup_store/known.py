@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 from dedup_store import tell
 from dedup_store.borg_questions import QuestionError
-from dedup_store.config import RUNS, Config, state_file
+from dedup_store.config import Config, state_file
 from dedup_store.errors import DiskError, EngineError, StoreError, clean
 
 if TYPE_CHECKING:
     from dedup_store.engine import Engine
 
-ID_FILE = "id"  # in a folder of the engine directory's runs
+ID_FILE = "dedup-store-id"  # in a repository of the engine directory
 _BORG_ID = re.compile(r"^id = ([0-9a-f]{64})$", re.MULTILINE)  # borg/repository.py Repository.open
 _DIRECTORY_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_FILE = 1 << 20
@@ -175,7 +175,7 @@ def _mark(config: Config) -> str | None:
         return None
     with contextlib.suppress(OSError):
         if config.engine == "directory":
-            return directory_id(place / RUNS)
+            return directory_id(place)
         with (place / "config").open("rb") as file:
             content = file.read(_MAX_FILE)
         if config.engine == "restic":
@@ -185,23 +185,23 @@ def _mark(config: Config) -> str | None:
     return None
 
 
-def make_directory_id(runs: Path) -> None:
+def make_directory_id(place: Path) -> None:
     """Give a new repository of the engine directory its id.
 
     Raises:
         OSError: it can't be written.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(runs / ID_FILE, flags, 0o600), "w", encoding="ascii") as file:
+    with os.fdopen(os.open(place / ID_FILE, flags, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(16))
         file.flush()
         os.fsync(file.fileno())
 
 
-def directory_id(runs: Path) -> str | None:
+def directory_id(place: Path) -> str | None:
     """Give the id of a repository of the engine directory, None when it has none."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = (runs / ID_FILE).read_text(encoding="ascii")
+        text = (place / ID_FILE).read_text(encoding="ascii")
         return text if _DIRECTORY_ID.fullmatch(text) else None
     return None
 

@@ -127,7 +127,7 @@ def test_restic_may_write_its_config_anew(restic_store: Store) -> None:
 
 
 def test_plain_files_from_before_there_were_ids(directory_store: Store) -> None:
-    (directory_store.stored / "id").unlink()
+    (directory_store.repository / "dedup-store-id").unlink()
     directory_store.put(backup())
     directory_store.put(backup())
     assert len(directory_store.runs()) == 2
