@@ -70,9 +70,9 @@ class Device:
         made = ["mkfs.ext4", "-q", "-L", self.label, "-E", f"root_owner={NOBODY}:{NOBODY}"]
         subprocess.run([*made, self.image], check=True)
 
-    def attach(self) -> None:
+    def attach(self, *options: str) -> None:
         """Attach the device."""
-        attach = ["losetup", "--find", "--show", self.image]
+        attach = ["losetup", "--find", "--show", *options, self.image]
         self.loop = subprocess.check_output(attach, text=True).strip()
 
     def detach(self) -> None:
@@ -308,7 +308,8 @@ def test_device_that_can_only_be_read(device: Device) -> None:
     device.run("set-password", data=PASSWORD.encode() + b"\n")
     assert device.run("init").returncode == 0
     assert device.run("put", data=backup()).returncode == 0
-    subprocess.run(["blockdev", "--setro", device.loop], check=True)
+    device.detach()
+    device.attach("--read-only")
     for command in ("put", "prune"):
         result = device.run(command, data=backup())
         assert result.returncode == 1
@@ -317,9 +318,8 @@ def test_device_that_can_only_be_read(device: Device) -> None:
 
 
 def test_new_device_that_can_only_be_read(device: Device) -> None:
-    device.attach()
+    device.attach("--read-only")
     device.run("set-password", data=PASSWORD.encode() + b"\n")
-    subprocess.run(["blockdev", "--setro", device.loop], check=True)
     result = device.run("init")
     assert result.returncode == 1
     assert "attach it without `--ro`" in result.stderr.decode()
