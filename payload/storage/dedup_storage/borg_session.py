@@ -73,6 +73,7 @@ def _copy_config(repository: Repository, folder: Path) -> None:
     try:
         kept.copy_config(repository, folder)
     except OSError as error:
-        if error.errno not in kept.FULL:
+        is_made = kept.folder_of(repository, folder).is_dir()
+        if is_made and error.errno not in kept.FULL:
             raise
         tell.say(f"{folder}: {error.strerror}: no copy is kept of borg's config")

@@ -157,7 +157,7 @@ def _expect(repository: Repository, folder: Path) -> None:
     mark = kept / "made"
     if (path / "config").exists():  # of both engines
         try:
-            if not mark.exists():
+            if kept.exists() and not mark.exists():  # else it couldn't be made, for want of room
                 write(mark, b"")
         except OSError as error:
             if error.errno not in FULL:
