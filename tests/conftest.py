@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For all tests: signals as in an ordinary session, also under nohup, `&` or a CI runner."""
+"""For all tests: signals as in an ordinary session, also under nohup, `&` or a CI runner.
+
+And no failure because a machine is slow.
+"""
 
 import signal
+
+from hypothesis import HealthCheck, settings
 
 # Programs inherit what is ignored, and many tests are about what a hang-up or a ^C does.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("slow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("slow")
