@@ -17,6 +17,9 @@ from pathlib import Path
 from .layout import ChangedError
 
 NOREPLACE, EXCHANGE, AT_FDCWD = 1, 2, -100  # linux/fs.h, linux/fcntl.h; see rename(2)
+PROGRAM = (
+    b"\x7fELF"  # how a real scrypt begins (elf(5)); neither the shim nor a guide's script does
+)
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 Was = Callable[[Path], bool]  # is what lies there now what was seen?
 
@@ -155,20 +158,18 @@ def _rename(source: Path, target: Path, flags: int) -> None:
 def recover(path: Path, is_ours: Callable[[bytes], bool], elsewhere: Sequence[Path]) -> None:
     """Settle what one who was killed left beside path.
 
-    What lies there goes back when it is the only one of its kind, neither ours nor kept elsewhere,
-    while path has nothing, or what is ours or kept elsewhere. Else it was to go, or was never in
-    its place.
+    What lies there goes back when it is a program, and not a script, that is kept nowhere else,
+    while path has nothing, or what is ours or kept elsewhere: a package manager brought it. Else it
+    was to go, as the forum guide's script, or was never in its place.
     """
     held = aside(path)
-    try:
-        content = held.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(held):
         return
+    content = held.read_bytes() if held.is_file() and not held.is_symlink() else b""
     now = path.read_bytes() if path.is_file() else None
     kept = [other.read_bytes() for other in elsewhere if other != path and other.is_file()]
-    if is_ours(content) or content in (now, *kept):
-        held.unlink()
-    elif now is None or is_ours(now) or now in kept:
+    replaceable = now is None or is_ours(now) or now in kept
+    if content.startswith(PROGRAM) and content not in (now, *kept) and replaceable:
         held.replace(path)
     else:
         held.unlink()

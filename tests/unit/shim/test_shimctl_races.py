@@ -186,6 +186,58 @@ def test_update_that_was_exchanged_by_one_who_was_killed_comes_back(
     check(system, (command,), new, tried[exchange])
 
 
+GUIDE = b'#!/bin/sh\nprintf "Please enter passphrase: " >&2\ncat "$2" >"$3"\n'
+FRONT = {
+    "the guide's script": GUIDE,
+    "older shim": SHIM + b"# older\n",
+    "another script": b"#!/bin/sh\n",
+}
+
+
+@pytest.mark.parametrize("content", FRONT.values(), ids=FRONT)
+@pytest.mark.parametrize("front", [SHIM, None], ids=["shim", "nothing"])
+def test_what_was_exchanged_out_of_the_front_never_comes_back(
+    system: System, content: bytes, front: bytes | None
+) -> None:
+    """It lies there as a kill behind the exchange leaves it; only a program, an update, returns."""
+    installed(system)
+    real = system.real.read_bytes()
+    if front is None:
+        system.scrypt.unlink()
+    left = system.scrypt.with_name(".scrypt.shimctl-aside")
+    left.write_bytes(content)
+    left.chmod(0o755)
+    steps = system.json("reconcile")["steps"]
+    assert not [step for step in steps if "guide" in step or "unknown" in step or "other" in step]
+    assert (system.scrypt.read_bytes(), system.real.read_bytes()) == (SHIM, real)
+    assert not left.exists()
+
+
+def test_guide_s_script_in_front_does_not_come_back_behind_a_kill(
+    system: System, tmp_path: Path
+) -> None:
+    system.scrypt.rename(system.real)
+    system.scrypt.write_bytes(GUIDE)
+    system.scrypt.chmod(0o755)
+    first, log = tmp_path / "start", tmp_path / "log"
+    shutil.copytree(system.root, first, symlinks=True)
+    start(system, log, ("install",)).communicate()
+    tried = [call for call in calls(system, log) if call[0] in ("renameat2", "unlink", "unlinkat")]
+    assert len(tried) > 1  # the exchange, and what comes behind it
+    for name, count in tried:
+        shutil.rmtree(system.root)
+        shutil.copytree(first, system.root, symlinks=True)
+        kill = ("-e", f"inject={name}:signal=KILL:when={count}")
+        assert start(system, log, ("install",), *kill).wait() == -signal.SIGKILL
+        seen = tmp_path / "seen"
+        again = start(system, seen, ("reconcile",))
+        again.communicate()
+        moved = [line for line in seen.read_text().splitlines() if line.startswith("rename(")]
+        assert not [line for line in moved if f'aside", "{system.scrypt}"' in line]
+        assert system.scrypt.read_bytes() == SHIM, name
+        assert not list(system.root.rglob(".scrypt*"))
+
+
 @pytest.mark.parametrize("name", ["EINVAL", "ENOSYS"])
 def test_where_files_can_not_be_exchanged(system: System, tmp_path: Path, name: str) -> None:
     inject = ("-e", f"inject=renameat2:error={name}")
