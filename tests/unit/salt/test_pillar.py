@@ -109,6 +109,9 @@ def test_a_file_that_is_not_enabled(formula: Formula, place: str) -> None:
     assert f"/srv/{place} has settings, and the pillar has none of them: enable it" in message
 
 
+DISK = {"name": "disk", "engine": "restic"}
+
+
 @pytest.mark.parametrize(
     ("pillar", "told"),
     [
@@ -130,8 +133,12 @@ def test_a_file_that_is_not_enabled(formula: Formula, place: str) -> None:
             " dedup-backup:shim_mode must be text, in quotes where YAML sees something else in it,"
             " as here: False.",
         ),
+        (
+            {"dedup-backup": {"backup_qube_profiles": [{**DISK, "pack_size": 16.5}]}},
+            "backup_qube_profiles:0:pack_size must be a whole number.",
+        ),
     ],
-    ids=["underscore", "capitals", "no-key", "types"],
+    ids=["underscore", "capitals", "no-key", "types", "fraction"],
 )
 def test_what_has_no_effect_is_refused(formula: Formula, pillar: dict[str, Any], told: str) -> None:
     assert told in formula.refusal(pillar)
