@@ -18,6 +18,9 @@ from dedup_backup.errors import BackupError, UsageError
 
 FOLDER = Path(__file__).resolve().parents[1] / "guide"
 TOOL = "qvm-backup-restore"
+# --paranoid-mode, --plan-b and what argparse takes for them: any beginning that no other option has
+# (--passphrase-file; qubesadmin/tools/qvm_backup_restore.py). Shorter ones it refuses itself.
+PARANOID = ("--par", "--pl")
 WARNING = """\
 WARNING: what the forum guide's script made is neither encrypted nor authenticated. Nothing of it is
 checked, and whatever passphrase you type proves nothing. Whoever could write where it was kept, or
@@ -38,7 +41,7 @@ def restore(arguments: Sequence[str], *, unchecked: bool) -> NoReturn:
         UsageError: the user didn't agree, or the arguments can't work.
         BackupError: a program is missing.
     """
-    if any(word.startswith(("--para", "--plan")) for word in arguments):
+    if any(word.startswith(PARANOID) for word in arguments):
         raise UsageError("--paranoid-mode restores in a disposable, which this doesn't reach")
     if not arguments:
         raise UsageError(f"what follows are {TOOL}'s own arguments: options, location, qubes")

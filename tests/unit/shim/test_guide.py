@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Backups of the forum guide's script: guide/scrypt, and `qubes-dedup-backup restore-guide`."""
 
+import argparse
+import contextlib
+import io
 import os
 import subprocess
 from pathlib import Path
@@ -161,12 +164,27 @@ def test_user_is_asked_on_the_terminal(path: str, answer: bytes) -> None:
         assert b"nothing was restored" in done.stderr
 
 
+def shortened() -> list[str]:
+    """Return all that argparse takes for --paranoid-mode, beside qvm-backup-restore's options."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-p", "--passphrase-file")
+    parser.add_argument("--paranoid-mode", "--plan-b", action="store_true")
+    found = []
+    for name in ("--paranoid-mode", "--plan-b"):
+        for end in range(3, len(name)):
+            with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+                if parser.parse_args([name[:end]]).paranoid_mode:
+                    found.append(name[:end])
+    return found
+
+
 def test_restore_that_can_not_be_right_is_refused(path: str) -> None:
     for words, message in (
         (WORDS, "no terminal"),
         (["--unchecked"], "location"),
         (["--unchecked", "--paranoid-mode", *WORDS], "disposable"),
         (["--unchecked", "--plan-b", *WORDS], "disposable"),
+        *((["--unchecked", short, *WORDS], "disposable") for short in shortened()),
     ):
         done = restore_guide(path, *words)
         assert (done.returncode, done.stdout) == (2, "")
