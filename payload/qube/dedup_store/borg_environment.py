@@ -4,11 +4,15 @@
 import contextlib
 import os
 import secrets
+from pathlib import Path
 
 from dedup_store import folder
 from dedup_store.config import state_folder
 from dedup_store.errors import StoreError
+from dedup_store.lock import NO_ROOM
 from dedup_store.processes import environment
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def variables(*, is_moved: bool) -> dict[str, str]:
@@ -29,21 +33,30 @@ def _host_id() -> str:
     """Name this qube in locks, the same after each boot.
 
     borg itself takes a network card's address, and in a qube without one a random number for each
-    process: it could then never tell that a lock's owner is dead.
+    process: it could then never tell that a lock's owner is dead. Where no name can be kept, one
+    lasts until the next boot.
     """
     path = state_folder() / "host-id"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            new = path.with_suffix(f".{os.getpid()}")
-            with new.open("w", encoding="ascii") as file:
-                file.write(secrets.token_hex(8))
-                file.flush()
-                os.fsync(file.fileno())  # what is in a lock must outlive a power cut
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(new)  # of two processes, one wins
-            new.unlink()
-            folder.flush(path.parent)
+            _make(path)
         return f"dedup-store@{path.read_text(encoding='ascii')}"
     except OSError as error:
+        if error.errno in NO_ROOM:
+            return f"dedup-store@{_BOOT_ID.read_text(encoding='ascii').strip()}"
         raise StoreError(f"{path} can't be made or read: {error.strerror}") from None
+
+
+def _make(path: Path) -> None:
+    new = path.with_suffix(f".{os.getpid()}")
+    try:
+        with new.open("w", encoding="ascii") as file:
+            file.write(secrets.token_hex(8))
+            file.flush()
+            os.fsync(file.fileno())  # what is in a lock must outlive a power cut
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(new)  # of two processes, one wins
+    finally:
+        new.unlink(missing_ok=True)
+    folder.flush(path.parent)

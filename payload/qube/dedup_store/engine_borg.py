@@ -24,6 +24,7 @@ from dedup_store import (
     borg_counter,
     borg_environment,
     borg_questions,
+    borg_shelter,
     engine,
     folder,
     storage,
@@ -76,6 +77,7 @@ class Borg:
         self._is_safe = False
         self._is_moved = False  # and that is accepted
         self._is_unlocked = False  # as it can't be written
+        self._shelter: borg_shelter.Shelter | None = None  # as home can't be written
         self._id = ""
 
     def _require_version(self) -> None:
@@ -130,6 +132,15 @@ class Borg:
                 elif is_stuck or _LOCKED not in str(error) or time.monotonic() >= end:
                     raise
 
+    def _sheltered(self) -> dict[str, str]:
+        """Give borg's variables for what only reads, where home can't be written."""
+        if self._is_moved:  # what is accepted must be kept
+            return {}
+        if not self._shelter and not borg_shelter.is_home_writable():
+            with contextlib.suppress(OSError):  # then borg says it
+                self._shelter = borg_shelter.Shelter()
+        return self._shelter.variables() if self._shelter else {}
+
     def start(
         self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
     ) -> Child:
@@ -153,6 +164,8 @@ class Borg:
         options = ["--lock-wait", str(min(self._config.lock_wait, _LOCK_TRY))]
         if self._is_unlocked and arguments[0] in _READING:
             options.append("--bypass-lock")
+        if arguments[0] in _READING:
+            variables |= self._sheltered()
         limits: tuple[str, ...] = ()
         if security:
             variables["BORG_SECURITY_DIR"] = str(security)
@@ -226,7 +239,7 @@ class Borg:
 
     def accept(self, kind: str) -> None:
         """Take the repository as it is from now on."""
-        self._is_moved = kind == MOVED
+        self._shelter, self._is_moved = None, kind == MOVED
         if kind != MOVED:
             borg_counter.forget_state(self.identity())
         self._look()

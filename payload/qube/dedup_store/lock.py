@@ -22,7 +22,7 @@ from dedup_store.errors import StoreError
 _POLL = 0.1  # seconds
 # What the file holds: the same length each, so that a full disk takes the change in place.
 _IDLE, _STORING, _REMOVING = b"idle    \n", b"storing \n", b"removing\n"
-_NO_ROOM = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _open(path: Path) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(path, flags, 0o600)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             for place in (path, *path.parents):
                 with contextlib.suppress(FileNotFoundError):
                     return os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

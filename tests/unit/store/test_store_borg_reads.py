@@ -2,7 +2,10 @@
 """Reading a borg repository never writes to it."""
 
 import os
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import archives
 import pytest
@@ -52,3 +55,78 @@ def test_reading_where_nothing_can_be_written(borg_store: Store, how: str) -> No
     assert why in result.stderr
     assert ("forget and prune need" in result.stderr) is (how == "full")  # put doesn't begin
     assert "Traceback" not in result.stderr
+
+
+SHM = Path("/dev/shm")  # noqa: S108 -- it is only looked at
+HOMES = {
+    "read-only": "mount --bind {home} {home} && mount -o remount,ro,bind {home}",
+    "full": (
+        "cp -a {home} {home}.copy && mount -t tmpfs -o size=8m tmpfs {home}"
+        " && cp -a {home}.copy/. {home} && {{ cat /dev/zero >{home}/more 2>/dev/null || true; }}"
+    ),
+}
+
+
+def read_with_home(store: Store, how: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where the home folder is like that; dedup-store is $STORE there."""
+    place = HOMES[how].format(home=store.folder / "home")
+    variables = store.environment | {
+        "STORE": str(PAYLOAD / "dedup-store"),
+        "TMPDIR": tempfile.gettempdir(),
+    }
+    command = ["unshare", "--mount", "sh", "-c", f"set -e; {place}\n{script}"]
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def left() -> set[str]:
+    return {path.name for path in SHM.glob("dedup-store-*")}
+
+
+@pytest.mark.parametrize("how", HOMES)
+def test_reading_where_the_home_folder_cannot_be_written(borg_store: Store, how: str) -> None:
+    """What borg knows is still used: a repository that was moved is asked about."""
+    store, data, before = borg_store, backup(1), left()
+    run = store.put(data)["run"]
+    (store.folder / "sent").write_bytes(data)
+    result = read_with_home(
+        store, how, f"$STORE list; $STORE show {run}; $STORE get {run} | cmp - {store.folder}/sent"
+    )
+    assert result.returncode == 0, result
+    assert result.stderr == ""
+    assert f"\n{run} " in result.stdout
+    new = store.folder / "new"
+    store.repository.rename(new)
+    store.configure(repository=str(new))
+    result = read_with_home(store, how, f"$STORE list || $STORE accept moved {new}")
+    assert result.returncode == 1
+    assert f"the repository {new} was at {store.repository}" in result.stderr
+    assert "accepted: " not in result.stdout
+    assert b"accept moved" in store.run("list").stderr
+    assert left() <= before
+
+
+@pytest.mark.parametrize("how", HOMES)
+def test_reading_where_borg_never_kept_anything(borg_store: Store, how: str) -> None:
+    """The name in borg's locks can't be made there either."""
+    store = borg_store
+    run = store.put(backup(1))["run"]
+    shutil.rmtree(store.folder / "home")
+    (store.folder / "home").mkdir()
+    result = read_with_home(store, how, f"$STORE list; $STORE show {run}")
+    assert result.returncode == 0, result
+    assert f"\n{run} " in result.stdout
+
+
+def test_reading_where_one_full_disk_holds_it_all(borg_store: Store) -> None:
+    store = borg_store
+    place = store.folder / "home" / "repo"
+    store.repository.rename(place)
+    store.configure(repository=str(place))
+    assert store.run("accept", "moved", str(place)).returncode == 0
+    run = store.put(backup(1))["run"]
+    result = read_with_home(store, "full", "$STORE list; $STORE get latest | wc -c")
+    assert result.returncode == 0, result
+    assert f"\n{run} " in result.stdout
+    assert result.stdout.endswith(f"\n{len(backup(1))}\n")
