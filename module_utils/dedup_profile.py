@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,9 +79,18 @@ def keepers(folder: Path) -> set[str]:
             continue
         if isinstance(content, dict):
             qube, command = content.get("destination_vm"), content.get("destination_path")
-            if str(command).split()[:2] == ["dedup-store", "put"] and QUBE_NAME.match(str(qube)):
+            if _is_store(str(command)) and QUBE_NAME.match(str(qube)):
                 found.add(str(qube))
     return found
+
+
+def _is_store(command: str) -> bool:
+    """Tell whether a destination is dedup-store: dom0's dedup_backup/settings.py has this rule."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return bool(words) and Path(words[0]).name == "dedup-store" and "put" in words[1:]
 
 
 def new_passphrase() -> str:

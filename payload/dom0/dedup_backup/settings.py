@@ -99,7 +99,8 @@ class Profile:
     def _destination(self) -> tuple[str, str] | None:
         content = self._read()
         words = _words(str(content.get("destination_path", "")))
-        if words[:2] != ["dedup-store", "put"]:
+        # module_utils/dedup_profile.py has this rule too
+        if not words or Path(words[0]).name != "dedup-store" or "put" not in words[1:]:
             return None
         profile = _option(words, "--profile") or "default"
         return str(content.get("destination_vm") or ""), profile

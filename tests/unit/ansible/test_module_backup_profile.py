@@ -90,6 +90,29 @@ def test_qubes_that_keep_backups_are_left_out(
     assert again["changed"]
 
 
+@pytest.mark.parametrize(
+    ("command", "keeps"),
+    [
+        ("dedup-store put", True),
+        ("/usr/bin/dedup-store put", True),
+        ("/usr/lib/qubes-dedup-backup/dedup-store put --profile x", True),
+        ("dedup-store --profile x put", True),
+        ("'dedup-store' put --profile=x", True),
+        ("dedup-store list", False),
+        ("/media/dedup-store", False),
+        ("cat >'/media/put", False),
+    ],
+)
+def test_destinations_that_keep_backups(
+    kept_dom0: Dom0, params: dict[str, Any], command: str, keeps: bool
+) -> None:
+    """However another profile names the program."""
+    other = {"destination_vm": "work", "destination_path": command}
+    path(params).with_name("other.conf").write_text(yaml.safe_dump(other))
+    kept_dom0("backup_profile", **params)
+    assert content(params)["exclude"] == ["dedup-backup", *(["work"] if keeps else [])]
+
+
 def test_naming_a_qube_that_keeps_backups(kept_dom0: Dom0, params: dict[str, Any]) -> None:
     result = kept_dom0(
         "backup_profile", **params, include=["work", "personal"], never_include=["personal"]

@@ -150,6 +150,20 @@ def test_the_store_on_the_command_line(dom0: Dom0) -> None:
     assert b"there is no qube nobody" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["/usr/bin/dedup-store put", "/usr/lib/x/dedup-store --json put", "dedup-store {} put"],
+)
+def test_the_store_by_the_path_of_the_program(dom0: Dom0, command: str) -> None:
+    named = f"--profile {PROFILE}"
+    text = command.format(named) if "{}" in command else f"{command} {named}"
+    dom0.profile(f"destination_vm: {QUBE}\ndestination_path: {text}\n")
+    try:
+        assert dom0.json("list", code=0)["runs"][0]["run"] == dom0.run
+    finally:
+        dom0.profile()
+
+
 def test_passphrases(dom0: Dom0, tmp_path: Path) -> None:
     assert dom0("verify", dom0.run, "--data").returncode == 0
     dom0.profile(f"destination_vm: {QUBE}\ndestination_path: dedup-store put\n")
