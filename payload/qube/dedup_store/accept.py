@@ -14,7 +14,7 @@ from dedup_store.errors import StoreError, UsageError, clean
 
 def accept(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Answer one of borg's questions, if it asks that one now."""
-    kind, location = arguments.kind, arguments.location
+    kind, location = arguments.kind, config.normal(arguments.location)
     if settings.engine != "borg":
         raise UsageError(f"there is nothing to accept: {settings.engine} asks nothing like that")
     if location != settings.repository:

@@ -96,6 +96,14 @@ def home() -> str:
     return os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
 
 
+def normal(repository: str) -> str:
+    """Write a path in one way, so that a place has one name; leave other locations alone."""
+    # what comes before `..` can be a link, and then the path means another place
+    if not repository.startswith("/") or ".." in repository.split("/"):
+        return repository
+    return "/" + os.path.normpath(repository).lstrip("/")  # it keeps two slashes at the beginning
+
+
 def state_folder() -> Path:
     """Give the folder for what this qube knows of repositories; it may not exist yet."""
     return Path(home()) / ".config" / "dedup-store"
@@ -139,7 +147,7 @@ def load(profile: str) -> Config:
     config = Config(
         profile=profile,
         engine=values["engine"],
-        repository=values.get("repository", place.format(profile=profile)),
+        repository=normal(values.get("repository", place.format(profile=profile))),
         password_file=Path(values.get("password_file", folder / f"{profile}.password")),
         lock_wait=values.get("lock_wait", LOCK_WAIT),
         device=device,
@@ -201,12 +209,10 @@ def _check(config: Config, path: Path) -> None:
         )
     if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
         raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
-    if config.mount_point:
-        folder = Path(repository)
-        if config.mount_point not in folder.parents or ".." in folder.parts:
-            raise UsageError(
-                f"{path}: 'repository' must be below the device's {config.mount_point}"
-            )
+    if config.local_repository and ".." in config.local_repository.parts:
+        raise UsageError(f"{path}: 'repository' must have no '..' in it")
+    if config.mount_point and config.mount_point not in Path(repository).parents:
+        raise UsageError(f"{path}: 'repository' must be below the device's {config.mount_point}")
     if not config.password_file.is_absolute():
         raise UsageError(f"{path}: 'password_file' must be an absolute path")
     if not 0 <= config.lock_wait <= 7 * 24 * 3600:

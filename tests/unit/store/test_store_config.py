@@ -38,6 +38,7 @@ def profile(tmp_path: Path) -> Store:
         ('engine = "borg"\nrepository = "--help"', "'repository' must be an absolute path"),
         ('engine = "borg"\nrepository = "/a::b"', "'repository' has a control character or '::'"),
         ('engine = "borg"\nrepository = "/a\\nb"', "'repository' has a control character or '::'"),
+        ('engine = "borg"\nrepository = "/a/../b"', "'repository' must have no '..' in it"),
         ('engine = "borg"\npassword_file = "p"', "'password_file' must be an absolute path"),
         ('engine = "borg"\ncompression = "zstd,23"', "'compression' must be none, lz4, zstd,N"),
         ('engine = "borg"\ncompression = "lz4 --dry-run"', "'compression' must be none"),

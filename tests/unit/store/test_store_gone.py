@@ -2,6 +2,7 @@
 """A place where there was a repository is no place for a new one."""
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,21 @@ def test_plain_files_from_before_there_were_ids(directory_store: Store) -> None:
     assert len(directory_store.runs()) == 2
     absent(directory_store.repository)
     assert "is gone" in refused(directory_store, "init")
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "{}/.", "{}//repo", "/{}/repo", "{}/./repo"])
+def test_a_place_has_one_name(directory_store: Store, spelling: str) -> None:
+    store = directory_store
+    kept = store.put(backup())
+    place = store.folder if spelling.endswith("repo") else store.repository
+    store.configure(repository=spelling.format(place))
+    shown = store.run("init", "--json")
+    assert b'"changed": false' in shown.stdout
+    assert json.loads(shown.stdout)["repository"] == str(store.repository)
+    assert store.runs() == [kept]
+    absent(store.repository)
+    for words in (["init"], ["init", "--check"], ["put"], ["list"]):
+        assert f"the repository {store.repository}, in use here since" in refused(store, *words)
 
 
 def test_rclone_that_is_named_directly(restic_store: Store) -> None:
