@@ -81,8 +81,8 @@ class Directory:
         """Make the repository; the last mkdir is what makes it one."""
         with _failing(f"repository {self._place} can't be made"):
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._runs.mkdir(mode=0o700)
             known.make_directory_id(self._place)
+            self._runs.mkdir(mode=0o700)
             folder.flush(self._place)
             folder.flush(self._place.parent)
 

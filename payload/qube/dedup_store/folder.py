@@ -11,7 +11,7 @@ from dedup_store.errors import UsageError
 
 
 def kind_of_folder(path: Path) -> str | None:
-    """Tell what a folder holds: `restic`, `borg`, `directory`, None when it is absent or empty.
+    """Tell what a folder holds: `restic`, `borg`, `directory`, None when there's no repository.
 
     Raises:
         UsageError: when it holds something else.
@@ -22,7 +22,7 @@ def kind_of_folder(path: Path) -> str | None:
         return None
     except OSError as error:
         raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
-    if not names:
+    if names <= {known.ID_FILE}:  # a repository of plain files whose making was cut short
         return None
     if {"config", "keys", "snapshots"} <= names:
         return "restic"

@@ -7,6 +7,7 @@ others. A location can have several: disks with the same label, used in turn.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -70,7 +71,7 @@ def read(config: Config) -> Record | None:
 
 
 def note(config: Config, repository: "Engine") -> None:
-    """Remember the repository that is there.
+    """Remember the repository that is there; one of plain files without an id gets one.
 
     Raises:
         StoreError: when it can't be looked at, or not written down.
@@ -79,6 +80,11 @@ def note(config: Config, repository: "Engine") -> None:
     old_marks = old.marks if old else ()
     if old and mark in old_marks:
         return
+    if config.engine == "directory" and mark is None:
+        # it is older than ids, or its id was damaged
+        with contextlib.suppress(OSError):  # it can't be written: then there is nothing to lose
+            make_directory_id(Path(config.repository))
+            mark = _mark(config)
     needs_identity = mark is None or config.engine == "restic"
     found = [repository.identity() if needs_identity else None, mark]
     new = [item for item in found if item and item not in old_marks]
@@ -144,9 +150,10 @@ def require(config: Config, repository: "Engine", record: Record) -> None:
 
 def _compare(config: Config, repository: "Engine", record: Record) -> None:
     identity = repository.identity()
-    if identity and record.marks and identity not in record.marks:
+    if record.marks and identity not in record.marks:
+        which = clean(identity[:8]) if identity else "one without an id"
         raise StoreError(
-            f"at {config.repository} is another repository than before, {clean(identity[:8])}: has"
+            f"at {config.repository} is another repository than before, {which}: has"
             " another disk its name, or something else its place? If it shall be used from now"
             f" on: `dedup-store init --new --profile {config.profile}`"
         )
@@ -186,16 +193,24 @@ def _mark(config: Config) -> str | None:
 
 
 def make_directory_id(place: Path) -> None:
-    """Give a new repository of the engine directory its id.
+    """Give a repository of the engine directory its id, unless it has one.
+
+    Whatever is cut short here can be repeated.
 
     Raises:
         OSError: it can't be written.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(place / ID_FILE, flags, 0o600), "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(16))
-        file.flush()
-        os.fsync(file.fileno())
+    folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if directory_id(place) is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(place / ID_FILE, flags, 0o600), "wb", buffering=0) as file:
+                file.write(secrets.token_hex(16).encode("ascii"))
+                os.fsync(file.fileno())
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def directory_id(place: Path) -> str | None:

@@ -189,6 +189,37 @@ def killed_at(store: Store, call: str, number: int, *words: str, data: bytes = b
     return result.returncode != 0
 
 
+def test_init_killed_at_each_step(profile: Store) -> None:
+    """No repository is left without an id, and the making can be repeated."""
+    for call in ("mkdir", "fsync"):
+        number, is_killed = 1, True
+        while is_killed:
+            shutil.rmtree(profile.repository, ignore_errors=True)
+            shutil.rmtree(profile.folder / "home" / ".config", ignore_errors=True)
+            is_killed = killed_at(profile, call, number, "init")
+            identity = profile.repository / "dedup-store-id"
+            if profile.stored.exists():
+                assert len(identity.read_text()) == 32
+            if profile.repository.exists():
+                result = profile.run("init")
+                assert result.returncode == 0, (call, number, result.stderr)
+                assert len(identity.read_text()) == 32
+            number += 1
+        assert number > 2, call
+
+
+def test_init_killed_while_it_writes_the_id(profile: Store) -> None:
+    for written in ("", "0123"):
+        shutil.rmtree(profile.repository, ignore_errors=True)
+        shutil.rmtree(profile.folder / "home" / ".config", ignore_errors=True)
+        profile.repository.mkdir()
+        identity = profile.repository / "dedup-store-id"
+        identity.write_text(written)
+        assert "no repository" in refusal(profile, "list")
+        profile.make()
+        assert len(identity.read_text()) == 32
+
+
 def test_put_killed_at_each_step(directory_store: Store) -> None:
     """Nothing has a run's name that isn't whole; what is left goes at the next prune."""
     kills = 0

@@ -128,12 +128,35 @@ def test_restic_may_write_its_config_anew(restic_store: Store) -> None:
 
 
 def test_plain_files_from_before_there_were_ids(directory_store: Store) -> None:
+    """Such a repository gets one, once it is in use."""
     (directory_store.repository / "dedup-store-id").unlink()
     directory_store.put(backup())
+    assert (directory_store.repository / "dedup-store-id").exists()
     directory_store.put(backup())
     assert len(directory_store.runs()) == 2
     absent(directory_store.repository)
     assert "is gone" in refused(directory_store, "init")
+
+
+def test_plain_files_without_an_id_where_one_is_known(directory_store: Store) -> None:
+    """They are another repository: what an older version made, or only the folders."""
+    store = directory_store
+    kept = store.put(backup())
+    absent(store.repository)
+    store.stored.mkdir(parents=True)
+    for words in (["put"], ["init"], ["init", "--check"], ["prune"]):
+        assert "is another repository than before, one without an id" in refused(store, *words)
+    assert list(store.stored.iterdir()) == []
+    read = store.run("list", "--lines")
+    assert (read.returncode, read.stdout) == (0, b"")
+    assert b"warning: at " in read.stderr
+    assert store.run("init", "--new").returncode == 0
+    store.put(backup())
+    # disks that are used in turn
+    shutil.rmtree(store.repository)
+    bring_back(store.repository)
+    assert store.run("list").stderr == b""
+    assert store.runs() == [kept]
 
 
 @pytest.mark.parametrize("spelling", ["{}/", "{}/.", "{}//repo", "/{}/repo", "{}/./repo"])
