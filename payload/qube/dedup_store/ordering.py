@@ -3,19 +3,26 @@
 
 The counter is a file's size, which grows by a byte for each run: an append is atomic and can't go
 back (write(2), O_APPEND). Its time of change is the date of the run that was counted last.
+
+The file can be old: this qube's volume was reverted, its home restored, or another qube has stored
+runs. So it is compared with the runs at the first put after each start of the qube, and whenever it
+isn't the file that was counted with last. Both are noted beside it.
 """
 
 import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from dedup_store import tell
 from dedup_store.config import Config, state_file
+from dedup_store.errors import StoreError
 
 MAX_ORDER = 1 << 24
 _SLACK = 2  # seconds
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # drivers/char/random.c random_table
 
 
 def order_of(run: dict[str, Any]) -> int:
@@ -47,7 +54,8 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
 
     Args:
         config: the repository's.
-        listed: lists its runs; called only when the counter isn't there, or can't be written.
+        listed: lists its runs; called when that costs little, when the counter may be old, isn't
+            there, or can't be written.
 
     Returns:
         The number; one that isn't noted when the counter can't be written.
@@ -56,8 +64,15 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         StoreError: the runs had to be listed, and can't be.
     """
     path, now = state_file(config, "order"), time.time()
-    if not path.exists():
-        raise_to(config, listed())
+    is_right = config.engine != "directory" and _is_right(config)
+    if not is_right:
+        try:
+            raise_to(config, listed())
+            is_right = True
+        except StoreError as error:
+            if not path.exists():
+                raise
+            tell.warn(f"whether the counter {path} is old can't be told: {error}")
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "wb", buffering=0) as counter:
@@ -67,6 +82,8 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
             os.fsync(file)
             number = os.lseek(file, 0, os.SEEK_CUR)  # our byte's end, whoever appends beside us
             os.utime(file, (now, now))
+        if is_right:
+            _note(config)
     except OSError as error:
         tell.warn(f"{path}: {error.strerror}: so the run's number is taken from the list")
         return max(map(order_of, listed()), default=0) + 1
@@ -83,6 +100,7 @@ def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
     most, path = max(map(order_of, runs), default=0), state_file(config, "order")
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size >= most:
+            _note(config)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -92,6 +110,26 @@ def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
             os.fsync(counter.fileno())
             when = before.st_mtime if before.st_size else 0
             os.utime(counter.fileno(), (when, when))
+        _note(config)
+
+
+def _is_right(config: Config) -> bool:
+    """Tell whether the counter was compared since the qube started, and is the same file since."""
+    with contextlib.suppress(OSError):
+        return state_file(config, "counted").read_bytes() == _state(config)
+    return False
+
+
+def _note(config: Config) -> None:
+    """Note that the counter is right; if that fails, it is compared once more."""
+    with contextlib.suppress(OSError):
+        state_file(config, "counted").write_bytes(_state(config))
+
+
+def _state(config: Config) -> bytes:
+    """Tell which start of the qube, and which state of the counter: no program sets a ctime."""
+    changed = state_file(config, "order").stat().st_ctime_ns
+    return _BOOT_ID.read_bytes() + f"{changed}\n".encode()
 
 
 def _date(seconds: float) -> str:

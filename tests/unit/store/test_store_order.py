@@ -3,6 +3,8 @@
 
 import functools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import archives
 import pytest
 from dedup_store.ordering import in_order, notes
-from store_profile import Store
+from store_profile import ENCRYPTED, Store
+from test_store_borg_counter import boot, replace
 
 # dedup-store with another clock: its first argument is the difference in days
 CLOCK = """
@@ -36,9 +39,10 @@ def stream(number: int) -> bytes:
 
 def put(store: Store, number: int, days: int = 0) -> tuple[str, str]:
     """Store a backup, with a clock that is wrong by some days; give the run, and what was said."""
-    store.prefix = (sys.executable, "-c", CLOCK, str(days)) if days else ()
+    before = store.prefix
+    store.prefix = (*before, sys.executable, "-c", CLOCK, str(days)) if days else before
     done = store.run("put", "--json", data=stream(number))
-    store.prefix = ()
+    store.prefix = before
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode()
     return json.loads(done.stdout)["run"], said
@@ -99,6 +103,53 @@ def test_a_counter_that_was_lost_or_is_old(directory_store: Store) -> None:
     runs.append(put(directory_store, 5, -500)[0])
     assert names(directory_store) == runs
     assert directory_store.get() == stream(5)
+
+
+@pytest.mark.parametrize("is_booted", [False, True], ids=["home restored", "volume reverted"])
+def test_a_counter_that_is_old(store: Store, is_booted: bool) -> None:
+    """The repository is elsewhere, and newer."""
+    home, old = store.folder / "home", store.folder / "old"
+    boot(store, 1)
+    runs = [put(store, 1)[0]]
+    shutil.copytree(home, old, symlinks=True)
+    runs += [put(store, number)[0] for number in (2, 3)]
+    replace(home, old)
+    if is_booted:
+        boot(store, 2)
+    runs.append(put(store, 4)[0])
+    assert store.get() == stream(4)
+    assert names(store) == runs
+    assert not [run for run in store.runs() if "note" in run]
+
+
+def test_a_repository_that_two_qubes_use_in_turn(directory_store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other", "directory")
+    other.folder.mkdir()
+    other.configure(repository=str(directory_store.repository))
+    stores = [directory_store, other, other, directory_store, other]
+    runs = [put(store, number)[0] for number, store in enumerate(stores, 1)]
+    assert names(directory_store) == runs
+    assert [run["order"] for run in other.runs()] == [1, 2, 3, 4, 5]
+
+
+@ENCRYPTED
+def test_the_runs_are_listed_once_in_a_boot(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start of the engine takes seconds, with a storage qube or a cloud more."""
+    log, program = tmp_path / "calls", tmp_path / "bin" / store.engine
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$*" >>{log}\nexec {shutil.which(store.engine)} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    found = []
+    for number, start in enumerate((1, 1, 1, 2, 2), 1):
+        boot(store, start)
+        log.write_text("")
+        put(store, number)
+        words = [line.split() for line in log.read_text().splitlines()]
+        found.append(sum("snapshots" in line or "list" in line for line in words))
+    assert found == [1, 0, 0, 1, 0]
 
 
 def test_a_counter_that_cannot_be_written(directory_store: Store) -> None:
