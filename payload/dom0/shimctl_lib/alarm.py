@@ -5,12 +5,27 @@ The guard tells what it did; where none of it is left, as after an upgrade that 
 nobody else would.
 """
 
+import contextlib
+import os
+
 from . import callers, files, guard, state
 from .layout import SHIM, Layout
 
 
+def forgotten(at: Layout) -> str | None:
+    """Return a sentence if no shim is installed though backups were made with one; else None."""
+    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(at.ledger) as ledgers:
+        if any(ledgers):
+            return (
+                f"backups were made with the scrypt shim, as {at.ledger} shows, but it isn't"
+                f" installed, or {at.state} was lost: new backups don't deduplicate. `sudo shimctl"
+                " install` installs it"
+            )
+    return None
+
+
 def warning(at: Layout) -> str | None:
-    """Return what is wrong in a sentence; None if nothing is, or if no shim is installed.
+    """Return what is wrong in a sentence; None if nothing is, or if no shim was ever installed.
 
     Takes some hundredths of a second, and runs no scrypt.
 
@@ -18,7 +33,9 @@ def warning(at: Layout) -> str | None:
         OSError: a file can't be read.
     """
     recorded = state.load(at)
-    if recorded is None or recorded.get("phase") == "removing":
+    if recorded is None:
+        return forgotten(at)
+    if recorded.get("phase") == "removing":
         return None
     place = at.local if recorded.get("method") == "path" else at.scrypt
     more = "run `sudo shimctl reconcile`; `sudo shimctl status` says more"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import attributes, exchange, files, guard, look, plan, state, status, tell
+from . import alarm, attributes, exchange, files, guard, look, plan, state, status, tell
 from .layout import METHODS, MODES, TRIGGERS, ChangedError, Layout, ShimctlError, printable
 
 RETRIES = 3  # looks, when a package manager changes something between look and change
@@ -64,7 +64,7 @@ def change_once(at: Layout, options: Options) -> Result:
     """
     found = look.look(at)
     made = make_plan(at, found, options)
-    if why := attributes.blocking(touched(at, made)):
+    if why := attributes.blocking(path for step in made.steps for path in step.paths):
         raise ShimctlError(f"nothing was changed: {why}")
     before, after = found.summary(), found.summary()
     for step in made.steps:
@@ -78,6 +78,9 @@ def change_once(at: Layout, options: Options) -> Result:
         after |= step.after
     result: Result = {"changed": bool(made.steps), "before": before, "after": after}
     result["steps"] = [step.text for step in made.steps]
+    if options.command == "reconcile" and found.state is None:
+        why = alarm.forgotten(at) or "the shim isn't installed; `sudo shimctl install` installs it"
+        result["note"] = f": {why}"
     errors = [*made.left]
     if made.refused:
         errors.insert(0, f"this scrypt was refused, and stays as it is: {made.refused}")
@@ -103,6 +106,8 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
     result = attempt(at, options._replace(command="reconcile", check=False))
     failure = result.get("error")
     ours = failure and not result.get("for_the_user")
+    if before is None and (text := alarm.forgotten(at)):
+        tell.journal(at, tell.WARNING, text)
     if before is None or (quiet and names == ["path"] and ours):
         return result
     said = printable(
@@ -136,12 +141,6 @@ def places(at: Layout) -> list[Path]:
     """Return the files that are written."""
     known = [at.scrypt, at.real, at.local, at.config, at.state]
     return known + [piece.path for piece in guard.pieces(at)]
-
-
-def touched(at: Layout, made: plan.Plan) -> list[Path]:
-    """Return those of the files that matter to a user which the steps change."""
-    known = {"scrypt": at.scrypt, "real": at.real, "local": at.local, "mode": at.config}
-    return [path for key, path in known.items() if any(key in step.after for step in made.steps)]
 
 
 def tidy(at: Layout) -> None:
@@ -246,7 +245,7 @@ def show(result: Result, options: Options) -> None:
     intro = "would " if options.check else ""
     text = [intro + step for step in result.get("steps", [])]
     if not text and "error" not in result and not options.trigger:
-        text = ["nothing to do"]
+        text = [f"nothing to do{result.get('note', '')}"]
     if text:
         print("\n".join(text))
     if "error" in result:

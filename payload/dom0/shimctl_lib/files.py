@@ -138,6 +138,13 @@ def delete(path: Path, was: Was | None = None) -> None:
             path.parent.rmdir()
 
 
+def delete_folder(folder: Path) -> None:
+    """Remove a folder if nothing is in it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        sync_folder(folder.parent)
+
+
 def silence() -> None:
     """Let stdout and stderr lead nowhere, so that Python does not fail over them at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

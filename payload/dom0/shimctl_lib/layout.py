@@ -43,6 +43,7 @@ class Layout:
         self.local = root / "usr/local/bin/scrypt"  # the shim, with method `path`
         self.config = root / "etc/qubes-dedup-backup/scrypt.conf"
         self.state = root / "var/lib/qubes-dedup-backup/state.json"  # exists while installed
+        self.ledger = root / "var/lib/qubes-dedup-backup/ledger"  # the shim's; outlives it
         self.lock = root / "run/qubes-dedup-backup.lock"
         self.waiting = root / "run/qubes-dedup-backup.waiting"  # folder: triggers to be served
         self.log = root / "dev/log"

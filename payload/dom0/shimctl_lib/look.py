@@ -71,8 +71,9 @@ class Found(NamedTuple):
         """Tell whether the config, here or moved, is what was seen."""
         return files.read(path) == self.config
 
-    def in_the_way(self, at: Layout, method: str) -> list[str]:
-        """Return what is found before the shim, and what to do about each."""
+    def in_the_way(self, at: Layout, method: str, again: str | None = None) -> list[str]:
+        """Return what is found before the shim, and what to do about each: at last again."""
+        again = again or "`sudo shimctl reconcile`"
         last = at.local if method == "path" else at.scrypt
         texts = []
         for path in self.others:
@@ -88,7 +89,7 @@ class Found(NamedTuple):
             texts.append(
                 f"{path} is {it or 'a scrypt'} that callers find before the shim, so that a backup"
                 " may leave dom0 in clear, or not deduplicate. It was left alone: remove it (`sudo"
-                f" rm {path}`), then run `sudo shimctl reconcile`"
+                f" rm {path}`), then run {again}"
             )
         return texts
 

@@ -8,6 +8,7 @@ The state file comes first and goes last, so that the next reconcile completes w
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import files, guard, look, packages, probe, state
@@ -20,14 +21,18 @@ CONFIG_TEXT = """\
 #   off:           every backup is really encrypted; containers can still be restored
 mode = {}
 """
-INSTALLATION = ("phase", "method", "shim_sha256", "real_sha256", "refused")
+INSTALLATION = ("phase", "method", "shim_sha256", "real_sha256", "refused", "folders")
 
 
 class Step(NamedTuple):
-    """A change: what it is, how it is made, and what it makes of Found.summary()."""
+    """A change: what it is, how it is made, which files must let themselves be changed for it.
+
+    after: what it makes of Found.summary().
+    """
 
     text: str
     make: Callable[[], None]
+    paths: tuple[Path, ...]
     after: dict[str, str]
 
 
@@ -47,9 +52,9 @@ class Planner:
         self.at, self.found = at, found
         self.steps: list[Step] = []
 
-    def add(self, text: str, make: Callable[[], None], **after: str) -> None:
+    def add(self, text: str, make: Callable[[], None], *paths: Path, **after: str) -> None:
         """Add a step."""
-        self.steps.append(Step(text, make, after))
+        self.steps.append(Step(text, make, paths, after))
 
     # ---- what both ways have in common
 
@@ -119,7 +124,7 @@ class Planner:
                 kept = {key: current[key] for key in state.BOOKKEEPING if key in current}
                 state.save(self.at, {**new, **kept})
 
-            self.add(text, save, **after)
+            self.add(text, save, self.at.state, **after)
 
     # ---- the places
 
@@ -129,17 +134,18 @@ class Planner:
         if found.real.kind == "real" and (found.scrypt.kind != "real" or found.diverted):
             text = f"put the real scrypt back at {at.scrypt}{note}"
             put_back = partial(files.move, at.real, at.scrypt, found.scrypt.still)
-            self.add(text, put_back, scrypt="real", real="missing")
+            self.add(text, put_back, at.scrypt, at.real, scrypt="real", real="missing")
         elif found.scrypt.kind in look.OURS and found.old.kind != "real" and self.orphaned():
             text = f"remove the shim {at.scrypt}, as its package is gone"
-            self.add(text, partial(files.delete, at.scrypt, found.scrypt.still), scrypt="missing")
+            gone = partial(files.delete, at.scrypt, found.scrypt.still)
+            self.add(text, gone, at.scrypt, scrypt="missing")
         elif found.scrypt.kind != "real":
             source = self.source()
             text = f"put the real scrypt, now {source.path}, back at {at.scrypt}{note}"
-            self.add(text, partial(self.copy_to_scrypt, source), scrypt="real")
+            self.add(text, partial(self.copy_to_scrypt, source), at.scrypt, scrypt="real")
         elif found.real.kind == "real" and found.state is not None and found.method == "replace":
             gone = partial(files.delete, at.real, found.real.still)
-            self.add(f"remove {at.real}", gone, real="missing")
+            self.add(f"remove {at.real}", gone, at.real, real="missing")
         if found.diverted:
             text = f"end dpkg's diversion of {at.scrypt}"
             self.add(text, lambda: packages.divert(at, add=False), diverted="no")
@@ -158,7 +164,7 @@ class Planner:
         if self.found.local.kind in look.OURS:
             local, still = self.at.local, self.found.local.still
             gone = partial(files.delete, local, still)
-            self.add(f"remove the shim {local}", gone, local="missing")
+            self.add(f"remove the shim {local}", gone, local, local="missing")
 
     def guide_note(self) -> str:
         """Return how to restore what the forum guide's script wrote, if that is here."""
@@ -174,23 +180,26 @@ class Planner:
             if found.local.kind != "shim":
                 text = f"put the shim at {at.local} (now: {found.local.kind})"
                 write = partial(files.write_like, at.local, shim, at.scrypt, found.local.still)
-                self.add(text, write, local="shim")
+                self.add(text, write, at.local, local="shim")
             return
         self.remove_local()
         if source.path != at.real and not found.real.alike(source):
             text = f"keep the real scrypt, now {source.path}, as {at.real}"
             keep = partial(files.copy, source.path, at.real, found.real.still)
-            self.add(text, keep, real="real")
+            self.add(text, keep, at.real, real="real")
         if not found.diverted and packages.dpkg_owner(at):
             text = f"let dpkg put the package's {at.scrypt} at {at.real} from now on"
             self.add(text, lambda: packages.divert(at, add=True), diverted="yes")
         if found.scrypt.kind != "shim":
             text = f"put the shim at {at.scrypt} (now: {found.scrypt.kind}{self.guide_note()})"
             write = partial(files.write_like, at.scrypt, shim, at.real, found.scrypt.still)
-            self.add(text, write, scrypt="shim")
+            self.add(text, write, at.scrypt, scrypt="shim")
 
     def place_guard(self) -> None:
-        """Lay the guard's files down, and let systemd watch."""
+        """Lay the guard's files down, and let systemd watch.
+
+        They have no paths here: one that can't be changed must not keep the shim from its place.
+        """
         at, found = self.at, self.found
         for piece in found.guard:
             if piece.now in ("missing", "wrong"):
@@ -198,6 +207,18 @@ class Planner:
                 self.add(text, partial(guard.lay_down, piece), guard="complete")
         if guard.stale_units(at, found.guard):
             self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
+
+    def folders_made(self) -> list[Path]:
+        """Return the folders of the guard that an installation made, as they weren't there."""
+        recorded = (self.found.state or {}).get("folders") or ()
+        folders = {piece.path.parent for piece in self.found.guard}
+        return sorted(f for f in folders if str(f.relative_to(self.at.root)) in recorded)
+
+    def folders(self) -> list[str] | None:
+        """Return the same below the root, with those that are to be made now; None for none."""
+        folders = {piece.path.parent for piece in self.found.guard}
+        made = {*self.folders_made(), *(folder for folder in folders if not folder.exists())}
+        return sorted(str(folder.relative_to(self.at.root)) for folder in made) or None
 
     # ---- the plans
 
@@ -212,7 +233,9 @@ class Planner:
         problem = found.config_problem(at.config)
         if problem and mode is None:
             raise ShimctlError(problem)
-        if found.state is None and (others := found.in_the_way(at, method)):
+        if found.state is None and (
+            others := found.in_the_way(at, method, "the same command again")
+        ):
             raise ShimctlError("not installed, as nobody would run it: " + "; ".join(others))
         if found.state is None and (why := self.refusal(self.checked_source(method))):
             raise ShimctlError(f"not installed, as this scrypt is not what Qubes expects: {why}")
@@ -223,7 +246,7 @@ class Planner:
                 f"; until now: {problem}" if problem else ""
             )
             write = partial(files.write, at.config, config, found.config_is_still)
-            self.add(text, write, mode=mode)
+            self.add(text, write, at.config, mode=mode)
         return self.repair(method)._replace(left=tuple(found.in_the_way(at, method)))
 
     def checked_source(self, method: str) -> look.Entry:
@@ -242,6 +265,7 @@ class Planner:
             "shim_sha256": hashlib.sha256(SHIM.read_bytes()).hexdigest(),
             "real_sha256": source.sha256,
             "refused": None,
+            "folders": self.folders(),
         }
         after = {"installed": "yes", "method": method, "recorded": source.sha256[:16]}
         self.record(f"record the installation in {self.at.state}", entries, **after)
@@ -252,12 +276,16 @@ class Planner:
     def stand_back(self, source: look.Entry, method: str, why: str) -> Plan:
         """Plan the fail-safe state: the real scrypt that was refused stays in front."""
         found, at = self.found, self.at
-        entries = {"method": method, "refused": {"sha256": source.sha256, "reason": why}}
+        entries: dict[str, Any] = {
+            "method": method,
+            "refused": {"sha256": source.sha256, "reason": why},
+        }
+        entries["folders"] = self.folders()
         self.record(f"record in {at.state} that {source.path} was refused", entries, method=method)
         self.remove_local()
         if found.scrypt.kind != "real" or (source is found.real and not found.scrypt.alike(source)):
             text = f"put the real scrypt, now {source.path}, at {at.scrypt} instead of the shim"
-            self.add(text, partial(self.copy_to_scrypt, source), scrypt="real")
+            self.add(text, partial(self.copy_to_scrypt, source), at.scrypt, scrypt="real")
         self.place_guard()
         return Plan(self.steps, why)
 
@@ -277,15 +305,21 @@ class Planner:
         self.remove_local()
         left = self.restore_if_ours()
         for piece in guards:
-            self.add(f"remove {piece.path}", partial(files.delete, piece.path, piece.still))
+            gone = partial(files.delete, piece.path, piece.still)
+            self.add(f"remove {piece.path}", gone, piece.path)
+        for folder in self.folders_made():
+            if folder.is_dir():
+                text = f"remove {folder}, unless something else is in it"
+                self.add(text, partial(files.delete_folder, folder))
         if guards:
             self.add("let systemd forget the units", lambda: guard.forget(at))
         if found.mode and found.config == CONFIG_TEXT.format(found.mode).encode():
             gone = partial(files.delete, at.config, found.config_is_still)
-            self.add(f"remove {at.config}", gone, mode="no config")
+            self.add(f"remove {at.config}", gone, at.config, mode="no config")
         if found.state is not None:
             after = {"installed": "no", "method": "replace", "recorded": "nothing"}
-            self.add(f"remove {at.state}{left}", lambda: files.delete(at.state), **after)
+            gone = partial(files.delete, at.state)
+            self.add(f"remove {at.state}{left}", gone, at.state, **after)
         return Plan(self.steps)
 
     def restore_if_ours(self) -> str:

@@ -7,6 +7,7 @@ method          replace or path
 shim_sha256     the shim that was put in place
 real_sha256     the real scrypt behind it, which was probed
 package         the package that owned it then
+folders         those that were made for the guard's files, below the root; they go when empty
 refused         a real scrypt that the probe refused: sha256, reason
 last            when a trigger let reconcile run last, which, and with what result
 last_change     the last time that this changed something

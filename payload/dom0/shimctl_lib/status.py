@@ -58,7 +58,7 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
         lines = ["the shim is not installed (or not wholly removed): run shimctl install"]
         if found.real.kind != "real" and found.scrypt.kind != "real":
             lines.append(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
-        return lines + found.in_the_way(at, found.method)
+        return lines + found.in_the_way(at, found.method, "`sudo shimctl install`")
     if found.state.get("phase") == "removing":
         return ["a removal was cut: run shimctl remove, or shimctl install to keep the shim"]
     lines = _place_problems(at, found)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD
-from shimctl_system import System, with_systemd
+from shimctl_system import HOOKS4, System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()
@@ -65,7 +65,10 @@ def test_script_of_the_guide_that_was_protected(ext4: System, letter: str) -> No
     assert ext4.json("status")["healthy"]
 
 
-@pytest.mark.parametrize("name", ["scrypt", "real", "folder", "config", "unit", "state"])
+NAMES = ("scrypt", "real", "folder", "config", "unit", "preset", "links", "hook", "state")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_installation_that_was_protected(ext4: System, name: str) -> None:
     with_systemd(ext4)
     ext4.json("install")
@@ -77,10 +80,15 @@ def test_installation_that_was_protected(ext4: System, name: str) -> None:
         "folder": ext4.scrypt.parent,
         "config": ext4.config,
         "unit": unit,
+        "preset": ext4.units.with_name("system-preset") / "50-qubes-dedup-backup.preset",
+        "links": ext4.units / "multi-user.target.wants",
+        "hook": ext4.root / "etc/dnf" / HOOKS4 / "dedup-backup.action",
         "state": state,
     }[name]
+    before = ext4.listing()
     with protected(path):
-        told(ext4, path, "remove")
+        assert "nothing was changed" in told(ext4, path, "remove")
+        assert ext4.listing() == before
     ext4.json("remove")
     assert ext4.json("status", status=3)["installed"] == "no"
     assert ext4.scrypt.read_bytes()[:4] == b"\x7fELF"
@@ -93,3 +101,14 @@ def test_guard_tells_as_well(ext4: System) -> None:
         assert f"sudo chattr -i {ext4.scrypt}" in ext4.trigger("boot").stderr
     ext4.trigger("boot")
     assert ext4.scrypt.read_bytes() == SHIM
+
+
+def test_protected_unit_does_not_keep_the_shim_from_its_place(ext4: System) -> None:
+    with_systemd(ext4)
+    ext4.json("install")
+    ext4.package(changed=True)
+    unit = ext4.units / "qubes-dedup-backup-guard.path"
+    unit.write_text("# edited\n")
+    with protected(unit):
+        assert f"sudo chattr -i {unit}" in ext4.trigger("boot").stderr
+        assert ext4.scrypt.read_bytes() == SHIM

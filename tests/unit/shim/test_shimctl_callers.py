@@ -140,3 +140,48 @@ def test_every_command_of_qubes_dedup_backup_begins_with_it(system: System) -> N
     shutil.rmtree(other.parent)
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert str(other) not in done.stderr
+
+
+def test_advice_after_a_refusal_leads_to_an_installed_shim(system: System) -> None:
+    other = put(system, "usr/local/bin")
+    error = system.json("install", status=1)["error"]
+    assert "then run the same command again" in error
+    assert "reconcile" not in error
+    problems = " ".join(system.json("status", status=3)["problems"])
+    assert "then run `sudo shimctl install`" in problems
+    assert "reconcile" not in problems
+    other.unlink()
+    system.json("install")
+    assert system.scrypt.read_bytes() == SHIM
+
+
+def test_reconcile_by_hand_says_that_there_is_no_shim(system: System) -> None:
+    for arguments in ((), ("--check",)):
+        done = system.run("reconcile", *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "the shim isn't installed; `sudo shimctl install` installs it" in done.stdout
+    with journal_at(system.root) as told:
+        done = system.trigger("boot")
+        assert (done.stdout, done.stderr, told()) == ("", "", [])
+    system.json("install")
+    assert system.run("reconcile").stdout == "nothing to do\n"
+
+
+def test_state_that_was_lost_is_told_of_where_backups_were_made(system: System) -> None:
+    system.json("install")
+    (system.root / "var/lib/qubes-dedup-backup/state.json").unlink()
+    ledger = system.root / "var/lib/qubes-dedup-backup/ledger"
+    program = [PAYLOAD / "qubes-dedup-backup", "secrets", "--root", system.root]
+    with journal_at(system.root) as told:
+        for made in (False, True):
+            if made:
+                (ledger / "20261124T101500-1").touch()
+            else:
+                ledger.mkdir()
+            system.trigger("boot")
+            assert [line.startswith("<12>") for line in told()] == [True] * made
+            assert ("new backups don't deduplicate" in system.run("reconcile").stdout) == made
+            done = subprocess.run(program, capture_output=True, text=True, check=False)
+            assert ("warning: backups were made with the scrypt shim" in done.stderr) == made
+    system.json("install")
+    assert system.json("status")["healthy"]
