@@ -36,15 +36,16 @@ class QuestionError(EngineError):
         self.kind = kind
 
 
-def find(error: EngineError, config: Config) -> QuestionError | None:
+def find(error: EngineError, config: Config, *, is_moved: bool = False) -> QuestionError | None:
     """Find what borg asks in its error.
 
     Args:
         error: any of borg's.
         config: the profile.
+        is_moved: whether it was accepted that the repository was moved; borg says it all the same.
     """
     said, place = error.said, clean(config.repository, 120)
-    if moved := _MOVED.search(said):
+    if (moved := _MOVED.search(said)) and not is_moved:
         kind = MOVED
         text = (
             f"the repository {place} was at {_place(moved[1])} when this qube last used it."

@@ -121,7 +121,7 @@ class Borg:
                     is_torn = False
                 return attempt()
             except EngineError as error:
-                if question := borg_questions.find(error, self._config):
+                if question := borg_questions.find(error, self._config, is_moved=self._is_moved):
                     raise question from None
                 is_stuck = bool(_NOT_WRITABLE.search(error.said))
                 if reads and is_stuck and not self._is_unlocked:

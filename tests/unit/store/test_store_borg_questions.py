@@ -97,6 +97,20 @@ def test_two_disks_that_are_used_in_turns(borg_store: Store) -> None:
     assert overlaps(mine - others, others - mine) == []
 
 
+def test_copy_at_another_place_that_is_older(borg_store: Store) -> None:
+    """Each of the two questions is asked, and answered by itself."""
+    store, copied = borg_store, borg_store.folder / "copy"
+    shutil.copytree(store.repository, copied)
+    store.put(backup(1))
+    store.configure(repository=str(copied))
+    text = told(store, "accept", "moved", str(copied))
+    assert f"the repository {copied} is older than" in text
+    assert text.endswith(f"`dedup-store accept older {copied}`\n")
+    assert accept(store, "older", str(copied))["changed"] is True
+    assert accepted(store) == [("moved", str(copied)), ("older", str(copied))]
+    assert store.runs() == []
+
+
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "on a new machine"])
 def test_repository_that_is_not_encrypted(borg_store: Store, is_known: bool) -> None:
     """Anybody can make one, with the id of the right one; it is never used."""
