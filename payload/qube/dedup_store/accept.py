@@ -28,6 +28,7 @@ def accept(arguments: argparse.Namespace, settings: config.Config) -> int:
     held = lock.take(settings, exclusive=True)  # what others do goes by what is changed here
     # but nothing is removed from the repository
     repository = Borg(settings, dataclasses.replace(held, exclusive=False))
+    repository.unlock()
     changed = repository.is_asking(kind)
     if changed:
         _record({"profile": settings.profile, "accepted": kind, "repository": location})

@@ -56,6 +56,17 @@ def security_folder(repository: str) -> Path:
     return Path(config) / "borg" / "security" / repository
 
 
+def cache_folder(repository: str) -> Path:
+    """Give borg's folder for its cache of a repository (borg/helpers/fs.py).
+
+    Args:
+        repository: its id.
+    """
+    variables = environment()
+    caches = variables.get("XDG_CACHE_HOME") or Path(variables["HOME"]) / ".cache"
+    return Path(caches) / "borg" / repository
+
+
 def prepare(repository: str, shown: Callable[[], bytes]) -> Path:
     """Make ready for writing into a repository.
 
@@ -94,9 +105,7 @@ def forget_state(repository: str) -> None:
     Raises:
         StoreError: it can't be done.
     """
-    variables = environment()
-    caches = Path(variables.get("XDG_CACHE_HOME") or Path(variables["HOME"]) / ".cache")
-    folder, cache = security_folder(repository), caches / "borg" / repository
+    folder, cache = security_folder(repository), cache_folder(repository)
     try:
         for name in (_START, "manifest-timestamp"):  # borg/cache.py SecurityManager
             (folder / name).unlink(missing_ok=True)

@@ -2,17 +2,40 @@
 """What borg's environment tells it."""
 
 import contextlib
+import functools
 import os
+import re
 import secrets
+import signal
+from functools import partial
 from pathlib import Path
 
 from dedup_store import folder
 from dedup_store.config import state_folder
-from dedup_store.errors import StoreError
+from dedup_store.errors import StoreError, clean
 from dedup_store.lock import NO_ROOM
-from dedup_store.processes import environment
+from dedup_store.processes import Child, ChildStream, Command, environment, read_all
 
+_SAFE_VERSION = (1, 2, 5)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@functools.cache
+def require_safe_version() -> None:
+    """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
+
+    Raises:
+        StoreError: when it is too old.
+    """
+    command = Command(["borg", "--version"], environment(), signal.SIGTERM)
+    text = read_all(ChildStream(partial(Child, command, False)), 4096)
+    match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
+    if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
+        found = clean(text.decode(errors="replace"), 40)
+        raise StoreError(
+            f"{found} is too old for a repository in a storage qube: 1.2.5 or newer is needed"
+            " (CVE-2023-36811)"
+        )
 
 
 def variables(*, is_moved: bool) -> dict[str, str]:
@@ -22,14 +45,14 @@ def variables(*, is_moved: bool) -> dict[str, str]:
         is_moved: whether a repository may be at another place than before.
     """
     return environment() | {
-        "BORG_HOST_ID": _host_id(),
+        "BORG_HOST_ID": host_id(),
         # answers to what it would ask: it would take our input for one
         "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes" if is_moved else "no",
         "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
     }
 
 
-def _host_id() -> str:
+def host_id() -> str:
     """Name this qube in locks, the same after each boot.
 
     borg itself takes a network card's address, and in a qube without one a random number for each

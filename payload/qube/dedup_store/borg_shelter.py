@@ -11,8 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dedup_store.borg_counter import security_folder
-from dedup_store.processes import environment
+from dedup_store.borg_counter import cache_folder, security_folder
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 -- only mkdtemp makes something there
 _ROOM = 1 << 16  # bytes; more than borg needs for its locks and notes
@@ -41,11 +40,16 @@ class Shelter:
         return {"BORG_CACHE_DIR": str(self._cache), "BORG_SECURITY_DIR": str(self._security)}
 
 
+def make() -> Shelter | None:
+    """Make one, if that is possible; if it isn't, borg goes on without and says what is wrong."""
+    with contextlib.suppress(OSError):
+        return Shelter()
+    return None
+
+
 def is_home_writable() -> bool:
     """Tell whether borg can write its own files where it keeps them."""
-    variables = environment()
-    caches = variables.get("XDG_CACHE_HOME") or Path(variables["HOME"]) / ".cache"
-    return all(_takes_a_file(folder) for folder in (Path(caches) / "borg", _security()))
+    return all(_takes_a_file(folder) for folder in (cache_folder("x").parent, _security()))
 
 
 def _security() -> Path:

@@ -14,7 +14,6 @@ import os
 import re
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 from dedup_store import (
     borg_counter,
     borg_environment,
+    borg_locks,
     borg_questions,
     borg_shelter,
     engine,
@@ -33,10 +33,10 @@ from dedup_store import (
 )
 from dedup_store.borg_questions import MOVED, QuestionError
 from dedup_store.config import Config
-from dedup_store.errors import EngineError, StoreError, clean
+from dedup_store.errors import EngineError, StoreError
 from dedup_store.lock import Lock
 from dedup_store.manifest import is_run_name
-from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
+from dedup_store.processes import Child, ChildStream, Command, Stream, read_all
 from dedup_store.stored import StoredObject, Usage, files_bytes
 
 if TYPE_CHECKING:
@@ -48,8 +48,6 @@ _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)
 _AT_ONCE = 500  # archives in one command line
 _STOP = signal.SIGTERM  # borg then rolls back and removes its lock
 _LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
-_SAFE_VERSION = (1, 2, 5)
-_LOCKED = "acquire the lock"
 # In what borg says when it can't write its lock, which isn't a lock that others hold: EACCES,
 # ENOSPC, EROFS, EDQUOT. Those who only read do without one: our own keeps removals away.
 _NOT_WRITABLE = re.compile(r"\[Errno (?:13|28|30|122)\]")
@@ -74,30 +72,10 @@ class Borg:
         """Use the repository of a profile."""
         self._config = config
         self._lock = lock
-        self._is_safe = False
         self._is_moved = False  # and that is accepted
-        self._is_unlocked = False  # as it can't be written
+        self._is_unlocked = False  # as it can't be written, or its lock's owner is dead
         self._shelter: borg_shelter.Shelter | None = None  # as home can't be written
         self._id = ""
-
-    def _require_version(self) -> None:
-        """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
-
-        Raises:
-            StoreError: when it is too old.
-        """
-        if self._is_safe:
-            return
-        command = Command(["borg", "--version"], environment(), _STOP)
-        text = read_all(ChildStream(partial(Child, command, False)), 4096)
-        match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
-        if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:
-            found = clean(text.decode(errors="replace"), 40)
-            raise StoreError(
-                f"{found} is too old for a repository in a storage qube: 1.2.5 or newer is needed"
-                " (CVE-2023-36811)"
-            )
-        self._is_safe = True
 
     def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
         """Do something as often as needed to get the repository's lock, within `lock_wait`.
@@ -112,8 +90,8 @@ class Borg:
         Raises:
             QuestionError: a person has to decide.
         """
-        end = time.monotonic() + self._config.lock_wait
         is_torn = was_torn = False
+        waiting = borg_locks.Waiting(self._lock_folders, self._config.lock_wait)
         while True:
             try:
                 if is_torn:
@@ -129,16 +107,27 @@ class Borg:
                 elif _TORN_CACHE.search(error.said) and not was_torn:
                     tell.say("borg's cache is damaged, as by a power cut; it is made anew")
                     is_torn = was_torn = True
-                elif is_stuck or _LOCKED not in str(error) or time.monotonic() >= end:
+                elif is_stuck or not waiting.is_about(error):
                     raise
+                elif waiting.is_for_dead() and reads and not self._is_moved:
+                    self._is_unlocked, self._shelter = True, borg_shelter.make()
+                else:
+                    waiting.go_on(error)
+
+    def _lock_folders(self) -> list[Path]:
+        """Give the folders in this qube that have borg's locks."""
+        cache, repository = (
+            borg_counter.cache_folder(self.identity()),
+            self._config.local_repository,
+        )
+        return [repository, cache] if repository else [cache]
 
     def _sheltered(self) -> dict[str, str]:
         """Give borg's variables for what only reads, where home can't be written."""
         if self._is_moved:  # what is accepted must be kept
             return {}
         if not self._shelter and not borg_shelter.is_home_writable():
-            with contextlib.suppress(OSError):  # then borg says it
-                self._shelter = borg_shelter.Shelter()
+            self._shelter = borg_shelter.make()
         return self._shelter.variables() if self._shelter else {}
 
     def start(
@@ -147,7 +136,7 @@ class Borg:
         """Start borg on the repository; it reads the password from a file descriptor."""
         call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
         if call:
-            self._require_version()
+            borg_environment.require_safe_version()
         security = None
         if arguments[0] in _WRITING and "--cache-only" not in arguments:
             security = borg_counter.prepare(self.identity(), self._encrypted_manifest)
@@ -284,7 +273,8 @@ class Borg:
         self._run("compact")
 
     def unlock(self) -> None:
-        """Nothing to do: borg removes the locks of dead processes (see _host_id)."""
+        """Remove what is left of dead processes, also if others have their numbers by now."""
+        borg_locks.remove_dead(self._lock_folders())
 
     def check(self, *, read_data: bool) -> None:
         """Run borg's check, which others wait for, and which reads all files in any case."""
