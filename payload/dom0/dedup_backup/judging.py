@@ -75,15 +75,20 @@ def verify(context: Context) -> int:
 
 
 def _newest_backup(context: Context) -> str:
-    """Find the run of the backup that was begun last."""
+    """Find the run of the backup that was begun last, but for those confirmed in other stores."""
     known = {record["backup_id"] for record in ledger.confirmed(context.layout, None).values()}
-    backup_id = ledger.newest(context.layout, known)
-    runs = [run for run in context.store.runs() if id_of(run.name) == backup_id]
+    stored = context.store.runs()
+    elsewhere = known - {id_of(run.name) for run in stored} - {id_of(r) for r in context.confirmed}
+    backup_id = ledger.newest(context.layout, known, elsewhere)
+    runs = [run for run in stored if id_of(run.name) == backup_id]
     if not runs:
-        raise WrongError(
+        text = (
             f"the newest backup with a ledger, {backup_id}, is not in {context.place};"
             " to confirm another one, name its run"
         )
+        if backup_id in {id_of(run) for run in context.confirmed}:
+            raise WrongError(text)  # lost; else it may be elsewhere, or have failed
+        raise UsageError(text)
     good = [run for run in runs if run.status != PARTIAL]
     return (good or runs)[-1].name
 

@@ -3,13 +3,13 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
 import time
-from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,23 @@ class Head:
             could not be counted.
         began: when the row was written, in seconds of Unix time, by dom0's clock.
         offset: of dom0's local time then, in seconds east of UTC.
+        written: when the ledger was written last, as its file says; never passed when unknown.
     """
 
     order: int | None = 0
     began: int | None = None
     offset: int | None = None
+    written: float = math.inf
+
+    def is_before(self, other: "Head") -> bool:
+        """Tell whether this backup was surely begun before another one.
+
+        Numbers tell it. Of a ledger that has none, or is damaged, the last row must be older than
+        the other one's first.
+        """
+        if self.order is not None and other.order:
+            return self.order < other.order
+        return other.began is not None and self.written < other.began
 
 
 @dataclass(frozen=True)
@@ -113,45 +125,59 @@ def read(layout: Layout, backup_id: str) -> Ledger | None:
 
 
 def heads(layout: Layout) -> dict[str, Head]:
-    """Read the first row of each ledger; one that is damaged has no order."""
+    """Read the first row of each ledger; one that is damaged, or not the header's, has no order."""
     found = {}
     for path in layout.ledgers.glob("*"):
         if not _ID.fullmatch(path.name):
             continue
+        damaged = Head(order=None)
         try:
             with path.open("rb") as file:
-                found[path.name] = _head(json.loads(file.readline(_MAX_LINE)))
+                damaged = Head(order=None, written=os.fstat(file.fileno()).st_mtime)
+                row = json.loads(file.readline(_MAX_LINE))
+            head = _head(row) if row["member"] == HMAC else damaged
+            found[path.name] = replace(head, written=damaged.written)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, RecursionError):
-            found[path.name] = Head(order=None)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found[path.name] = damaged
     return found
 
 
-def newest(layout: Layout, known: Collection[str]) -> str:
+def newest(layout: Layout, known: Collection[str], elsewhere: Collection[str]) -> str:
     """Name the backup that was begun last, by dom0's counter.
 
     Args:
         layout: where the ledgers are.
         known: backups that are confirmed: they need no place in the order.
+        elsewhere: backups that don't count, as they are confirmed in another store alone.
 
     Raises:
         UsageError: there is none, or it can't be told.
     """
-    found = heads(layout)
+    found = {name: head for name, head in heads(layout).items() if name not in elsewhere}
     if not found:
         raise UsageError(
-            f"there is no ledger in {layout.ledgers}: it is written during a backup whose"
-            " passphrase starts with 'dedup:'"
+            f"there is no ledger of another backup in {layout.ledgers}: it is written during a"
+            " backup whose passphrase starts with 'dedup:'"
         )
-    unknown = sorted(name for name, head in found.items() if head.order is None)
-    unknown = [name for name in unknown if name not in known]
-    orders = Counter(head.order for head in found.values())
-    last = max(head.order or 0 for head in found.values())
-    if unknown or not last or orders[last] > 1:
+    last = max(found, key=lambda name: found[name].order or 0)
+    unknown = sorted(
+        name
+        for name, head in found.items()
+        if head.order is None and name not in known and not head.is_before(found[last])
+    )
+    same = [name for name, head in found.items() if head.order == found[last].order]
+    if unknown or not found[last].order or len(same) > 1:
         what = f"the place of backup {unknown[0]}" if unknown else "which backup is the newest"
         raise UsageError(f"dom0 could not note {what}: name the run to confirm, see `list`")
-    return next(name for name, head in found.items() if head.order == last)
+    size, highest = _counted(layout)
+    if last in known and size > highest:
+        raise UsageError(
+            "dom0 has no ledger of the backup that was begun last: it could not be noted (was its"
+            f" disk full?), or was forgotten. The one before, {last}, is confirmed already"
+        )
+    return last
 
 
 def number(row: dict[str, Any], key: str, among: range) -> int | None:
@@ -225,14 +251,8 @@ def mend_counter(layout: Layout) -> None:
 
     The counter is the file's size (payload/dom0/scrypt `count_up`), so it can only grow.
     """
-    orders = [head.order or 0 for head in heads(layout).values()]
-    with contextlib.suppress(BackupError):  # a damaged record is told when it is needed
-        orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
-    try:
-        size = layout.order.stat().st_size
-    except FileNotFoundError:
-        size = 0
-    missing = max(orders, default=0) - size
+    size, highest = _counted(layout)
+    missing = highest - size
     if missing > 0:
         with layout.order.open("ab") as file:
             layout.order.chmod(0o600)
@@ -240,6 +260,18 @@ def mend_counter(layout: Layout) -> None:
                 missing -= file.write(b"\n" * min(missing, 1 << 20))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _counted(layout: Layout) -> tuple[int, int]:
+    """Give the counter, and the highest number that a ledger or a record has."""
+    orders = [head.order or 0 for head in heads(layout).values()]
+    with contextlib.suppress(BackupError):  # a damaged record is told when it is needed
+        orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
+    try:
+        size = layout.order.stat().st_size
+    except FileNotFoundError:
+        size = 0
+    return size, max(orders, default=0)
 
 
 def forget(layout: Layout, run: str, backup_id: str, *, keep_ledger: bool) -> None:

@@ -143,7 +143,7 @@ def rivals(
             yield f"backup_timestamp of its qubes is that of the run {run}"
     folders = _folders(book)
     for other, head in ledger.heads(layout).items():
-        if other == backup_id or (head.order and head.order < (book.head.order or 0)):
+        if other == backup_id or head.is_before(book.head):
             continue
         try:
             theirs = ledger.read(layout, other)
