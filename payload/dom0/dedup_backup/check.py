@@ -83,14 +83,14 @@ class Check:
         """Take what dom0 knows of the run: its backup's id (by the run's name), its ledger.
 
         Attributes:
-            included: the qubes that the backup must have, None when that can't be told.
+            described: the qubes in its qubes.xml, None when that can't be read.
         """
         self._id = backup_id
         self._ledger = ledger
         self._report = report
         self._xml: bytes | None = None
         self._ends = Ends()
-        self.included: list[qubesxml.Qube] | None = None
+        self.described: list[qubesxml.Qube] | None = None
         # a ledger is only ever of our own containers
         self._kinds = (AUTHENTICATED, ENCRYPTED) if ledger is None else (AUTHENTICATED,)
         self._proved = False  # whether backup-header.hmac was right under the passphrase
@@ -142,9 +142,14 @@ class Check:
         structure.judge(self._included())
         self._demand_ends()
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether its files are compressed, so that nothing tells whether they reach their end."""
+        return self._xml is not None and qubesxml.is_compressed(self._xml)
+
     def _demand_ends(self) -> None:
         """Each file must reach its end, as far as that can be seen."""
-        if self._xml is not None and not qubesxml.is_compressed(self._xml):
+        if self._xml is not None and not self.is_compressed:
             for name in self._ends.missing():
                 self._report.problem(f"{name} stops before its end: its backup failed there")
 
@@ -259,13 +264,14 @@ class Check:
             self._report.leave("which qubes must be in it: qubes.xml can't be read")
             return None
         try:
-            qubes = qubesxml.included(qubesxml.unpack(self._xml))
+            described = qubesxml.described(qubesxml.unpack(self._xml))
         except qubesxml.UnknownCompressionError:
             self._report.leave("which qubes must be in it: qubes.xml is compressed in another way")
             return None
         except qubesxml.XmlError as error:
             self._report.problem(f"{XML}: {error}")
             return None
+        qubes = [qube for qube in described if qube.path]
         self._report.qubes = [qube.name or clean(qube.path) for qube in qubes]
-        self.included = qubes
+        self.described = described
         return qubes

@@ -11,7 +11,6 @@ from dedup_backup.errors import EXIT_UNCHECKED, EXIT_WRONG, BackupError, UsageEr
 from dedup_backup.ledger import Ledger
 from dedup_backup.proof import Proof
 from dedup_backup.qube import NoRunError
-from dedup_backup.qubesxml import Qube
 from dedup_backup.store import PARTIAL
 
 
@@ -25,10 +24,10 @@ def confirm(context: Context) -> int:
         raise UsageError(
             f"dom0 has no ledger of backup {backup_id}, so nothing tells what belongs into it"
         )
-    report, included = _examine(context, run, book, data=False, passphrase=None)
-    found = Proof()
-    if included is not None and not report.problems and run not in context.confirmed:
-        found = proof.of(context.layout, backup_id, book, included)
+    report, check = _examine(context, run, book, data=False, passphrase=None)
+    found, qubes = Proof(), check.described
+    if qubes is not None and not report.problems and run not in context.confirmed:
+        found = proof.of(context.layout, backup_id, book, qubes, has_ends=not check.is_compressed)
         _weigh(found, report, succeeded=context.arguments.succeeded)
     code = _code(report)
     if not code and run not in context.confirmed:
@@ -62,11 +61,16 @@ def verify(context: Context) -> int:
     passphrase = None
     if data or book is None:
         passphrase = context.profile.passphrase(context.arguments.passphrase_file)
-    report, _ = _examine(context, run, book, data=data, passphrase=passphrase)
+    report, check = _examine(context, run, book, data=data, passphrase=passphrase)
     if book is None:
         report.leave(
             "against a ledger: dom0 has none of this backup, so files that qubes.xml does not"
             " promise (firewall rules, notes) could be missing"
+        )
+    if check.is_compressed and (book is None or "proof" not in context.confirmed.get(run, {})):
+        report.leave(
+            "whether its files reach their end: they are compressed, and dom0 has no ledger with a"
+            " confirmation, which would prove that the backup succeeded"
         )
     code = _code(report)
     verdict = {0: "right", EXIT_WRONG: "wrong", EXIT_UNCHECKED: "nothing wrong found"}[code]
@@ -95,8 +99,8 @@ def _newest_backup(context: Context) -> str:
 
 def _examine(
     context: Context, run: str, book: Ledger | None, *, data: bool, passphrase: bytes | None
-) -> tuple[Report, list[Qube] | None]:
-    """Check a run; tell what was found, and the qubes that it must have, if that is known."""
+) -> tuple[Report, Check]:
+    """Check a run; tell what was found, and give what was learnt."""
     report = Report()
     check = Check(id_of(run), None if book is None else book.rows, report)
     try:
@@ -114,9 +118,9 @@ def _examine(
         if run not in context.confirmed:
             raise
         report.problem(f"the store has lost it: {error}")
-    if check.included is not None:
+    if check.described is not None:
         _miss(context, report)
-    return report, check.included
+    return report, check
 
 
 def _miss(context: Context, report: Report) -> None:

@@ -6,6 +6,12 @@ qubesd knows; then it sets backup_timestamp of each qube in it (inventory.py). T
 this backup when they are other ones than before it, by its own qubes.xml; later than its ledger's
 last row (both by dom0's clock); equal, but for the moments it takes to set them; and when no other
 backup is known that may have set them.
+
+qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
+long a store may take behind the last file: a day, for a slow one. A backup of the same qubes of
+which dom0 has no ledger may come as soon, after one that failed. A file that its tar left in the
+middle shows (ends.py), if it isn't compressed. If it is, the stamps are all there is, and must come
+within ten minutes; a slower store's run needs somebody who saw the backup succeed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +26,7 @@ from dedup_backup.settings import Layout
 
 _APART = 60  # seconds, at most, between the first and the last stamp of one backup
 _LATEST = 24 * 3600  # seconds, at most, that a store may take to finish after the last file
+_SOON = 600  # seconds; later than that, a stamp alone proves nothing
 _BESIDE = 2  # seconds: what was set this near to the stamps was set by the same backup
 _STAMPS = ("stamp_first", "stamp_last")  # keys of a record
 _WITHOUT = ("AdminVM", "RemoteVM")  # classes without that property (qubes/vm)
@@ -43,51 +50,68 @@ class Proof:
     gone: tuple[str, ...] = ()
 
 
-def of(layout: Layout, backup_id: str, book: Ledger, qubes: list[Qube]) -> Proof:
+def of(layout: Layout, backup_id: str, book: Ledger, qubes: list[Qube], *, has_ends: bool) -> Proof:
     """Tell whether a backup succeeded, as far as dom0 can.
 
     Args:
         layout: where dom0's records are.
         backup_id: the backup.
         book: its ledger.
-        qubes: what it includes, by its own qubes.xml.
+        qubes: what its own qubes.xml describes.
+        has_ends: whether its files were seen to reach their end.
 
     Raises:
         BackupError: qubesd can't be asked, or a record is damaged.
     """
     now = inventory.stamps()
-    known = [now.get(qube.name or "") for qube in qubes]
-    return judge(qubes, now, book, rivals(layout, backup_id, book, known))
+    known = [now.get(qube.name or "") for qube in qubes if qube.path]
+    others = rivals(layout, backup_id, book, known)
+    return judge(qubes, now, book, others, has_ends=has_ends)
 
 
 def judge(
-    qubes: list[Qube], now: Mapping[str, int | None], book: Ledger, others: Iterable[str]
+    qubes: list[Qube],
+    now: Mapping[str, int | None],
+    book: Ledger,
+    others: Iterable[str],
+    *,
+    has_ends: bool,
 ) -> Proof:
     """Tell whether a backup succeeded.
 
-    A qube that was removed since, or made anew, has no stamp; the others prove it alone, as qubesd
-    sets all of them or none.
+    qubesd sets all stamps or none, so it failed when all are those of before. A qube that was
+    removed since has none; the others prove it alone. A qube that was restored since has that of
+    before again (one that was made anew, none): when others have new ones, that is as if a later
+    backup had had those alone, so nothing is proven.
 
     Args:
-        qubes: what the backup includes, by its own qubes.xml.
+        qubes: what the backup's own qubes.xml describes.
         now: the stamp of each qube there is.
         book: the backup's ledger.
         others: what dom0 knows of other backups that could have set the stamps, see rivals.
+        has_ends: as for `of`.
     """
-    asked = [qube for qube in qubes if qube.klass not in _WITHOUT]
+    asked = [qube for qube in qubes if qube.path and qube.klass not in _WITHOUT]
     if not asked:
         return Proof(unproven="only dom0's home is in it, and Qubes notes no success of that")
-    same = [q.name for q in asked if q.name and q.name in now and now[q.name] == q.stamp]
-    if same:
+    before = {q.name: q.stamp for q in asked if q.name and q.name in now}
+    same = [name for name in before if now[name] == before[name]]
+    found = {name: stamp for name in before if (stamp := now[name]) and name not in same}
+    if same and not found:
         return Proof(
             failed=f"Qubes has not noted that this backup succeeded: backup_timestamp of {same[0]}"
             " is what it was before it"
         )
-    found = {q.name: stamp for q in asked if q.name and (stamp := now.get(q.name)) is not None}
+    if same:
+        return Proof(
+            unproven=f"backup_timestamp of {same[0]} is what it was before it, but not that of"
+            f" {next(iter(found))}: one was restored or made anew since, or backed up without the"
+            " other"
+        )
     if not found:
         return Proof(unproven="none of its qubes is there any more to tell that it succeeded")
     first, last = min(found.values()), max(found.values())
-    reason = _doubt(found, book) or next(iter(others), "")
+    reason = _doubt(found, book, has_ends=has_ends) or next(iter(others), "")
     beside = [
         name
         for name, stamp in now.items()
@@ -95,6 +119,10 @@ def judge(
         and stamp is not None
         and first - _BESIDE <= stamp <= last + _BESIDE
     ]
+    if book.ended is not None and last <= book.ended + _SOON:
+        # a clone, or what was renamed, has the stamp of what it was made of, and was not there then
+        there = {q.name for q in qubes}
+        beside = [name for name in beside if name in there or now[name] not in found.values()]
     if beside and not reason:
         reason = f"a backup that had {beside[0]} in it, too, set backup_timestamp"
     if reason:
@@ -103,7 +131,7 @@ def judge(
     return Proof(first=first, last=last, gone=gone)
 
 
-def _doubt(found: Mapping[str, int], book: Ledger) -> str:
+def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
     """Tell why the stamps may be another backup's."""
     names = sorted(found, key=lambda name: found[name])
     first, last = found[names[0]], found[names[-1]]
@@ -118,6 +146,11 @@ def _doubt(found: Mapping[str, int], book: Ledger) -> str:
         return f"backup_timestamp of {names[0]} is earlier than the backup's last file"
     if last > book.ended + _LATEST:
         return f"backup_timestamp of {names[-1]} is more than a day later than its last file"
+    if not has_ends and last > book.ended + _SOON:
+        return (
+            f"backup_timestamp of {names[-1]} is more than ten minutes later than its last file,"
+            " and whether that reaches its end can't be seen, as it is compressed"
+        )
     return ""
 
 

@@ -32,12 +32,12 @@ class UnknownCompressionError(Exception):
 
 @dataclass
 class Qube:
-    """A qube that the backup includes.
+    """A qube that the backup describes.
 
     Attributes:
         name: its name, None when it isn't a qube's name.
         klass: `AppVM`, `TemplateVM`, ...
-        path: where its members are: `vm7/`, or `dom0-home/user`.
+        path: where its members are: `vm7/`, or `dom0-home/user`; empty when it isn't included.
         volumes: files that it must have, as far as qubes.xml says.
         stamp: its backup_timestamp before this backup, None when it had none.
     """
@@ -93,7 +93,12 @@ def is_compressed(data: bytes) -> bool:
 
 
 def included(text: bytes) -> list[Qube]:
-    """List the qubes that the backup includes.
+    """List the qubes that the backup includes, as described lists all."""
+    return [qube for qube in described(text) if qube.path]
+
+
+def described(text: bytes) -> list[Qube]:
+    """List all qubes that there were; those that the backup includes have a path.
 
     Args:
         text: qubes.xml, at most MAX_XML bytes.
@@ -113,7 +118,7 @@ def included(text: bytes) -> list[Qube]:
         raise XmlError(f"it isn't well-formed (line {error.lineno})") from None
     if not reader.is_qubes_xml:
         raise XmlError("it has no list of domains")
-    return [qube for qube in reader.qubes if qube.path]
+    return reader.qubes
 
 
 class _Reader:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """confirm: only with dom0's own proof that the backup succeeded, and only the newest backup."""
 
+import gzip
 import json
 import os
 import time
@@ -129,12 +130,68 @@ def test_the_stamps_prove_another_run(dom0: Dom0, backup: Backup, other_backup: 
 
 def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
     """It went elsewhere, really encrypted, so dom0 has no ledger of it."""
-    dom0.create("vault")
+    name = "not-in-it"  # by qubes.xml it was there when the backup began
+    dom0.create(name)
     try:
-        dom0.succeed(backup.backup_id, *QUBES, "vault")
-        unproven(dom0, "a backup that had vault in it")
+        dom0.succeed(backup.backup_id, *QUBES, name)
+        unproven(dom0, f"a backup that had {name} in it")
     finally:
-        dom0.api("vault", "admin.vm.Remove")
+        dom0.api(name, "admin.vm.Remove")
+
+
+def test_a_copy_of_one_of_its_qubes(dom0: Dom0, backup: Backup) -> None:
+    """qvm-clone copies the stamp; what is made since can't have been in the backup."""
+    stamp = dom0.succeed(backup.backup_id)
+    dom0.create("work-copy")
+    try:
+        dom0.stamp(stamp, "work-copy")
+        assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+        dom0.forget()
+        dom0.stamp(stamp + 1, "work-copy")  # not copied
+        unproven(dom0, "a backup that had work-copy in it")
+        dom0.forget()
+        dom0.succeed(backup.backup_id, *QUBES, "work-copy", later=1800)
+        with dom0.only_ledger(backup.backup_id):
+            unproven(dom0, "a backup that had work-copy in it")
+    finally:
+        dom0.api("work-copy", "admin.vm.Remove")
+
+
+def test_a_qube_that_was_restored_or_made_anew_since(dom0: Dom0, backup: Backup) -> None:
+    """It doesn't make a good backup a failed one; nor would it one in which others went on."""
+    dom0.stamp(None, "work")
+    unproven(dom0, "backup_timestamp of work is what it was before it, but not that of debian")
+    dom0.forget()
+    dom0.succeed(backup.backup_id)
+    dom0.api("work", "admin.vm.Remove")
+    dom0.create("work")
+    unproven(dom0, "one was restored or made anew since")
+
+
+def test_compressed_files_whose_end_nobody_sees(dom0: Dom0) -> None:
+    """One was cut, and half an hour later a backup of the same qubes succeeded elsewhere."""
+    content = [
+        archives.Qube("work", 7, volumes={"private": b"w" * 5000}),
+        archives.Qube("personal", 8, volumes={"private": b"p" * 5000}),
+    ]
+    xml = gzip.compress(dict(archives.inner_archives(content))["qubes.xml"])
+    backup_id = "20261129T101500-1"
+    made = make_backup(dom0.root, backup_id, xml, content=content, cut="vm8/private.img")
+    dom0.serve(made.stream())
+    for words in ((), ("--data",)):
+        told = dom0.json("verify", dom0.run, *words, code=3)
+        assert "whether its files reach their end" in told["unchecked"][0]
+    with dom0.without_ledger():
+        told = dom0.json("verify", dom0.run, "--data", code=3)
+        assert any("whether its files reach their end" in text for text in told["unchecked"])
+    with dom0.only_ledger(backup_id):
+        dom0.stamp(None)
+        dom0.succeed(backup_id, "work", "personal", later=1800)
+        unproven(dom0, "more than ten minutes later than its last file")
+        dom0.forget()
+        dom0.succeed(backup_id, "work", "personal", later=300)
+        assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+        assert dom0.json("verify", dom0.run, code=0)["verdict"] == "right"
 
 
 def test_a_qube_that_is_gone(dom0: Dom0) -> None:
