@@ -158,8 +158,8 @@ def newest(layout: Layout, known: Collection[str], elsewhere: Collection[str]) -
     found = {name: head for name, head in heads(layout).items() if name not in elsewhere}
     if not found:
         raise UsageError(
-            f"there is no ledger of another backup in {layout.ledgers}: it is written during a"
-            " backup whose passphrase starts with 'dedup:'"
+            f"there is no ledger in {layout.ledgers} of a backup that isn't confirmed in another"
+            " store: it is written during a backup whose passphrase starts with 'dedup:'"
         )
     last = max(found, key=lambda name: found[name].order or 0)
     unknown = sorted(
