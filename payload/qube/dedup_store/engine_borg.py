@@ -51,7 +51,7 @@ _LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times t
 # In what borg says when it can't write its lock, which isn't a lock that others hold: EACCES,
 # ENOSPC, EROFS, EDQUOT. Those who only read do without one: our own keeps removals away.
 _NOT_WRITABLE = re.compile(r"\[Errno (?:13|28|30|122)\]")
-_READING = frozenset({"extract", "info", "list"})
+_READING = frozenset({"check", "extract", "info", "list"})
 _WRITING = frozenset({"compact", "create", "delete"})
 # borg can't make folders for repositories with other ids then, also not as root (borg_counter.py)
 _CONFINED = ("--bounding-set=-dac_override", "--inh-caps=-dac_override")
@@ -60,6 +60,10 @@ _ID = re.compile(r"^(?:id = |BORG_KEY )([0-9a-f]{64})$", re.MULTILINE)
 # in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
 # borg has flushed to the disk
 _TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
+_CHECK_WRITES = (
+    "borg checks nothing where it can't write; `dedup-store check --read-data` reads and compares"
+    " all runs there instead"
+)
 _DAMAGE = 1  # exit code (borg/archiver.py do_check); a failure for another reason is 2
 
 T = TypeVar("T")
@@ -277,7 +281,11 @@ class Borg:
         borg_locks.remove_dead(self._lock_folders())
 
     def check(self, *, read_data: bool) -> None:
-        """Run borg's check, which others wait for, and which reads all files in any case."""
+        """Run borg's check, which others wait for, and which reads all files in any case.
+
+        It needs to write (borg/repository.py check, save_config). Where it can't, it is left out
+        if the caller reads all data anyway.
+        """
         more = ["--verify-data"] if read_data else []
 
         def attempt() -> None:
@@ -285,7 +293,14 @@ class Borg:
                 child = self.start("check", *more, feed=nothing)
             child.judge(lambda code, _: code == _DAMAGE)
 
-        self.when_unlocked(attempt)
+        try:
+            self.when_unlocked(attempt, reads=True)
+        except EngineError as error:
+            if not _NOT_WRITABLE.search(error.said):
+                raise
+            if not read_data:
+                raise EngineError(f"{_CHECK_WRITES}: {error}", error.said) from None
+            tell.warn(f"borg's own check is left out, as it needs to write: {error}")
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
         """Give a run's payload objects."""
