@@ -167,7 +167,8 @@ class Borg:
         try:
             hint = call.hint if call else ""
             keep = (password, self._lock.fd)
-            return Child(Command(argv, variables, _STOP, cwd, keep, hint, limits), feed)
+            removes = self._lock.exclusive
+            return Child(Command(argv, variables, _STOP, cwd, keep, hint, limits, removes), feed)
         finally:
             os.close(password)
 

@@ -89,7 +89,8 @@ class Restic:
             options.append("--no-cache")
         argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint += call.hint if call else ""
-        command = Command(argv, variables, _STOP, keep=(self._lock.fd,), hint=hint)
+        removes, keep = self._lock.exclusive, (self._lock.fd,)
+        command = Command(argv, variables, _STOP, keep=keep, hint=hint, removes=removes)
         return Child(command, feed)
 
     def tuning(self) -> list[str]:

@@ -66,6 +66,7 @@ class Command:
         keep: file descriptors that it inherits.
         hint: what a person should know when it fails.
         limits: options of setpriv that take rights from it.
+        removes: whether it is to remove something from the repository.
     """
 
     argv: list[str]
@@ -75,6 +76,7 @@ class Command:
     keep: tuple[int, ...] = ()
     hint: str = ""
     limits: tuple[str, ...] = ()
+    removes: bool = False
 
     @property
     def label(self) -> str:
@@ -119,7 +121,7 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             pipes.widen(self.fd)
-        self._errors = Complaints(Places(command.variables))
+        self._errors = Complaints(Places(command.variables, removes=command.removes))
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -141,6 +143,8 @@ class Child:
 
     def _doing(self) -> str:
         said = self._errors.last.decode(errors="replace").strip().rpartition("\n")[2]
+        if "SSH_ORIGINAL_COMMAND" in said:  # the end of what borg tells of where it runs
+            said = ""
         return self._label + (f" ({clean(said, _MAX_WORDS)})" if said else "")
 
     def is_running(self) -> bool:

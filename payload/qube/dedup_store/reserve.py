@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dedup_store import tell, trouble
 from dedup_store.config import Config, home
-from dedup_store.errors import DiskError
+from dedup_store.errors import DiskError, StoreError
 from dedup_store.stored import RESERVE, files_bytes
 
 _MIB = 1 << 20
@@ -41,22 +41,38 @@ class Reserve:
         Raises:
             DiskError: it isn't.
         """
-        if self._folder is None or not self._folder.is_dir():
-            return
-        path, wanted = self._folder / RESERVE, self._wanted(self._folder)
+        if self._folder and self._folder.is_dir():
+            self._keep(self._folder, self._wanted(self._folder))
+
+    def warn_if_narrow(self) -> None:
+        """Say when borg may soon refuse to write and to remove for want of room.
+
+        Whether it does depends on what it has to move, which only borg knows.
+        """
+        if self._folder and self._engine == "borg" and (free := self._free()) < _SEGMENT:
+            tell.warn(
+                f"{self._disk(self._folder)} has {tell.size(free)} left, and borg demands"
+                f" {tell.size(_SEGMENT)} to write or remove anything, once it has some runs:"
+                f" {trouble.enlarge(self._folder, Path(home()))}"
+            )
+
+    def _keep(self, folder: Path, least: int) -> None:
+        """Make the file, with what is free, but not with less than `least`."""
+        path, wanted = folder / RESERVE, self._wanted(folder)
         with contextlib.suppress(OSError):
             if path.lstat().st_size >= wanted // 2:  # the index grows
                 return
             path.unlink()
         try:
-            if self._free() < wanted:
+            size = min(wanted, self._free())
+            if size < least:
                 raise self._full(wanted)
-            self._make(path, wanted)
+            self._make(path, size)
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.unlink()
             what = f"{path} can't be made"
-            raise trouble.of_file(error, what, self._disk(self._folder)) from None
+            raise trouble.of_file(error, what, self._disk(folder)) from None
 
     def release(self) -> None:
         """Give the room up, if it is needed to remove something."""
@@ -65,7 +81,13 @@ class Reserve:
                 (self._folder / RESERVE).unlink()
 
     def renew(self) -> None:
-        """Keep the room again after something was removed; say when that isn't possible."""
+        """Keep the room again, or what is left of it, after something was removed, or should be."""
+        if self._folder:
+            with contextlib.suppress(StoreError):
+                self._keep(self._folder, self._wanted(self._folder) // 2)
+
+    def keep_or_warn(self) -> None:
+        """Keep the room; say when that isn't possible."""
         try:
             self.keep()
         except DiskError as error:
@@ -100,7 +122,7 @@ class Reserve:
         folder = self._folder or Path()
         text = (
             f"{self._disk(folder)} has {tell.size(self._free())} left, and forget and prune need"
-            f" {tell.size(wanted)}: {trouble.PRUNE}"
+            f" {tell.size(wanted)} to make room: {trouble.enlarge(folder, Path(home()))}"
         )
         return DiskError(text, "", is_damage=False)
 

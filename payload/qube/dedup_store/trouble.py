@@ -46,9 +46,16 @@ READ_ONLY = Kind(
     "is read-only",
     "attach it writable; when nobody made it so, `sudo dmesg` in that qube tells why",
 )
+# borg/repository.py check_free_space; 545 MB as soon as it has something to move in ten segments
+NARROW = Kind(
+    (),
+    "insufficient free space to complete transaction",
+    "is too small for borg",
+    "borg demands that much free room to write or remove anything",
+)
 FULL = Kind(
     (errno.ENOSPC, errno.EDQUOT),
-    "no space left on device|disk quota exceeded|insufficient free space"
+    "no space left on device|disk quota exceeded"
     "|file too big for remaining disk space",  # rclone lib/file/preallocate_unix.go ErrDiskFull
     "is full",
     "make room there",
@@ -67,13 +74,15 @@ FAILING = Kind(
     "attach it anew; if that doesn't help, copy what can be read to another one"
     " (`sudo dmesg` in that qube tells more)",
 )
-KINDS = (READ_ONLY, FULL, DENIED, FAILING)
+KINDS = (NARROW, READ_ONLY, FULL, DENIED, FAILING)
 PRUNE = "`sudo qubes-dedup-backup forget` and `prune` in dom0 make room"
 
 # What restic and rclone say each time they try something again, or gave up: internal/backend/retry
 # and cmd/restic/global.go; rclone's log.
 _TRIED = re.compile(r"returned error, retrying after|\) failed: |^rclone: .*\bERROR\b")
 _OTHER_SIDE = re.compile(r"^(?:rclone|Remote): ")
+# borg says without that mark why another borg didn't get its lock
+_OF_LOCK = re.compile(r"acquire the lock|/lock\.(?:exclusive|roster)")
 # a repository in a storage qube, as storage.py tells the engines
 _STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
 
@@ -81,6 +90,11 @@ _STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
 def kind_of(number: int | None) -> Kind | None:
     """Give the kind of one of the system's errors, None when it may pass."""
     return next((kind for kind in KINDS if number in kind.numbers), None)
+
+
+def is_of_other_side(line: str) -> bool:
+    """Tell whether an engine says in a line what came from where the repository is."""
+    return bool(_OTHER_SIDE.search(line))
 
 
 @dataclass(frozen=True)
@@ -92,12 +106,16 @@ class Trouble:
         disk: where, in words.
         has_repository: whether the repository is there.
         line: what the engine said.
+        more_room: how to enlarge the disk.
+        removes: whether it was about to remove something.
     """
 
     kind: Kind
     disk: str
     has_repository: bool
     line: str
+    more_room: str
+    removes: bool
 
     def error(self, name: str, said: str) -> EngineError:
         """Describe it.
@@ -107,8 +125,10 @@ class Trouble:
             said: the end of all that it said.
         """
         advice = self.kind.advice
-        if self.kind is FULL and self.has_repository:
-            advice = PRUNE
+        if self.kind is NARROW:
+            advice += f": {self.more_room}"
+        elif self.kind is FULL and self.has_repository:
+            advice = self.more_room if self.removes else PRUNE
         words = clean(self.line, _MAX_WORDS)
         text = f"{self.disk} {self.kind.state}: {advice} ({name}: {words})"
         return DiskError(text, said, is_damage=self.kind is FAILING)
@@ -117,12 +137,18 @@ class Trouble:
 class Places:
     """The disks that an engine uses."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
-        """Take them from the environment that the engine is started with."""
+    def __init__(self, variables: dict[str, str], *, removes: bool = False) -> None:
+        """Take them from the environment that the engine is started with.
+
+        Args:
+            variables: the environment.
+            removes: whether it is to remove something.
+        """
+        self._removes = removes
         home = variables["HOME"]
         self._home = Path(home)
         self._cache = variables.get("XDG_CACHE_HOME") or f"{home}/.cache"
-        self._homes = [home, self._cache, variables.get("XDG_CONFIG_HOME") or home]
+        self._homes = [home, self._cache, variables.get("XDG_CONFIG_HOME") or f"{home}/.config"]
         self._temporary = variables.get("TMPDIR") or tempfile.gettempdir()
         self._repository = (
             variables.get("RESTIC_REPOSITORY") or variables.get("BORG_REPO") or "repository"
@@ -145,7 +171,8 @@ class Places:
         for kind in KINDS:
             if kind.is_in(line):
                 other = self._other_disk(line, kind)
-                return Trouble(kind, other or self._repository_disk(), not other, line)
+                disk, more = other or self._repository_disk(), self._more_room()
+                return Trouble(kind, disk, not other, line, more, self._removes)
         return None
 
     def _other_disk(self, line: str, kind: Kind) -> str:
@@ -154,12 +181,33 @@ class Places:
             return ""
         if self._folder and str(self._folder) in line:
             return ""
+        if self._folder is None and self._is_of_repository(line):
+            return ""
         if any(folder in line for folder in self._homes):
             return home_disk(self._home)
         if f"{self._temporary}/" in line:
             return temporary_disk(self._temporary)
         here = _is_so(self._home, kind) and not (self._folder and _is_so(self._folder, kind))
         return home_disk(self._home) if here else ""
+
+    def _is_of_repository(self, line: str) -> bool:
+        """Tell whether a line speaks of a repository that isn't in this qube, or of its lock."""
+        if any(folder in line for folder in self._homes[1:] if folder != self._homes[0]):
+            return False  # borg has a lock in its cache, too
+        name = re.escape(self._repository.rpartition("/")[2])
+        return bool(_OF_LOCK.search(line) or re.search(rf"/{name}(?:/|'|: )", line))
+
+    def _more_room(self) -> str:
+        if self._folder:
+            return enlarge(self._folder, self._home)
+        if match := _STORAGE.fullmatch(self._repository):
+            qube = match[1] or match[2]
+            return (
+                f"in {qube}, `dedup-storage discard {match[3]}` frees what earlier maintenance"
+                f" removed; else enlarge its volume, `qvm-volume extend {qube}:private SIZE` in"
+                " dom0"
+            )
+        return "make room there by other means"
 
     def _repository_disk(self) -> str:
         if self._folder:
@@ -181,12 +229,22 @@ def temporary_disk(folder: str) -> str:
 
 def repository_disk(repository: Path, home: Path) -> str:
     """Name the disk of a repository in this qube."""
+    own = "this qube's own volume, with" if _is_own(repository, home) else "the disk with"
+    return f"{own} the repository {repository},"
+
+
+def enlarge(repository: Path, home: Path) -> str:
+    """Tell how the disk of a repository in this qube gets room that removing doesn't give."""
+    if _is_own(repository, home):
+        return f"enlarge it, `qvm-volume extend {os.uname().nodename}:private SIZE` in dom0"
+    return "enlarge it, or remove something else from it"
+
+
+def _is_own(repository: Path, home: Path) -> bool:
     try:
-        is_own = repository.stat().st_dev == home.stat().st_dev
+        return repository.stat().st_dev == home.stat().st_dev
     except OSError:
-        is_own = False
-    disk = "this qube's own volume, with" if is_own else "the disk with"
-    return f"{disk} the repository {repository},"
+        return False
 
 
 def _is_so(folder: Path, kind: Kind) -> bool:

@@ -139,8 +139,77 @@ def test_reserve(restic_store: Store) -> None:
     with disks.space(disks.small(store.repository, "60m")) as space:
         store.prefix = space.prefix
         space.fill(store.repository)
-        text = refuses(store, "forget and prune need 4.2 MB", "put", data=small_backup())
+        text = refuses(
+            store, "forget and prune need 4.2 MB to make room", "put", data=small_backup()
+        )
         assert "has 0 B left" in text
+
+
+@pytest.mark.parametrize("filled", ["restic", "borg"], indirect=True)
+def test_reserve_after_a_forget_that_fails(filled: Filled) -> None:
+    """A run's name with a mistake in it costs no room; what it had taken is taken again."""
+    store = filled.store
+    store.put(small_backup())
+    with disks.space(disks.small(store.repository, "120m")) as space:
+        store.prefix = space.prefix
+        space.fill(store.repository)
+        size = space.path(store.repository / "dedup-store.reserve").stat().st_size
+        result = store.run("forget", filled.runs[0][:-1] + "x")
+        assert result.returncode == 4, result.stderr
+        assert space.path(store.repository / "dedup-store.reserve").stat().st_size == size
+        store.run("forget", filled.runs[0])  # borg demands more than this disk has
+        assert space.path(store.repository / "dedup-store.reserve").stat().st_size >= size // 2
+
+
+def test_what_borg_demands(borg_store: Store) -> None:
+    """On a small disk it soon neither writes nor removes: forgetting is no way out then."""
+    store = borg_store
+    with disks.space(disks.small(store.repository, "200m")) as space:
+        store.prefix = space.prefix
+        for _ in range(5):
+            result = store.run("put", data=noisy())
+            said = result.stderr.decode()
+            assert "left, and borg demands 571.5 MB to write or remove anything" in said
+            if result.returncode:
+                break
+        removal = store.run("prune")
+    assert removal.returncode == result.returncode == 1
+    for text in (said, removal.stderr.decode()):
+        assert "is too small for borg: borg demands that much free room" in text
+        assert "anything: enlarge it, " in text
+        assert "Insufficient free space to complete transaction (required: 5" in text
+        assert "forget" not in text
+
+
+@pytest.mark.parametrize("filled", ["restic"], indirect=True)
+def test_removing_without_room_is_no_way_out_of_itself(filled: Filled) -> None:
+    store = filled.store
+    (store.repository / "dedup-store.reserve").unlink()
+    with disks.space(disks.small(store.repository, "120m")) as space:
+        store.prefix = space.prefix
+        space.fill(store.repository)
+        for words in (["forget", filled.runs[0]], ["prune"]):
+            text = refuses(store, "is full", *words)
+            assert "is full: enlarge it, " in text
+
+
+@pytest.mark.parametrize("command", ["forget", "prune"])
+def test_removing_without_room_in_a_storage_qube(restic_store: Store, command: str) -> None:
+    store = restic_store
+    store.configure(repository="qrexec:sys-far/main")
+    variables = fake_engine(store, "echo 'Fatal: no space left on device' >&2; exit 1")
+    words = [command, "20261130T130000Z-20261130T080000-1234-abcd"][
+        : 2 if command == "forget" else 1
+    ]
+    command_line = [PAYLOAD / "dedup-store", *words]
+    result = subprocess.run(
+        command_line, env=variables, capture_output=True, text=True, check=False
+    )
+    assert (
+        "the disk of the repository main in the qube sys-far is full: in sys-far" in result.stderr
+    )
+    assert "`dedup-storage discard main`" in result.stderr
+    assert "qvm-volume extend sys-far:private" in result.stderr
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
