@@ -43,8 +43,10 @@ def _open_to_store(settings: config.Config) -> tuple[engine.Engine, lock.Lock]:
     held = lock.take(settings, exclusive=False)
     repository = engine.open_engine(settings, held)
     known.expect(settings, repository, to_write=True)
-    reserve.Reserve(settings).keep()
-    held.begin_put(repository.unlock)
+    kept = reserve.Reserve(settings)
+    kept.keep()
+    kept.warn_if_narrow()
+    held.begin_put(repository.unlock, has_locks=folder.has_restic_locks(settings))
     return repository, held
 
 

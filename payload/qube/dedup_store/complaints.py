@@ -6,7 +6,7 @@ import json
 import re
 
 from dedup_store.errors import clean
-from dedup_store.trouble import Places, Trouble
+from dedup_store.trouble import Places, Trouble, is_of_other_side
 
 STDERR_BYTES = 8192
 # borg/archiver.py main: a message, a traceback, and (helpers/misc.py sysinfo) where it runs. Other
@@ -17,6 +17,9 @@ _TRACEBACK = re.compile(
 )
 # restic 0.14 has the calls that led to an error behind its cause (github.com/pkg/errors)
 _CALLS = re.compile(r"^[\w./-]+\.[\w.()*-]+\n\t\S+:\d+$\n?", re.MULTILINE)
+# restic's unlock may hit an innocent process (restic_locks.py)
+_UNLOCK = re.compile(r"\s+the `unlock` command can be used to remove stale locks")
+_NO_UNLOCK = "; if its process is gone, try again: the next backup or prune removes such a lock"
 _FIRST_LINES = 2
 _MAX_FIRST = 300  # characters
 
@@ -57,12 +60,14 @@ class Complaints:
         """Tell why it failed (restic 0.17 and later: in JSON, if asked)."""
         text = self.last.decode(errors="replace")
         with contextlib.suppress(ValueError):
-            last = json.loads(text.strip().rpartition("\n")[2])
+            *before, line = text.strip().split("\n")
+            last = json.loads(line)
             if isinstance(last, dict) and isinstance(last.get("message"), str):
-                text = last["message"]
+                others = [line for line in before if is_of_other_side(line)]
+                text = "\n".join([*others, last["message"]])
         if found := _TRACEBACK.search(text):
             text = f"{found[1]} {found[2]}"
-        return clean(_CALLS.sub("", text))
+        return clean(_UNLOCK.sub(_NO_UNLOCK, _CALLS.sub("", text)))
 
     def first_ones(self) -> str:
         """Tell what a check found first; borg may write thousands of lines, one for each piece."""

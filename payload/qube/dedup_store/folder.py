@@ -5,7 +5,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from dedup_store import known
+from dedup_store import known, trouble
 from dedup_store.config import RUNS, Config
 from dedup_store.errors import UsageError
 
@@ -20,6 +20,10 @@ def kind_of_folder(path: Path) -> str | None:
         names = {entry.name for entry in path.iterdir()}
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise UsageError(
+            f"repository {path} can't be read: {error.strerror}: {trouble.DENIED.advice}"
+        ) from None
     except OSError as error:
         raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
     if names <= {known.ID_FILE}:  # a repository of plain files whose making was cut short
@@ -66,6 +70,14 @@ def require(config: Config) -> None:
             f"there is no repository at {config.repository}:"
             f" run `dedup-store init --profile {config.profile}`"
         )
+
+
+def has_restic_locks(config: Config) -> bool:
+    """Tell whether a local repository of restic's has locks."""
+    path = config.local_repository
+    with contextlib.suppress(OSError):
+        return bool(path and config.engine == "restic" and any((path / "locks").iterdir()))
+    return False
 
 
 def flush(path: Path) -> None:

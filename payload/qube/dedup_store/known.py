@@ -161,7 +161,7 @@ def _compare(config: Config, repository: "Engine", record: Record) -> None:
 
 def gone(config: Config, record: Record, why: str = "") -> StoreError:
     """Give the error for a location whose repository isn't there."""
-    before = f"{clean(why)}: " if why else ""
+    before = f"{clean(why, 800)}: " if why else ""
     return StoreError(
         f"{before}the repository {config.repository}, in use here since {record.since}, is gone:"
         f" {_QUESTION} Only to have a new, empty one there:"

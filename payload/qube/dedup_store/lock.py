@@ -44,17 +44,18 @@ class Lock:
         """Note that runs are being removed; `end` notes that all went well."""
         self._mark(_REMOVING)
 
-    def begin_put(self, clean_up: Callable[[], None]) -> None:
+    def begin_put(self, clean_up: Callable[[], None], *, has_locks: bool = False) -> None:
         """Note that a run is being stored, and clean up first after a command that was cut short.
 
         Args:
             clean_up: removes the engine's locks; called when nobody else uses the repository.
+            has_locks: whether the engine has some, which somebody else may have left.
 
         Raises:
             StoreError: a removal was cut short, and others go on for longer than `wait`.
         """
         waiting = _Waiting(self.wait, "another command")
-        while (mark := self._read()) != _IDLE:
+        while (mark := self._read()) != _IDLE or has_locks:
             if self._try(fcntl.LOCK_EX):
                 clean_up()
                 self._mark(_IDLE)

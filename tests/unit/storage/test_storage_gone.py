@@ -26,6 +26,8 @@ def test_nobody_makes_a_new_one(
     """Not even a backup qube that knows nothing of what was there."""
     stored = store.put(backup())
     lose(store.files)
+    said = store.run("list").stderr.decode()
+    assert f"dedup-storage: the repository {store.files} is gone: bring it back" in said
     other = QrexecStore(tmp_path / "other", store.engine, qube, "main")
     other.folder.mkdir()
     other.configure()

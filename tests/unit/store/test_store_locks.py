@@ -53,6 +53,23 @@ def leave_lock(store: Store, pid: int, *, host: str | None = None) -> None:
     assert len(locks(store)) == before + 1
 
 
+def leave_exclusive_lock(repository: Path, password: Path) -> None:
+    """Have a restic that keeps all others out die before it removes its lock."""
+    calls = "unlink,unlinkat,rmdir"
+    trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
+    command = [*trace, "-e", f"inject={calls}:signal=KILL", "restic", "-q", "--no-cache", "prune"]
+    names = {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD_FILE": str(password)}
+    assert subprocess.run(command, env=os.environ | names, check=False).returncode
+    assert any((repository / "locks").iterdir())
+
+
+def test_an_exclusive_lock_that_a_restic_of_somebody_left(restic_store: Store) -> None:
+    """Nothing of ours was cut short; a put can't read its stream twice."""
+    leave_exclusive_lock(restic_store.repository, restic_store.password)
+    restic_store.put(stream())
+    assert locks(restic_store) == []
+
+
 @pytest.fixture
 def bystander() -> Iterator[subprocess.Popen[bytes]]:
     """A program of the user, which SIGHUP ends."""
