@@ -209,10 +209,12 @@ def _check(config: Config, path: Path) -> None:
         )
     if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
         raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
-    if config.local_repository and ".." in config.local_repository.parts:
-        raise UsageError(f"{path}: 'repository' must have no '..' in it")
-    if config.mount_point and config.mount_point not in Path(repository).parents:
+    folder = Path(repository)
+    has_parent = config.local_repository is not None and ".." in folder.parts
+    if config.mount_point and (has_parent or config.mount_point not in folder.parents):
         raise UsageError(f"{path}: 'repository' must be below the device's {config.mount_point}")
+    if has_parent:
+        raise UsageError(f"{path}: 'repository' must have no '..' in it")
     if not config.password_file.is_absolute():
         raise UsageError(f"{path}: 'password_file' must be an absolute path")
     if not 0 <= config.lock_wait <= 7 * 24 * 3600:
