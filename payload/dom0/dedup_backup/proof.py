@@ -8,10 +8,11 @@ last row (both by dom0's clock); equal, but for the moments it takes to set them
 backup is known that may have set them.
 
 qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
-long a store may take behind the last file: a day, for a slow one. A backup of the same qubes of
-which dom0 has no ledger may come as soon, after one that failed. A file that its tar left in the
-middle shows (ends.py), if it isn't compressed. If it is, the stamps are all there is, and must come
-within ten minutes; a slower store's run needs somebody who saw the backup succeed.
+long a store may take behind the last file: an hour, for a slow one (qubesd has up to 1.1 GB ready
+to be sent then). A backup of the same qubes of which dom0 has no ledger may come as soon, after one
+that failed, and would be taken for it. A file that its tar left in the middle shows (ends.py), if
+it isn't compressed. If it is, the stamps are all there is, and must come within ten minutes. A
+slower store's run needs somebody who saw the backup succeed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from dedup_backup.qubesxml import Qube
 from dedup_backup.settings import Layout
 
 _APART = 60  # seconds, at most, between the first and the last stamp of one backup
-_LATEST = 24 * 3600  # seconds, at most, that a store may take to finish after the last file
+_LATEST = 3600  # seconds, at most, that a store may take to finish after the last file
 _SOON = 600  # seconds; later than that, a stamp alone proves nothing
 _BESIDE = 2  # seconds: what was set this near to the stamps was set by the same backup
 _STAMPS = ("stamp_first", "stamp_last")  # keys of a record
@@ -111,7 +112,7 @@ def judge(
     if not found:
         return Proof(unproven="none of its qubes is there any more to tell that it succeeded")
     first, last = min(found.values()), max(found.values())
-    reason = _doubt(found, book, has_ends=has_ends) or next(iter(others), "")
+    reason = next(iter(others), "") or _doubt(found, book, has_ends=has_ends)
     beside = [
         name
         for name, stamp in now.items()
@@ -145,7 +146,7 @@ def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
     if first < moment.earliest(book.ended):
         return f"backup_timestamp of {names[0]} is earlier than the backup's last file"
     if last > book.ended + _LATEST:
-        return f"backup_timestamp of {names[-1]} is more than a day later than its last file"
+        return f"backup_timestamp of {names[-1]} is more than an hour later than its last file"
     if not has_ends and last > book.ended + _SOON:
         return (
             f"backup_timestamp of {names[-1]} is more than ten minutes later than its last file,"
