@@ -18,9 +18,10 @@ def session(repository: Repository, folder: Path) -> Iterator[None]:
     """An append-only session.
 
     Raises:
-        StorageError: when maintenance or a rollback is under way.
+        StorageError: when maintenance or a rollback is under way, or the repository is gone.
     """
     with kept.locked(repository, folder, fcntl.LOCK_SH, _settle):
+        kept.expect(repository, folder)
         room.make(repository, folder)
         _copy_config(repository, folder)
         try:
@@ -51,9 +52,10 @@ def maintenance(repository: Repository, folder: Path, window: str) -> Iterator[N
         window: the number of dom0's opening.
 
     Raises:
-        StorageError: when the repository is in use.
+        StorageError: when the repository is in use or gone.
     """
     with kept.locked(repository, folder, fcntl.LOCK_EX, _settle):
+        kept.expect(repository, folder)
         room.give_up(repository, folder)
         kept.copy_config(repository, folder)
         held.begin(repository, folder, window)

@@ -34,9 +34,11 @@ def session(repository: Repository, folder: Path) -> Iterator[int]:
     It begins with a flush, so what it refers to, of earlier ones, is there for good.
 
     Raises:
-        StorageError: when maintenance is under way, or the disk doesn't take the flush.
+        StorageError: when maintenance is under way, the repository is gone, or the disk doesn't
+            take the flush.
     """
     with kept.locked(repository, folder, fcntl.LOCK_SH, _settle, _SECONDS) as lock:
+        kept.expect(repository, folder)
         kept.flush(repository, folder)
         room.make(repository, folder)
         yield lock
@@ -63,9 +65,10 @@ def maintenance(repository: Repository, folder: Path, window: str) -> Iterator[N
         window: the number of dom0's opening, for which it is held back for longer, too.
 
     Raises:
-        StorageError: when the repository is in use, or the disk doesn't take a flush.
+        StorageError: when the repository is in use or gone, or the disk doesn't take a flush.
     """
     with kept.locked(repository, folder, fcntl.LOCK_EX, _settle, _SECONDS):
+        kept.expect(repository, folder)
         room.give_up(repository, folder)
         held.begin(repository, folder, window)
         links = _link_all(repository, folder)

@@ -98,7 +98,7 @@ def locked(
         The descriptor that has the lock.
 
     Raises:
-        StorageError: when it is in use, or gone.
+        StorageError: when it is in use.
     """
     is_alone = how == fcntl.LOCK_EX
     with contextlib.ExitStack() as stack:
@@ -119,7 +119,6 @@ def locked(
             raise StorageError(
                 f"{who} is using repository {repository.name}: try again when it has ended"
             ) from None
-        _expect(repository, folder)
         yield lock
 
 
@@ -151,11 +150,15 @@ def _try_to_settle(
         tell.say(f"{folder}: {error.strerror}: what is left of an earlier session stays")
 
 
-def _expect(repository: Repository, folder: Path) -> None:
-    """Note that there is a repository; refuse an empty place where there was one."""
+def expect(repository: Repository, folder: Path) -> None:
+    """Note that there is a repository; refuse an empty place where there was one.
+
+    Raises:
+        StorageError: when it is gone.
+    """
     kept, path = folder_of(repository, folder), folder / repository.name
     mark = kept / "made"
-    if (path / "config").exists():  # of both engines
+    if (path / "config").is_file():  # of both engines
         try:
             if kept.exists() and not mark.exists():  # else it couldn't be made, for want of room
                 write(mark, b"")
@@ -164,8 +167,9 @@ def _expect(repository: Repository, folder: Path) -> None:
                 raise
     elif mark.exists() or (kept.exists() and copies(repository, folder)):
         raise StorageError(
-            f"the repository {path} is gone: bring it back. To have a new, empty one there, move"
-            f" {kept} away first"
+            f"the repository {path} is gone: bring it back (`dedup-storage changes"
+            f" {repository.name}` lists what a rollback can bring back). To have a new, empty one"
+            f" there, move {kept} away first"
         )
 
 

@@ -6,6 +6,7 @@ either the real dedup-store, or files that a test chose.
 """
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -122,7 +123,11 @@ class Dom0:
 
     @contextmanager
     def only_ledger(self, *backup_ids: str) -> Iterator[None]:
-        """Have no ledgers but these for a while."""
+        """Have no ledgers but these for a while, the last of which is of the newest backup."""
+        order = self.root.path / "var/lib/qubes-dedup-backup/order"
+        size = order.stat().st_size
+        last = (self.root.ledgers / backup_ids[-1]).read_text().splitlines()[0]
+        os.truncate(order, json.loads(last)["order"])
         others = [path for path in self.root.ledgers.iterdir() if path.name not in backup_ids]
         away = self.root.ledgers.with_name("others")
         away.mkdir()
@@ -134,6 +139,7 @@ class Dom0:
             for path in others:
                 (away / path.name).rename(path)
             away.rmdir()
+            os.truncate(order, size)
 
     def forget(self) -> None:
         """Forget all that was confirmed."""

@@ -194,7 +194,9 @@ def test_answers_that_make_no_sense(running: Dom0, tmp_path: Path, answer: str) 
     done = running("init", *NAMED, "--json")
     assert done.returncode == 4
     assert b"Traceback" not in done.stderr
-    assert done.stderr.count(b"\n") == 1
+    # the warning: this dom0 has ledgers, and no shim
+    lines = [line for line in done.stderr.splitlines() if b"warning: " not in line]
+    assert len(lines) == 1
 
 
 def test_what_a_hostile_store_says_is_cleaned(running: Dom0, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def kept(qube: StorageQube) -> list[str]:
 
 
 def names(place: Path) -> list[str]:
-    others = ("held.", "unheld", "reserve")  # test_storage_held.py, test_storage_full.py
+    others = ("held.", "unheld", "reserve", "made")  # test_storage_held/full/gone.py
     return sorted(path.name for path in place.iterdir() if not path.name.startswith(others))
 
 

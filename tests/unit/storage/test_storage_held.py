@@ -83,7 +83,7 @@ def remove_all(store: QrexecStore, runs: list[str]) -> None:
 
 
 def test_all_that_was_removed_comes_back(store: QrexecStore, qube: StorageQube) -> None:
-    """Everything is forgotten and pruned in a maintenance, and more is done in the next two."""
+    """Everything is forgotten and pruned in a maintenance, and in the next one all is destroyed."""
     argument = f"{store.engine}+main"
     run = store.put(backup())
     assert rows(qube) == []
@@ -95,10 +95,15 @@ def test_all_that_was_removed_comes_back(store: QrexecStore, qube: StorageQube) 
     assert snapshots.isdecimal() == (store.engine == "restic")
     assert said == b"held %d\n" % size
     store.put(small())
-    for _ in range(2):
-        next_second()
+    next_second()
+    with opened(qube, argument) as opener:
+        (destroy if store.engine == "borg" else ruin)(qube)
+        close(opener)
+    for service in ("Repository", "Maintenance"):
         with opened(qube, argument) as opener:
-            (destroy if store.engine == "borg" else ruin)(qube)
+            refused = qube.call(f"dedupbackup.{service}", argument)
+            assert refused.returncode == 1
+            assert b"changes main` lists what a rollback can bring back" in refused.stderr
             close(opener)
     assert rows(qube)[0][0] == when
     result = qube.run("rollback", "main", "--to", when)
