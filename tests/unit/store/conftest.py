@@ -9,7 +9,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Filled, Store
+from store_profile import PAYLOAD, Filled, Store, copy
 
 sys.path.insert(0, str(PAYLOAD))
 
@@ -26,16 +26,6 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
         store.make()
         stores[engine] = store
     return stores
-
-
-def copy(source: Store, folder: Path) -> Store:
-    """Copy a profile; borg's note of where the repository was must not come along."""
-    shutil.copytree(source.repository, folder / "repo")
-    store = Store(folder, source.engine)
-    store.configure()
-    if store.engine != "directory":
-        shutil.copy(source.password, store.password)
-    return store
 
 
 @pytest.fixture

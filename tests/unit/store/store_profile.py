@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,16 @@ class Store:
             check=True,
             env=self.environment | variables,
         ).stdout
+
+
+def copy(source: Store, folder: Path) -> Store:
+    """Copy a profile; borg's note of where the repository was must not come along."""
+    shutil.copytree(source.repository, folder / "repo")
+    store = Store(folder, source.engine)
+    store.configure()
+    if store.engine != "directory":
+        shutil.copy(source.password, store.password)
+    return store
 
 
 @dataclass

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import archives
 import pytest
@@ -28,6 +29,12 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
         program.kill()
 
 
+def is_locked(folder: Path) -> bool:
+    """borg writes both in turn, and the roster anew."""
+    roster = folder / "lock.roster"
+    return bool(list(folder.glob("lock.exclusive/*")) and roster.exists() and roster.read_text())
+
+
 def leave_locks(store: Store, pid: int) -> None:
     """Kill a put and its borg, and let their locks be those of the process with this number."""
     folders = [store.repository, *(store.folder / "home/.cache/borg").glob("?" * 64)]
@@ -36,7 +43,7 @@ def leave_locks(store: Store, pid: int) -> None:
         assert putter.stdin is not None
         putter.stdin.write(stream(2)[:-20_000])
         putter.stdin.flush()
-        while not all(list(folder.glob("lock.exclusive/*")) for folder in folders):
+        while not all(map(is_locked, folders)):
             assert putter.poll() is None
             time.sleep(0.01)
         name = next((store.repository / "lock.exclusive").iterdir()).name

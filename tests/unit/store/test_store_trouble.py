@@ -11,8 +11,7 @@ from pathlib import Path
 import archives
 import disks
 import pytest
-from conftest import copy
-from store_profile import PAYLOAD, Filled, Store
+from store_profile import PAYLOAD, Filled, Store, copy
 from test_store_failures import fake_engine, small_backup
 
 ENGINES = ("restic", "directory")
