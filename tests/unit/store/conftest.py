@@ -2,7 +2,6 @@
 """Profiles with real, empty repositories."""
 
 import functools
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path

@@ -30,7 +30,7 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def is_locked(folder: Path) -> bool:
-    """borg writes both in turn, and the roster anew."""
+    """Both are written in turn, and the roster anew."""
     roster = folder / "lock.roster"
     return bool(list(folder.glob("lock.exclusive/*")) and roster.exists() and roster.read_text())
 
