@@ -124,6 +124,22 @@ def read(layout: Layout, backup_id: str) -> Ledger | None:
     return Ledger([Row(HEADER, rows[0].length, rows[0].sha256, None), *rows], head, ended)
 
 
+def encrypted(layout: Layout) -> list[int]:
+    """Tell when backups without a ledger were begun, by what the shim noted; the last ones.
+
+    Raises:
+        BackupError: that can't be read.
+    """
+    try:
+        with layout.encrypted.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_LINE))
+            return [int(line) for line in file.read(_MAX_LINE).split(b"\n") if line.isdigit()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise BackupError(f"{layout.encrypted}: {error.strerror}") from None
+
+
 def heads(layout: Layout) -> dict[str, Head]:
     """Read the first row of each ledger; one that is damaged, or not the header's, has no order."""
     found = {}

@@ -9,10 +9,11 @@ backup is known that may have set them.
 
 qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
 long a store may take behind the last file: an hour, for a slow one (qubesd has up to 1.1 GB ready
-to be sent then). A backup of the same qubes of which dom0 has no ledger may come as soon, after one
-that failed, and would be taken for it. A file that its tar left in the middle shows (ends.py), if
-it isn't compressed. If it is, the stamps are all there is, and must come within ten minutes. A
-slower store's run needs somebody who saw the backup succeed.
+to be sent then). Of other backups dom0 has ledgers, or, if they are really encrypted, the time at
+which they began. One that the shim didn't see, as it was off, would be taken for one that failed. A
+file that its tar left in the middle shows (ends.py), if it isn't compressed. If it is, the stamps
+are all there is, and must come within ten minutes. A slower store's run needs somebody who saw the
+backup succeed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -175,6 +176,7 @@ def rivals(
         first, last = (record[key] for key in _STAMPS)
         if any(first <= stamp <= last for stamp in known):
             yield f"backup_timestamp of its qubes is that of the run {run}"
+    yield from _encrypted(layout, book, max(known))
     folders = _folders(book)
     for other, head in ledger.heads(layout).items():
         if other == backup_id or head.is_before(book.head):
@@ -186,6 +188,16 @@ def rivals(
             continue
         if theirs and _is_between(theirs, book, max(known)) and folders & _folders(theirs):
             yield f"the backup {other} of the same qubes came later, and may have succeeded"
+
+
+def _encrypted(layout: Layout, book: Ledger, stamp: int) -> Iterable[str]:
+    """Name backups without a ledger that were begun after this one, and before the stamp."""
+    for began in ledger.encrypted(layout):
+        if (book.head.began or 0) <= began and moment.earliest(began) <= stamp:
+            yield (
+                f"a really encrypted backup was begun at {moment.label(moment.utc(began))}, after"
+                " this one, and may have set backup_timestamp"
+            )
 
 
 def _is_between(theirs: Ledger, ours: Ledger, stamp: int) -> bool:

@@ -35,6 +35,7 @@ class Layout:
         self.profiles = root / "etc/qubes/backup"
         self.ledgers = root / "var/lib/qubes-dedup-backup/ledger"
         self.order = root / "var/lib/qubes-dedup-backup/order"
+        self.encrypted = root / "var/lib/qubes-dedup-backup/encrypted"
         self.storage = root / "etc/qubes-dedup-backup/storage.toml"
         self.confirmed = root / "var/lib/qubes-dedup-backup/confirmed"
 

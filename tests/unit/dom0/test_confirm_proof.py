@@ -139,6 +139,21 @@ def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> No
         dom0.api(name, "admin.vm.Remove")
 
 
+def test_a_really_encrypted_backup_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
+    """Of exactly the same qubes, after this one had failed; the shim saw it begin."""
+    stamp = dom0.succeed(backup.backup_id)
+    began = json.loads((dom0.root.ledgers / backup.backup_id).read_text().splitlines()[0])["time"]
+    noted = dom0.root.path / "var/lib/qubes-dedup-backup/encrypted"
+    try:
+        for at, code in ((began - 1, 0), (stamp + 1, 0), (stamp, 3)):
+            noted.write_text(f"cut\n{at}\n")
+            told = dom0.json("confirm", dom0.run, code=code)
+            dom0.forget()
+        assert "a really encrypted backup was begun" in told["unchecked"][0]
+    finally:
+        noted.unlink()
+
+
 def test_a_copy_of_one_of_its_qubes(dom0: Dom0, backup: Backup) -> None:
     """qvm-clone copies the stamp; what is made since can't have been in the backup."""
     stamp = dom0.succeed(backup.backup_id)

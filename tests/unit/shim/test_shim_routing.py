@@ -3,6 +3,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,33 @@ def test_option_in_the_place_of_an_operand_is_an_option(root: Root) -> None:
     wait_for(lambda: not call.silent(), "a word")
     assert os.read(call.stderr, 99).startswith(b"scrypt: illegal option -- -x\n")
     assert call.finish().status == 1
+
+
+@pytest.mark.parametrize("mode", ["authenticated", "off"])
+def test_beginning_of_a_really_encrypted_backup_is_noted(root: Root, mode: str) -> None:
+    """dom0 must not take its success for that of a backup with a ledger."""
+    assert root.enc_header().status == 0
+    noted = root.ledgers.with_name("encrypted")
+    assert not noted.exists()
+    root.mode(f"mode = {mode}\n")
+    before = int(time.time())
+    for member in ("backup-header.hmac", MEMBER):
+        call = root.start_enc(b"backup-header!" + ORDINARY, member)
+        assert root.becomes_real(call)[-1] == str(root.work / member)
+    [moment] = noted.read_text().split()
+    assert before <= int(moment) <= time.time()
+    assert noted.stat().st_mode & 0o777 == 0o600
+
+
+def test_note_that_cannot_be_made_is_told(root: Root) -> None:
+    root.ledgers.with_name("encrypted").mkdir(parents=True)
+    root.mode("mode = off\n")
+    with root.journal() as logged:
+        call = Call([root.scrypt, "enc", "-", root.work / "backup-header.hmac"])
+        call.expect(ENTER)
+        assert root.becomes_real(call)
+        [text] = logged()
+        assert "don't confirm a backup of before this one" in text
 
 
 def test_enc_without_a_terminal_is_the_real_scrypt(root: Root) -> None:
