@@ -9,7 +9,7 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedup_storage import held, kept, room, tell
+from dedup_storage import borg_locks, held, kept, room, tell
 from dedup_storage.config import Repository
 
 
@@ -67,6 +67,7 @@ def maintenance(repository: Repository, folder: Path, window: str) -> Iterator[N
 def _settle(repository: Repository, folder: Path) -> None:
     """End what didn't end in order."""
     held.settle(repository, folder)
+    borg_locks.remove_dead(folder / repository.name)
     kept.settle_floor(repository, folder)
 
 

@@ -8,7 +8,6 @@ import re
 import select
 import shlex
 import shutil
-import socket
 import stat
 import subprocess
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dedup_storage import borg_session, durable, kept
+from dedup_storage import borg_locks, borg_session, durable, kept
 from dedup_storage.borg_filter import Filter
 from dedup_storage.config import Repository, Ssh
 from dedup_storage.errors import RefusedError, StorageError, UsageError
@@ -41,9 +40,7 @@ def environment() -> dict[str, str]:
         "PATH": os.environ.get("PATH") or os.defpath,
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",
-        # borg takes a network card's address, or without one a number that is new each time:
-        # it could then never tell that a lock's owner is dead
-        "BORG_HOST_ID": f"dedup-storage@{socket.gethostname()}",
+        "BORG_HOST_ID": borg_locks.host_id(),
     }
 
 

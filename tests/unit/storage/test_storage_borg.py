@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a hostile backup qube can do to a borg repository: nothing that can't be undone."""
 
+import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -135,6 +137,27 @@ def test_key_can_be_exported(borg: QrexecStore) -> None:
     result = borg.run("export-keys")
     assert result.returncode == 0, result.stderr
     assert b"BORG_KEY " in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["exclusive", "shared"])
+def test_dead_lock_whose_number_another_process_has(
+    borg: QrexecStore, qube: StorageQube, kind: str
+) -> None:
+    """As a boot leaves it; that of a borg at work stays."""
+    path, host = qube.data / "main", f"dedup-storage@{socket.gethostname()}"
+    borg.configure(lock_wait=0)
+    for name, is_dead in (("sleep", True), ("borg", False)):
+        with subprocess.Popen([name, "3600"], executable=shutil.which("sleep")) as process:
+            if kind == "exclusive":
+                (path / "lock.exclusive").mkdir()
+                (path / "lock.exclusive" / f"{host}.{process.pid}-0").touch()
+            roster = {kind: [[host, process.pid, 0]]}
+            (path / "lock.roster").write_text(json.dumps(roster))
+            result = borg.run("put", data=backup())
+            process.kill()
+        assert (result.returncode == 0) == is_dead, result.stderr
+        assert (path / "lock.exclusive").exists() == (kind == "exclusive" and not is_dead)
+        assert path.joinpath("lock.roster").exists() != is_dead
 
 
 def test_config_that_was_changed_is_brought_back(borg: QrexecStore, qube: StorageQube) -> None:
