@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Fetch the engines of Debian 13, which a backup template has, into .cache/debian13/bin; quick when
-# they are there. Tests marked `engines` run with them, too.
+# they are there. Tests marked `engines` run with them.
 set -eu
 cd "$(dirname "$0")/.."
 mirror=${LAB_DEBIAN_MIRROR:-http://deb.debian.org/debian}

@@ -20,16 +20,17 @@ OTHER = "20240401T101500-14"
 @pytest.fixture
 def at(dom0: Dom0, backup: Backup, other_backup: Backup) -> Iterator[Dom0]:
     """A dom0 whose store has one of two backups, and says that it pruned nothing."""
-    before = {path.name: path.read_bytes() for path in dom0.root.ledgers.iterdir()}
-    for made in (backup, other_backup):
-        os.utime(dom0.root.ledgers / made.backup_id)
-    dom0.serve(backup.stream())
-    (dom0.answers / "prune").touch()
-    yield dom0
-    for path in dom0.root.ledgers.iterdir():
-        path.unlink()
-    for name, data in before.items():
-        (dom0.root.ledgers / name).write_bytes(data)
+    with dom0.only_ledger(backup.backup_id, other_backup.backup_id):
+        before = {path.name: path.read_bytes() for path in dom0.root.ledgers.iterdir()}
+        for name in before:
+            os.utime(dom0.root.ledgers / name)
+        dom0.serve(backup.stream())
+        (dom0.answers / "prune").touch()
+        yield dom0
+        for path in dom0.root.ledgers.iterdir():
+            path.unlink()
+        for name, data in before.items():
+            (dom0.root.ledgers / name).write_bytes(data)
     for path in (dom0.root.path / "etc/qubes/backup").glob("other*"):
         path.unlink()
 

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A storage qube, and stores in it."""
 
+import functools
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,9 @@ from storage_qube import PAYLOAD, QrexecStore, StorageQube, make_store
 sys.path.insert(0, str(PAYLOAD))
 
 
+Make = Callable[[str], QrexecStore]
+
+
 @pytest.fixture
 def qube(tmp_path: Path) -> StorageQube:
     folder = tmp_path / "storage"
@@ -20,17 +26,43 @@ def qube(tmp_path: Path) -> StorageQube:
     return StorageQube(folder)
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Give a repository of an engine to copy from: borg is started six times to make one."""
+
+    @functools.cache
+    def make(engine: str) -> QrexecStore:
+        folder = tmp_path_factory.mktemp(engine)
+        (folder / "storage").mkdir()
+        return make_store(folder / "backup", StorageQube(folder / "storage"), engine)
+
+    return make
+
+
+def copied(source: QrexecStore, folder: Path, qube: StorageQube) -> QrexecStore:
+    """Copy a repository, and what the backup qube knows of it, into another pair of qubes."""
+    assert source.qube is not None
+    shutil.copytree(source.folder, folder, symlinks=True)
+    shutil.copytree(source.qube.data, qube.data, symlinks=True, dirs_exist_ok=True)
+    qube.configure(source.name, source.engine)
+    store = QrexecStore(folder, source.engine, qube, source.name)
+    store.configure()
+    return store
+
+
 @pytest.fixture(params=("restic", "borg"))
-def store(request: pytest.FixtureRequest, tmp_path: Path, qube: StorageQube) -> QrexecStore:
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, qube: StorageQube, made: Make
+) -> QrexecStore:
     """An empty repository of each engine."""
-    return make_store(tmp_path / "backup", qube, request.param)
+    return copied(made(request.param), tmp_path / "backup", qube)
 
 
 @pytest.fixture
-def borg(tmp_path: Path, qube: StorageQube) -> QrexecStore:
-    return make_store(tmp_path / "backup", qube, "borg")
+def borg(tmp_path: Path, qube: StorageQube, made: Make) -> QrexecStore:
+    return copied(made("borg"), tmp_path / "backup", qube)
 
 
 @pytest.fixture
-def restic(tmp_path: Path, qube: StorageQube) -> QrexecStore:
-    return make_store(tmp_path / "backup", qube, "restic")
+def restic(tmp_path: Path, qube: StorageQube, made: Make) -> QrexecStore:
+    return copied(made("restic"), tmp_path / "backup", qube)

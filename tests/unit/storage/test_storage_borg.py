@@ -39,6 +39,7 @@ def rollback(qube: StorageQube, store: QrexecStore, number: int) -> None:
     accept_older(store)
 
 
+@pytest.mark.thorough
 def test_delete_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
     kept = borg.put(backup())
     good = last_transaction(qube)
@@ -116,6 +117,7 @@ def test_everything_overwritten_is_undone(borg: QrexecStore, qube: StorageQube) 
     assert borg.get() == backup()
 
 
+@pytest.mark.thorough
 def test_key_can_not_be_changed(borg: QrexecStore, qube: StorageQube) -> None:
     borg.put(backup())
     before = (qube.data / "main" / "config").read_bytes()
@@ -160,6 +162,7 @@ def test_dead_lock_whose_number_another_process_has(
         assert path.joinpath("lock.roster").exists() != is_dead
 
 
+@pytest.mark.thorough
 def test_config_that_was_changed_is_brought_back(borg: QrexecStore, qube: StorageQube) -> None:
     """By another way to the repository than the service."""
     borg.put(backup())
@@ -255,6 +258,7 @@ def test_hostile_creation(qube: StorageQube) -> None:
         assert server.returncode == 3
 
 
+@pytest.mark.thorough
 def test_rollback_of_what_is_not_there(borg: QrexecStore, qube: StorageQube) -> None:
     borg.put(archives.join(archives.members([archives.Qube("a", 7, volumes={"private": b"x"})])))
     before = tree(qube.data)
@@ -274,6 +278,7 @@ def test_rollback_of_what_is_not_there(borg: QrexecStore, qube: StorageQube) -> 
     assert {name: after.get(name) for name in before} == before
 
 
+@pytest.mark.thorough
 def test_interrupted_rollback_is_finished(borg: QrexecStore, qube: StorageQube) -> None:
     """Killed between two of its renames: the newest segments are away already."""
     kept = borg.put(backup())

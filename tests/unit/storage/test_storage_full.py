@@ -103,7 +103,7 @@ def test_from_a_full_disk_back_to_room(store: QrexecStore, qube: StorageQube) ->
         assert store.get(kept) == data
 
 
-@pytest.mark.parametrize("is_new", [False, True])
+@pytest.mark.parametrize("is_new", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_reading_from_a_read_only_disk(
     store: QrexecStore, qube: StorageQube, *, is_new: bool
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage_qube import QrexecStore, StorageQube, make_store
+from storage_qube import MOSTLY_RESTIC, QrexecStore, StorageQube, make_store
 from test_storage_restic import backup
 
 
@@ -19,7 +19,7 @@ def empty(path: Path) -> None:
     path.mkdir(mode=0o700)
 
 
-@pytest.mark.parametrize("lose", [absent, empty])
+@pytest.mark.parametrize("lose", [absent, pytest.param(empty, marks=pytest.mark.thorough)])
 def test_nobody_makes_a_new_one(
     store: QrexecStore, qube: StorageQube, tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:
@@ -46,6 +46,7 @@ def test_nobody_makes_a_new_one(
     assert store.get() == backup()
 
 
+@MOSTLY_RESTIC
 def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) -> None:
     """With what was kept moved away, as the message says."""
     store.put(backup())
@@ -56,6 +57,7 @@ def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) ->
     assert other.runs() == []
 
 
+@MOSTLY_RESTIC
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_what_holds_it_is_gone_with_what_was_kept(
     store: QrexecStore, qube: StorageQube, lose: Callable[[Path], None]

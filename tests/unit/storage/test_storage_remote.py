@@ -39,7 +39,11 @@ def place_of(server: SshServer, kind: str) -> dict[str, str]:
     return {"place": place, "ssh_config": str(server.ssh_config)}
 
 
-KINDS = [("restic", "sftp"), ("restic", "ssh"), ("borg", "ssh")]
+KINDS = [
+    ("restic", "sftp"),
+    pytest.param("restic", "ssh", marks=pytest.mark.thorough),
+    ("borg", "ssh"),
+]
 
 
 @pytest.mark.parametrize(("engine", "kind"), KINDS)

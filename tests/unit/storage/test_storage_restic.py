@@ -52,6 +52,7 @@ def test_nothing_can_be_removed_or_overwritten(restic: QrexecStore, qube: Storag
     assert restic.get() == backup()
 
 
+@pytest.mark.thorough
 def test_forget_is_refused(restic: QrexecStore) -> None:
     restic.put(backup())
     result = restic.engine_itself("forget", "--prune", "--keep-last", "1", "--group-by", "host")

@@ -55,7 +55,11 @@ def processes(qube: StorageQube, program: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("engine", "program"),
-    [("borg", "/dedup-storage"), ("borg", "/borg"), ("restic", "rclone")],
+    [
+        pytest.param("borg", "/dedup-storage", marks=pytest.mark.thorough),
+        ("borg", "/borg"),
+        ("restic", "rclone"),
+    ],
 )
 def test_service_that_is_killed(
     tmp_path: Path, qube: StorageQube, engine: str, program: str
