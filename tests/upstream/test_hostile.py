@@ -215,7 +215,9 @@ def test_whatever_changes_a_member(target: Target, case: str) -> None:
     for mode, words in zip(("--verify-only", "--rename-conflicting"), said, strict=True):
         status, told = target.restore(stream, mode, qube)
         if not words:
-            assert (status, told) == (0, ""), "upstream notices it now: docs/threat-model.md"
+            assert (status, told) == (0, ""), (
+                "upstream notices it now: docs/security/threat-model.md"
+            )
         elif words.startswith("backup-header"):
             assert "backup-header" in told or "Corrupted backup header" in told
             assert status != 0
@@ -228,7 +230,7 @@ def test_whatever_changes_a_member(target: Target, case: str) -> None:
 
 
 def test_a_restore_that_failed_ends_with_success(target: Target) -> None:
-    # Not what we want, but what docs/threat-model.md says
+    # Not what we want, but what docs/security/threat-model.md says
     for case in ("payload altered", "middle chunk dropped"):
         status, told = target.restore(
             ALL[case][0](target.one, target.other), "--rename-conflicting"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What QubesOS/qubes-dist-upgrade does to dom0 and templates is what docs/guard.md tells of it.
+"""What QubesOS/qubes-dist-upgrade does to dom0 and templates is what docs/upgrades.md tells of it.
 
 The steps that touch us are replayed in molecule/shared/guard/tests/test_release_upgrade.py. A new
 step of upstream's makes this red: find out what it does to the shim and the guard, and add it.
@@ -121,5 +121,5 @@ def test_templates_steps_are_those_that_we_know(checkout: Path) -> None:
 
 
 def test_docs_tell_of_each() -> None:
-    text = (REPOSITORY / "docs/guard.md").read_text()
+    text = (REPOSITORY / "docs/upgrades.md").read_text()
     assert [step for step in DOM0 if f"`{step}" not in text] == []

@@ -54,7 +54,7 @@ def _tell(storage: Storage, said: bytes) -> None:
     if not (found := _OUTCOME.fullmatch(said)):
         return
     if found[1] is None:
-        say(f"{storage.qube} can't bring back what was removed: docs/storage.md says why")
+        say(f"{storage.qube} can't bring back what was removed: docs/storage-qube.md says why")
     elif size := int(found[1]):
         say(
             f"{storage.qube} holds back {size / 1e6:,.1f} MB of what was removed, in case it must"

@@ -101,7 +101,7 @@ def _rollback(repository: Repository, folder: Path, wanted: str) -> int:
     if repository.engine == "borg":
         sys.stdout.write(
             "The backup qube takes it for an attack until it is told to accept it: see"
-            " docs/storage.md, `After a rollback`.\n"
+            " docs/storage-qube.md, `After a rollback`.\n"
         )
     return 0
 

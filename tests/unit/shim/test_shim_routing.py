@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DESIGN.md's routing table, row by row, and the modes."""
+"""The routing table of docs/design/overview.md, row by row, and the modes."""
 
 import os
 import subprocess

@@ -28,7 +28,7 @@ def last_transaction(qube: StorageQube) -> int:
 
 
 def accept_older(store: QrexecStore) -> None:
-    """As docs/storage.md says, after a rollback."""
+    """As docs/storage-qube.md says, after a rollback."""
     result = store.run("accept", "older", f"qrexec:{QUBE}/{store.name}")
     assert result.returncode == 0, result.stderr
 

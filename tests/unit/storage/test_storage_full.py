@@ -75,7 +75,7 @@ def read(store: QrexecStore) -> None:
 
 
 def test_from_a_full_disk_back_to_room(store: QrexecStore, qube: StorageQube) -> None:
-    """As docs/storage.md says, with nothing held back at first."""
+    """As docs/storage-qube.md says, with nothing held back at first."""
     argument = f"{store.engine}+main"
     text = (qube.folder / "config/main.toml").read_text()
     (qube.folder / "config/main.toml").write_text(text.replace("reserve_mib = 1\n", ""))

@@ -47,7 +47,7 @@ def test_nothing_can_be_removed_or_overwritten(restic: QrexecStore, qube: Storag
         server.kill()
     after = tree(qube.data)
     assert {name: after.get(name) for name in before} == before
-    for name in after.keys() - before.keys():  # restic tries such for minutes: docs/storage.md
+    for name in after.keys() - before.keys():  # restic tries such for minutes: docs/storage-qube.md
         (qube.data / name).unlink()
     assert restic.get() == backup()
 

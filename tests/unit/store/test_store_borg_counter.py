@@ -92,7 +92,7 @@ def a_new_machine(store: Store) -> None:
 
 
 def removed_files(store: Store) -> None:
-    """What docs/storage.md once told to do after a rollback."""
+    """What docs/storage-qube.md once told to do after a rollback."""
     for name in (".cache/borg", ".config/borg/security"):
         shutil.rmtree(store.folder / "home" / name)
     store_known(store)

@@ -2,7 +2,7 @@
 """A release upgrade with a reboot behind it: the shim is in place then, or the user is told.
 
 The steps are those of QubesOS/qubes-dist-upgrade 4.2.2, scripts/qubes-dist-upgrade-r4.3.sh, in its
-order, as far as they touch what is ours; docs/guard.md has the whole list, and
+order, as far as they touch what is ours; docs/upgrades.md has the whole list, and
 tests/upstream/test_release_upgrade.py sees that the script has no others.
 """
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The documents: links lead somewhere, and every page says for whom it is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[3]
+LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
+NAMED = re.compile(r"\b(docs/[a-z/-]+\.md|README\.md|CONTRIBUTING\.md|SECURITY\.md)")
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def tracked(*patterns: str) -> list[str]:
+    """List files of the repository, also those that are new."""
+    argv = ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=PROJECT)
+    return [name for name in done.stdout.splitlines() if (PROJECT / name).is_file()]
+
+
+PAGES = tracked("*.md")
+READ_FIRST = [name for name in PAGES if name.startswith("docs/")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Give the anchors of a page's headings, as GitHub and GitLab make them."""
+    text = FENCE.sub("", page.read_text())
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    page = PROJECT / name
+    broken = []
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        path, _, anchor = link.partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def test_pages_that_programs_and_settings_name_exist() -> None:
+    missing = {
+        (name, page)
+        for name in tracked(":!*.md", ":!lab/**", ":!tests/upstream/**")
+        for page in NAMED.findall((PROJECT / name).read_text(errors="replace"))
+        if not (PROJECT / page).is_file()
+    }
+    assert missing == set()
