@@ -19,7 +19,7 @@ from dedup_store.structure import CHUNK_BYTES, Structure, chunk_name
 OBJECT_BYTES = 16 << 20  # a volume at least this large gets a payload object of its own
 INLINE_BYTES = 64 * 1024  # a member up to this size stays in the recipe
 MAX_MEMBERS = 500_000  # 50 TB of full chunks; a stream with more is stored unsplit from there
-_HEAD = 96  # container: header before, trailer behind the payload (DESIGN.md, container format)
+_HEAD = 96  # container: header before, trailer behind the payload (docs/design/formats.md)
 _TRAILER = 32
 _PEEK = 16 * 1024
 _NOTHING = hashlib.sha256().hexdigest()
@@ -274,7 +274,7 @@ class Splitter:
 
 
 def _container(head: bytes, size: int) -> str:
-    """Name the container by its first bytes (DESIGN.md, container format)."""
+    """Name the container by its first bytes (docs/design/formats.md)."""
     if not head.startswith(b"scrypt"):
         return "none"
     if size < _HEAD + _TRAILER or len(head) < _HEAD:

@@ -19,7 +19,7 @@ FIRST, MIDDLE, LAST = (
 )
 LONELY = "vm7/firewall.xml.000.enc"
 XML, HMAC, HEADER = "qubes.xml.000.enc", "backup-header.hmac", "backup-header"
-# regions of a container (DESIGN.md): name, offset; negative ones count from the end
+# regions of a container (docs/design/formats.md): name, offset; negative ones count from the end
 REGIONS = {
     "magic": 3,
     "version": 6,

@@ -23,7 +23,7 @@ TOO_BIG = b"scrypt: Decrypting file would require too much memory\n"
 
 
 def make(data: bytes, passphrase: bytes, log_n: int = 14, r: int = 8, p: int = 1) -> bytes:
-    """Make a container as DESIGN.md describes it, independently of the shim."""
+    """Make a container as docs/design/formats.md describes it, independently of the shim."""
     start = struct.pack(">6sBBII", b"scrypt", 0x80, log_n, r, p) + os.urandom(32)
     start += hashlib.sha256(start).digest()[:16]
     key = b"?" * 32

@@ -3,7 +3,8 @@
 
 One real GNU tar per member (qubes-core-admin qubes/backup.py SendWorker.run), inner archives for
 volumes as qubes/tarwriter.py writes them (pax, GNU sparse 1.0) and for files as GNU tar does, and
-containers as DESIGN.md describes them, with HMACs of a random key: dedup-store can't check those.
+containers as docs/design/formats.md describes them, with HMACs of a random key: dedup-store can't
+check those.
 """
 
 import gzip
