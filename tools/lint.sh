@@ -32,7 +32,7 @@ check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl payload/dom0/sh
 check 'mypy qubes-dedup-backup' mypy_part payload/dom0:lab/dom0 \
     payload/dom0/qubes-dedup-backup payload/dom0/dedup_backup
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store
-check 'mypy dedup-storage' mypy_part payload/storage payload/storage/dedup-storage payload/storage/dedup_storage
+check 'mypy dedup-server' mypy_part payload/server payload/server/dedup-server payload/server/dedup_server
 check 'mypy modules' mypy_part . library module_utils
 check 'mypy lab' mypy_part lab lab/qubeslab
 check 'mypy lab connection' mypy_part lab/connection lab/connection/lab.py

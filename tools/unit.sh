@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 # These run side by side, more of them than there are processors, as they wait for each other's
 # programs; the longest first. The others look at all processes, at /tmp, or build in one place.
-half='tests/unit/shim/test_shimctl_faults.py tests/unit/storage tests/unit/dom0 tests/unit/store
+half='tests/unit/shim/test_shimctl_faults.py tests/unit/server tests/unit/dom0 tests/unit/store
 tests/unit/ansible'
 # It looks for file systems on all of the machine's devices.
 devices=tests/unit/store/test_store_device.py
@@ -44,4 +44,4 @@ side_by_side() {
 side_by_side "$marks" $half
 PATH=$PWD/.cache/debian13/bin:$PATH
 export PATH
-side_by_side "$engines" tests/unit/storage tests/unit/store
+side_by_side "$engines" tests/unit/server tests/unit/store

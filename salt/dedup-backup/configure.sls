@@ -132,9 +132,9 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
     - changes: false
     - result: false
     - comment: >-
-        There is no dedup-storage in this qube: apply dedup-backup.install to its template first,
+        There is no dedup-server in this qube: apply dedup-backup.install to its template first,
         shut the template down, and restart this qube.
-    - unless: test -e /usr/bin/dedup-storage
+    - unless: test -e /usr/bin/dedup-server
     - failhard: true
 
 # root's alone to write: what may be reached is not the service's to change.

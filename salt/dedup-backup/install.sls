@@ -1,7 +1,7 @@
 {#-
 SPDX-License-Identifier: GPL-3.0-or-later
 
-In the backup template: the engines, dedup-store and dedup-storage. In the template of disposable
+In the backup template: the engines, dedup-store and dedup-server. In the template of disposable
 restores: the shim. In dom0: nothing.
 #}
 {%- from "dedup-backup/map.jinja" import settings, constants with context %}
@@ -35,8 +35,8 @@ restores: the shim. In dom0: nothing.
     - group: root
     - mode: "0755"
 {%- if is_backup %}
-  {%- set from = {'dedup-store': 'qube', 'dedup-storage': 'storage'} %}
-  {%- set parts = {'dedup_store': 'qube', 'dedup_storage': 'storage'} %}
+  {%- set from = {'dedup-store': 'qube', 'dedup-server': 'server'} %}
+  {%- set parts = {'dedup_store': 'qube', 'dedup_server': 'server'} %}
 {%- else %}
   {%- set from = {'scrypt': 'dom0', 'shimctl': 'dom0'} %}
   {%- set parts = {'shimctl_lib': 'dom0', 'guard': 'dom0'} %}
@@ -75,9 +75,9 @@ restores: the shim. In dom0: nothing.
     - user: root
     - group: root
     - mode: "0755"
-{%- for service in ['qube/rpc/dedupbackup.Restore', 'storage/rpc/dedupbackup.Repository',
-                    'storage/rpc/dedupbackup.Maintenance',
-                    'storage/rpc/dedupbackup.MaintenanceOpen'] %}
+{%- for service in ['qube/rpc/dedupbackup.Restore', 'server/rpc/dedupbackup.Repository',
+                    'server/rpc/dedupbackup.Maintenance',
+                    'server/rpc/dedupbackup.MaintenanceOpen'] %}
 
 "{{ slsdotpath }}-install-service-{{ service }}":
   file.managed:
@@ -93,7 +93,7 @@ restores: the shim. In dom0: nothing.
 "{{ slsdotpath }}-install-service-configuration":
   file.managed:
     - name: /etc/qubes/rpc-config/dedupbackup.MaintenanceOpen
-    - source: {{ files }}storage/rpc-config/dedupbackup.MaintenanceOpen
+    - source: {{ files }}server/rpc-config/dedupbackup.MaintenanceOpen
     - user: root
     - group: root
     - mode: "0644"

@@ -20,7 +20,7 @@ found = {}
 for root in roots:
     for folder, folders, files in os.walk(prefix + root):
         folders[:] = [name for name in folders if name != "__pycache__"]
-        if folder.endswith("/repo") or re.search("/rw/dedup-storage/[^/]+$", folder):
+        if folder.endswith("/repo") or re.search("/rw/dedup-server/[^/]+$", folder):
             folders[:], files = [], []
         for name in [*folders, *files]:
             path = os.path.join(folder, name)
@@ -101,7 +101,7 @@ def describe(lab: Session) -> Outcome:
             lab.containers.unmount(f"{name}.outcome")
     for name in ("dedup-backup", "dedup-storage"):
         lab.dom0("qvm-start", "--skip-if-running", name)
-        places = ("/rw/config", "/rw/dedup-store", "/rw/dedup-storage")
+        places = ("/rw/config", "/rw/dedup-store", "/rw/dedup-server")
         add(name, lab.run(name, "python3", "-c", FILES, "", *places, user="root").stdout)
     return {key: what for key, what in outcome.items() if not key.endswith(OF_ITS_OWN)}
 

@@ -13,7 +13,7 @@ from qubeslab.session import Session
 
 ENGINES = ("restic", "borg")
 STORAGE_QUBE = "dedup-storage"
-NOT_OPEN = 3  # dedup-storage's exit code for what it refuses
+NOT_OPEN = 3  # dedup-server's exit code for what it refuses
 
 
 @pytest.fixture(scope="module")

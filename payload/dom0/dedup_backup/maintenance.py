@@ -11,7 +11,7 @@ from dedup_backup.errors import BackupError
 from dedup_backup.settings import Storage
 
 _PATIENCE = 300  # seconds that a running storage qube may take to open or close it
-# dedup_storage/maintenance.py hold_open
+# dedup_server/maintenance.py hold_open
 _OPEN = b"open\n"
 _OUTCOME = re.compile(rb"held ([0-9]{1,18})\n|unheld\n")
 _MAX_OUTCOME = 64  # bytes
@@ -58,6 +58,6 @@ def _tell(storage: Storage, said: bytes) -> None:
     elif size := int(found[1]):
         say(
             f"{storage.qube} holds back {size / 1e6:,.1f} MB of what was removed, in case it must"
-            f" be undone; `dedup-storage discard {storage.repository}`, typed in"
+            f" be undone; `dedup-server discard {storage.repository}`, typed in"
             f" {storage.qube}, frees them at once"
         )

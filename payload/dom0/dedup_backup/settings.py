@@ -20,7 +20,7 @@ _PROFILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9+._-]{0,62}")
 _STORAGE = {
     "qube": _QUBE,
     "engine": re.compile("restic|borg"),
-    # dedup_storage/config.py
+    # dedup_server/config.py
     "repository": re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"),
 }
 _MAX_STORAGE = 64 * 1024

@@ -36,7 +36,7 @@ _TUNING = ("compression", "chunks", "pack_size")
 # file systems allow more in a label; this much fits a line of /etc/fstab and a file name
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 # a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
-# and dedup-storage's config.py want them
+# and dedup-server's config.py want them
 _STORAGE = re.compile(r"qrexec:([A-Za-z][A-Za-z0-9_.-]{0,30})/([A-Za-z0-9][A-Za-z0-9_-]{0,31})")
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:.+|[^/:@\s]+@[^/:\s]+:.+")
 _MAX_CONFIG = 64 * 1024

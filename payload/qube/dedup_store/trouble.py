@@ -203,7 +203,7 @@ class Places:
         if match := _STORAGE.fullmatch(self._repository):
             qube = match[1] or match[2]
             return (
-                f"in {qube}, `dedup-storage discard {match[3]}` frees what earlier maintenance"
+                f"in {qube}, `dedup-server discard {match[3]}` frees what earlier maintenance"
                 f" removed; else enlarge its volume, `qvm-volume extend {qube}:private SIZE` in"
                 " dom0"
             )

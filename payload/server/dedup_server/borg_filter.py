@@ -12,8 +12,8 @@ Messages: borg/remote.py RepositoryServer.serve: a map of `i` (number), `m` (met
 (arguments by name); only the first, `negotiate`, may be the older list of four.
 """
 
-from dedup_storage.errors import RefusedError, clean
-from dedup_storage.wire import Splitter, Value
+from dedup_server.errors import RefusedError, clean
+from dedup_server.wire import Splitter, Value
 
 _READ = frozenset({b"__len__", b"get", b"list", b"load_key", b"scan"})
 _NONCE = frozenset({b"get_free_nonce", b"commit_nonce_reservation"})

@@ -22,7 +22,7 @@ def host_id() -> str:
     borg itself takes a network card's address, or without one a number that is new each time: it
     could then never tell that a lock's owner is dead.
     """
-    return f"dedup-storage@{socket.gethostname()}"
+    return f"dedup-server@{socket.gethostname()}"
 
 
 def remove_dead(path: Path) -> None:

@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_storage import borg_session, kept
-from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError, UsageError
+from dedup_server import borg_session, kept
+from dedup_server.config import Repository
+from dedup_server.errors import StorageError, UsageError
 
 _LINE = re.compile(r"transaction (\d{1,18}), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?")
 _SINCE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")

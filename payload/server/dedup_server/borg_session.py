@@ -9,8 +9,8 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedup_storage import borg_locks, held, kept, room, tell
-from dedup_storage.config import Repository
+from dedup_server import borg_locks, held, kept, room, tell
+from dedup_server.config import Repository
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from dedup_storage import VERSION, config, maintenance, serve, tell, undo
-from dedup_storage.errors import StorageError
+from dedup_server import VERSION, config, maintenance, serve, tell, undo
+from dedup_server.errors import StorageError
 
 _EPILOG = """\
 For people:
@@ -27,9 +27,9 @@ exit codes:
   3    refused
   else that of the engine's server
 
-configuration: /rw/config/dedup-storage/NAME.toml, or NAME.toml in $DEDUP_STORAGE_CONFIG_DIR
+configuration: /rw/config/dedup-server/NAME.toml, or NAME.toml in $DEDUP_SERVER_CONFIG_DIR
   engine               "restic" or "borg"
-  place                what holds the repository, under its NAME (default /rw/dedup-storage):
+  place                what holds the repository, under its NAME (default /rw/dedup-server):
                          an absolute path
                          rclone:REMOTE:PATH (restic; rclone 1.75.0 or newer)
                          ssh://[USER@]HOST[:PORT]/FOLDER (rclone or borg must be installed there)
@@ -70,12 +70,12 @@ def _terminated(number: int, _frame: object) -> NoReturn:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="dedup-storage",
+        prog="dedup-server",
         description=__doc__,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"dedup-storage {VERSION}")
+    parser.add_argument("--version", action="version", version=f"dedup-server {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in ("serve", "maintain", "maintenance-open"):
         commands.add_parser(name).add_argument("argument", metavar="ARGUMENT")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dedup_storage.errors import UsageError, clean
+from dedup_server.errors import UsageError, clean
 
-CONFIG_DIR = "/rw/config/dedup-storage"
-PLACE = "/rw/dedup-storage"
+CONFIG_DIR = "/rw/config/dedup-server"
+PLACE = "/rw/dedup-server"
 ENGINES = ("restic", "borg")
 MAINTENANCE_MINUTES = 240
 KEEP_REMOVED_DAYS = 7
@@ -123,7 +123,7 @@ def load(name: str) -> Repository:
         raise UsageError(
             f"'{clean(name, 80)}' is no repository name: letters, digits, '-' and '_', at most 32"
         )
-    path = Path(os.environ.get("DEDUP_STORAGE_CONFIG_DIR") or CONFIG_DIR) / f"{name}.toml"
+    path = Path(os.environ.get("DEDUP_SERVER_CONFIG_DIR") or CONFIG_DIR) / f"{name}.toml"
     values = _read(path, name)
     for key, value in values.items():
         if key not in _KEYS:

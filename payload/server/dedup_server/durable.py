@@ -16,9 +16,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from dedup_storage import held, kept, room, tell
-from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError
+from dedup_server import held, kept, room, tell
+from dedup_server.config import Repository
+from dedup_server.errors import StorageError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # drivers/char/random.c random_table
 _BEFORE = re.compile(r"before\.([0-9a-f-]{36})")

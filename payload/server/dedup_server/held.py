@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_storage import kept, tell
-from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError, UsageError
+from dedup_server import kept, tell
+from dedup_server.config import Repository
+from dedup_server.errors import StorageError, UsageError
 
 TIME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _HELD = re.compile(r"held\.([0-9]{8}T[0-9]{6}Z)\.([0-9a-f]{16})")
@@ -99,7 +99,7 @@ def begin(repository: Repository, folder: Path, window: str) -> None:
     except OSError as error:
         if error.errno in kept.FULL:  # else a full disk would let all be removed for good
             raise StorageError(
-                f"{folder} has no room to hold back what maintenance may remove: run `dedup-storage"
+                f"{folder} has no room to hold back what maintenance may remove: run `dedup-server"
                 f" discard {repository.name}` in this qube, or enlarge its volume or disk"
             ) from None
         if error.errno not in NO_LINKS:

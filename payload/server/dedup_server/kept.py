@@ -21,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dedup_storage import tell
-from dedup_storage.config import Repository
-from dedup_storage.errors import StorageError, clean
+from dedup_server import tell
+from dedup_server.config import Repository
+from dedup_server.errors import StorageError, clean
 
 FLUSH = "sync --file-system"  # of coreutils
 TIME_FORMAT = "%Y%m%dT%H%M%S"
@@ -167,7 +167,7 @@ def expect(repository: Repository, folder: Path) -> None:
                 raise
     elif mark.exists() or (kept.exists() and copies(repository, folder)):
         raise StorageError(
-            f"the repository {path} is gone: bring it back (`dedup-storage changes"
+            f"the repository {path} is gone: bring it back (`dedup-server changes"
             f" {repository.name}` lists what a rollback can bring back). To have a new, empty one"
             f" there, move {kept} away first"
         )

@@ -16,18 +16,18 @@ import select
 import time
 from pathlib import Path
 
-from dedup_storage import borg_session, durable, held, room, serve, tell
-from dedup_storage.config import Repository
-from dedup_storage.errors import RefusedError, StorageError
+from dedup_server import borg_session, durable, held, room, serve, tell
+from dedup_server.config import Repository
+from dedup_server.errors import RefusedError, StorageError
 
-RUN_DIR = "/run/dedup-storage"
+RUN_DIR = "/run/dedup-server"
 _STDIN = 0
 _TRIES = 20
 _NOTE = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16})")  # until when, and the opening's number
 
 
 def _path(repository: Repository) -> Path:
-    return Path(os.environ.get("DEDUP_STORAGE_RUN_DIR") or RUN_DIR) / repository.argument
+    return Path(os.environ.get("DEDUP_SERVER_RUN_DIR") or RUN_DIR) / repository.argument
 
 
 def _now() -> int:

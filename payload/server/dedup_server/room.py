@@ -11,9 +11,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from dedup_storage import held, kept, tell
-from dedup_storage.config import Repository
-from dedup_storage.errors import RefusedError
+from dedup_server import held, kept, tell
+from dedup_server.config import Repository
+from dedup_server.errors import RefusedError
 
 _PART = 20  # of the file system, at most
 _PLENTY = 3  # times the reserve must be free when it is made
@@ -89,7 +89,7 @@ def require(repository: Repository, folder: Path) -> None:
     if held_back >= _WORTH:
         raise RefusedError(
             f"{little}, too little for maintenance, and {tell.amount(held_back)} of what was"
-            f" removed earlier are held back: run `dedup-storage discard {repository.name}` in"
+            f" removed earlier are held back: run `dedup-server discard {repository.name}` in"
             " this qube to free them, then try again"
         )
     tell.say(f"{little}: maintenance may fail; enlarge its volume or disk then")

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from dedup_storage import borg_locks, borg_session, durable, kept
-from dedup_storage.borg_filter import Filter
-from dedup_storage.config import Repository, Ssh
-from dedup_storage.errors import RefusedError, StorageError, UsageError
+from dedup_server import borg_locks, borg_session, durable, kept
+from dedup_server.borg_filter import Filter
+from dedup_server.config import Repository, Ssh
+from dedup_server.errors import RefusedError, StorageError, UsageError
 
 # CVE-2023-36811: archives can be faked
 BORG_MIN = (1, 2, 5)
@@ -110,7 +110,7 @@ def require_version(repository: Repository) -> None:
         return
     info = Path(path).stat()
     mark = f"{path} {info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns}"
-    note = Path(variables["HOME"]) / ".cache/dedup-storage" / f"{program}.safe"
+    note = Path(variables["HOME"]) / ".cache/dedup-server" / f"{program}.safe"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if note.read_text() == mark:
             return

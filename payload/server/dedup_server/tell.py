@@ -4,7 +4,7 @@
 import contextlib
 import sys
 
-from dedup_storage.errors import clean
+from dedup_server.errors import clean
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
@@ -12,7 +12,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 def say(text: str) -> None:
     """Tell something on stderr, if anybody listens."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"dedup-storage: {clean(text, 800)}\n")
+        sys.stderr.write(f"dedup-server: {clean(text, 800)}\n")
         sys.stderr.flush()
 
 

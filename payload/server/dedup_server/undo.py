@@ -7,10 +7,10 @@ import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dedup_storage import borg_log, borg_session, durable, held, kept, maintenance
-from dedup_storage.config import Repository
-from dedup_storage.errors import RefusedError, UsageError
-from dedup_storage.tell import amount
+from dedup_server import borg_log, borg_session, durable, held, kept, maintenance
+from dedup_server.config import Repository
+from dedup_server.errors import RefusedError, UsageError
+from dedup_server.tell import amount
 
 
 def run(arguments: argparse.Namespace, repository: Repository) -> int:

@@ -10,7 +10,7 @@ counted over all of it, however it is nested: a byte of it can be an object here
 import struct
 from collections.abc import Generator, Hashable
 
-from dedup_storage.errors import RefusedError
+from dedup_server.errors import RefusedError
 
 # borg's own limit for what it takes (borg/remote.py get_limited_unpacker, MAX_OBJECT_SIZE) is a
 # little above 20 MiB

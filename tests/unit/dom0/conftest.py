@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).resolve().parents[1]
-for place in ("lab_api", "shim", "store", "storage"):
+for place in ("lab_api", "shim", "store", "server"):
     if str(UNIT / place) not in sys.path:
         sys.path.insert(0, str(UNIT / place))
 for side in ("qube", "dom0"):

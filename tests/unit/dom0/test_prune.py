@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""prune: through the lab's qrexec, with the real dedup-store and dedup-storage."""
+"""prune: through the lab's qrexec, with the real dedup-store and dedup-server."""
 
 import json
 import os
@@ -105,7 +105,7 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     again = at("prune")
     assert again.stdout == f"the store {PROFILE} in {QUBE} is pruned\n".encode()
     assert re.search(rb"holds back [0-9]+\.[0-9] MB of what was removed", again.stderr)
-    assert b"`dedup-storage discard main`" in again.stderr
+    assert b"`dedup-server discard main`" in again.stderr
 
 
 @pytest.mark.parametrize("engine", ["restic", "borg", "directory"])
@@ -192,7 +192,7 @@ def test_storage_qube_that_refuses(at: Dom0, tmp_path: Path) -> None:
     at.store(f"[ $1 = list ] || echo >{tmp_path}/called")
     done = at("prune")
     assert done.returncode == 4
-    text = f"opening maintenance in {STORAGE} failed with 2: dedup-storage: there is no repository"
+    text = f"opening maintenance in {STORAGE} failed with 2: dedup-server: there is no repository"
     assert text.encode() in done.stderr
     for script in ("printf opera", "printf op", "exit 0", "echo '\033[2J' >&2; exit 3"):
         at.lab.service(STORAGE, "dedupbackup.MaintenanceOpen", f"{script}")

@@ -20,7 +20,7 @@ import pytest
 from store_profile import Store
 
 ROOT = Path(__file__).resolve().parents[3]
-PAYLOAD = ROOT / "payload" / "storage"
+PAYLOAD = ROOT / "payload" / "server"
 QUBE = "sys-storage"
 # borg is started far more often, and takes several times as long
 MOSTLY_RESTIC = pytest.mark.parametrize(
@@ -91,8 +91,8 @@ class StorageQube:
         return {
             "PATH": self.path,
             "HOME": str(self.folder / "home"),
-            "DEDUP_STORAGE_CONFIG_DIR": str(self.folder / "config"),
-            "DEDUP_STORAGE_RUN_DIR": str(self.folder / "run"),
+            "DEDUP_SERVER_CONFIG_DIR": str(self.folder / "config"),
+            "DEDUP_SERVER_RUN_DIR": str(self.folder / "run"),
         }
 
     @property
@@ -125,8 +125,8 @@ class StorageQube:
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run dedup-storage in it."""
-        command = [PAYLOAD / "dedup-storage", *arguments]
+        """Run dedup-server in it."""
+        command = [PAYLOAD / "dedup-server", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=self.environment
         )

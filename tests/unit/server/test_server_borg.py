@@ -15,7 +15,7 @@ import pytest
 from borg_blocks import overlaps, pieces
 from borg_rpc import Client, EndedError
 from storage_qube import ENGINES, QUBE, QrexecStore, StorageQube
-from test_storage_restic import backup, tree
+from test_server_restic import backup, tree
 
 Attack = Callable[[Client], Any]
 CREATE = {"create": True, "append_only": False}
@@ -146,7 +146,7 @@ def test_dead_lock_whose_number_another_process_has(
     borg: QrexecStore, qube: StorageQube, kind: str
 ) -> None:
     """As a boot leaves it; that of a borg at work stays."""
-    path, host = qube.data / "main", f"dedup-storage@{socket.gethostname()}"
+    path, host = qube.data / "main", f"dedup-server@{socket.gethostname()}"
     borg.configure(lock_wait=0)
     for name, is_dead in (("sleep", True), ("borg", False)):
         with subprocess.Popen([name, "3600"], executable=shutil.which("sleep")) as process:
@@ -224,7 +224,7 @@ def test_attacks_end_the_session(borg: QrexecStore, qube: StorageQube) -> None:
                 pytest.fail(f"{name}: {attack(client)}")
             _, errors = server.communicate()
             assert server.returncode == 3, name
-            assert b"dedup-storage: " in errors
+            assert b"dedup-server: " in errors
             assert b"Traceback" not in errors, name
         assert tree(qube.data) == before, name
     assert borg.get() == backup()

@@ -28,7 +28,7 @@ def test_arguments_that_are_none(qube: StorageQube, service: str, argument: str)
     result = qube.call(service, argument, caller="dom0")
     assert result.returncode == 2
     assert result.stdout == b""
-    assert result.stderr.startswith(b"dedup-storage: ")
+    assert result.stderr.startswith(b"dedup-server: ")
     assert result.stderr.count(b"\n") == 1
     assert list(qube.data.iterdir()) == []
 

@@ -12,7 +12,7 @@ import archives
 import pytest
 from power import Machine
 from storage_qube import QrexecStore, StorageQube
-from test_storage_maintenance import opened
+from test_server_maintenance import opened
 
 
 def stream(data: bytes) -> bytes:
@@ -66,7 +66,7 @@ def kept(qube: StorageQube) -> list[str]:
 
 
 def names(place: Path) -> list[str]:
-    others = ("held.", "unheld", "reserve", "made")  # test_storage_held/full/gone.py
+    others = ("held.", "unheld", "reserve", "made")  # test_server_held/full/gone.py
     return sorted(path.name for path in place.iterdir() if not path.name.startswith(others))
 
 
@@ -144,9 +144,9 @@ def test_a_killed_session_keeps_what_it_did(restic: QrexecStore, qube: StorageQu
 def maintainer(qube: StorageQube) -> int:
     """The process of the only session of maintenance in it."""
     found = subprocess.run(
-        ["pgrep", "--full", "dedup-storage maintain "], check=True, capture_output=True
+        ["pgrep", "--full", "dedup-server maintain "], check=True, capture_output=True
     )
-    own = f"DEDUP_STORAGE_RUN_DIR={qube.folder}/run".encode()
+    own = f"DEDUP_SERVER_RUN_DIR={qube.folder}/run".encode()
     pids = [int(pid) for pid in found.stdout.split()]
     [pid] = [pid for pid in pids if own in Path(f"/proc/{pid}/environ").read_bytes()]
     return pid

@@ -13,8 +13,8 @@ from pathlib import Path
 import archives
 import pytest
 from storage_qube import QrexecStore, StorageQube
-from test_storage_held import close
-from test_storage_maintenance import opened, small
+from test_server_held import close
+from test_server_maintenance import opened, small
 
 # a twentieth of it is more than borg's reserve
 SIZE = 14 << 30
@@ -96,7 +96,7 @@ def test_from_a_full_disk_back_to_room(store: QrexecStore, qube: StorageQube) ->
         fill(qube.data)
         refused = qube.call("dedupbackup.MaintenanceOpen", argument, caller="dom0")
         assert refused.returncode == 3
-        assert b"run `dedup-storage discard main`" in refused.stderr
+        assert b"run `dedup-server discard main`" in refused.stderr
         assert qube.run("discard", "main").returncode == 0
         assert shutil.disk_usage(qube.data).free > 1_500_000
         assert store.put(small())["status"] == "whole"

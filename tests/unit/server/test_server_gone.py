@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from storage_qube import MOSTLY_RESTIC, QrexecStore, StorageQube, make_store
-from test_storage_restic import backup
+from test_server_restic import backup
 
 
 def absent(path: Path) -> None:
@@ -27,7 +27,7 @@ def test_nobody_makes_a_new_one(
     stored = store.put(backup())
     lose(store.files)
     said = store.run("list").stderr.decode()
-    assert f"{store.files.name}.kept away first" in said  # the end of what dedup-storage says
+    assert f"{store.files.name}.kept away first" in said  # the end of what dedup-server says
     other = QrexecStore(tmp_path / "other", store.engine, qube, "main")
     other.folder.mkdir()
     other.configure()

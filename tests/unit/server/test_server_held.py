@@ -13,9 +13,9 @@ import pytest
 from borg_rpc import Client as BorgClient
 from http2 import Client
 from storage_qube import PAYLOAD, QrexecStore, StorageQube
-from test_storage_borg import accept_older, last_transaction
-from test_storage_maintenance import opened, small
-from test_storage_restic import backup, tree
+from test_server_borg import accept_older, last_transaction
+from test_server_maintenance import opened, small
+from test_server_restic import backup, tree
 
 ROW = re.compile(r"^(\d{8}T\d{6}Z) +(\d+) +(\d+|-) +(\d+)$", re.MULTILINE)
 
@@ -197,7 +197,7 @@ def test_discard(bare: StorageQube) -> None:
         close(opener)
     variables = bare.environment | {"QREXEC_REMOTE_DOMAIN": "dom0"}
     by_qrexec = subprocess.run(
-        [PAYLOAD / "dedup-storage", "discard", "main"],
+        [PAYLOAD / "dedup-server", "discard", "main"],
         env=variables,
         capture_output=True,
         check=False,

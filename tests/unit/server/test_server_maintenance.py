@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import archives
 import pytest
 from storage_qube import QrexecStore, StorageQube
-from test_storage_borg import last_transaction
-from test_storage_restic import backup
+from test_server_borg import last_transaction
+from test_server_restic import backup
 
 REFUSED = b"is not open: dom0 must open it"
 

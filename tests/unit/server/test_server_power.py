@@ -9,7 +9,7 @@ import power
 import pytest
 from power import Machine
 from storage_qube import QrexecStore, StorageQube
-from test_storage_maintenance import opened
+from test_server_maintenance import opened
 
 
 @pytest.fixture

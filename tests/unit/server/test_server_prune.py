@@ -11,7 +11,7 @@ import time
 import archives
 import pytest
 from storage_qube import QUBE, QrexecStore, StorageQube
-from test_storage_maintenance import is_refused, opened
+from test_server_maintenance import is_refused, opened
 from test_store_failures import children
 
 

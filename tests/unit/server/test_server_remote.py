@@ -10,7 +10,7 @@ import http2
 import pytest
 from ssh_server import PORT, SshServer, running
 from storage_qube import ENGINES, QrexecStore, StorageQube
-from test_storage_restic import SECRET, backup, tree
+from test_server_restic import SECRET, backup, tree
 
 
 @pytest.fixture(scope="module")

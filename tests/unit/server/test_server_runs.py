@@ -40,7 +40,7 @@ def test_from_init_to_get(store: QrexecStore) -> None:
 def processes(qube: StorageQube, program: str) -> list[int]:
     """Find a program's processes in the storage qube."""
     found = []
-    mark = f"DEDUP_STORAGE_CONFIG_DIR={qube.folder}/".encode()
+    mark = f"DEDUP_SERVER_CONFIG_DIR={qube.folder}/".encode()
     home = f"HOME={qube.folder}/home".encode()
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -56,7 +56,7 @@ def processes(qube: StorageQube, program: str) -> list[int]:
 @pytest.mark.parametrize(
     ("engine", "program"),
     [
-        pytest.param("borg", "/dedup-storage", marks=pytest.mark.thorough),
+        pytest.param("borg", "/dedup-server", marks=pytest.mark.thorough),
         ("borg", "/borg"),
         ("restic", "rclone"),
     ],

@@ -4,7 +4,7 @@
 import disks
 import pytest
 from storage_qube import QrexecStore, StorageQube
-from test_storage_restic import backup
+from test_server_restic import backup
 from test_store_locks import leave_exclusive_lock
 
 pytestmark = [pytest.mark.engines, disks.NEEDS_ROOT]

@@ -68,7 +68,7 @@ def test_a_costly_message_ends_the_session(limited: StorageQube, name: str) -> N
     with limited.start("dedupbackup.Repository", "borg+main") as session:
         _, errors = session.communicate(HEAVY[name])
     assert session.returncode == 3, errors[-2000:]
-    assert errors.startswith(b"dedup-storage: "), errors[-2000:]
+    assert errors.startswith(b"dedup-server: "), errors[-2000:]
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
@@ -76,7 +76,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def test_messages_come_out_as_they_went_in_however_they_are_cut() -> None:
-    from dedup_storage.wire import Splitter  # noqa: PLC0415  (conftest.py sets the path)
+    from dedup_server.wire import Splitter  # noqa: PLC0415  (conftest.py sets the path)
 
     messages: list[object] = [
         {b"i": 1, b"m": b"put", b"a": {b"id": bytes(32), b"data": b"x" * 70_000, b"wait": True}},

@@ -207,7 +207,7 @@ def test_removing_without_room_in_a_storage_qube(restic_store: Store, command: s
     assert (
         "the disk of the repository main in the qube sys-far is full: in sys-far" in result.stderr
     )
-    assert "`dedup-storage discard main`" in result.stderr
+    assert "`dedup-server discard main`" in result.stderr
     assert "qvm-volume extend sys-far:private" in result.stderr
 
 
