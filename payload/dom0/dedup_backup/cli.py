@@ -1,57 +1,181 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the commands of qubes-dedup-backup; options.py has their command line."""
+"""The command line of qubes-dedup-backup."""
 
-import contextlib
-import json
-from collections.abc import Callable
-from pathlib import Path
+import argparse
+import re
+import sys
 
-from shimctl_lib import alarm
-from shimctl_lib.layout import Layout as ShimLayout
-from shimctl_lib.layout import ShimctlError
+from dedup_backup import VERSION
+from dedup_backup.qube import MAX_PATIENCE, PATIENCE, SLOWEST
+from dedup_backup.retention import RULES
+from dedup_backup.settings import DEFAULT_PROFILE
+from dedup_backup.store import MAX_RUNS
 
-from dedup_backup import judging, listing, making, options, removing, restore_guide
-from dedup_backup.context import Context, say
-from dedup_backup.errors import BackupError, clean
+_DESCRIPTION = (
+    "Set up a backup qube's store, and tell whether its backups are complete and unaltered."
+)
+_EPILOG = """\
+It runs in dom0, as root; restore-guide as the user.
 
-_COMMANDS: dict[str, Callable[[Context], int]] = {
-    "init": making.init,
-    "secrets": making.secrets,
-    "confirm": judging.confirm,
-    "verify": judging.verify,
-    "list": listing.list_runs,
-    "forget": removing.forget,
-    "prune": removing.prune,
-}
+exit codes:
+  0  all that was asked for was done; or was checked, and is right
+  1  something is wrong: each thing is told, with the member's name
+  2  wrong command line or configuration
+  3  nothing wrong was found, but not everything could be checked, or asked: it is told what
+  4  the qube or its store failed or made no sense: it was not done, or there is no verdict
+  130  interrupted
+
+init gives the store a new password, unless it has one, and makes its repository. The password is
+handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
+is none. Where there was a repository before, as the backup qube or dom0's records know, none is
+made: it may be out of reach, or another disk attached. With --new, what is there now is used, or an
+empty one is made.
+
+secrets lists what must be kept off this machine, for all backup profiles whose destination is
+dedup-store, with the command that shows each. It asks backup qubes that are running.
+
+confirm is for after a backup that qvm-backup called successful. It compares the member list of
+that backup's run in the store with the ledger that dom0 kept of it, demands dom0's own proof that
+the backup succeeded (backup_timestamp, which Qubes sets only then), and records in dom0 that the
+run is complete. Where dom0 has no proof (its home alone; a qube that was backed up again since) the
+run is "unproven", exit code 3, until `confirm RUN --succeeded` says that you saw qvm-backup
+succeed. What the store calls partial is never confirmed.
+
+verify compares again, or, with --data, has the whole archive sent to dom0 and checks every byte.
+Without the ledger (on another machine) the backup's own qubes.xml tells what must be there; it is
+read from the archive's beginning and checked under the passphrase. Both commands tell which qubes
+are in the run, and which of the backup profile's are not.
+
+forget has the store remove runs, and drops dom0's records of them. Runs are named, or a policy says
+what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a confirmed run,
+the newest of each, and, while there are fewer than N, the oldest run. A run goes when none of the
+options keeps it. Which run is newer, dom0's own counter says, not a clock. The newest confirmed run
+always stays; runs that are not confirmed, or that the store calls partial, don't count and stay. A
+run whose date can't be right, as dom0's clock was wrong, takes no other's place.
+--dry-run tells the same and changes nothing.
+
+list tells of backups, too, that left dom0 in clear and are not in the store: they failed, or were
+sent elsewhere under a passphrase that starts with 'dedup:'.
+
+prune has it remove partial
+runs (but none that is confirmed) and what failed backups left, and give back the space of all that
+was removed. In dom0 it drops the ledgers of backups that are in no store, 90 days after they were
+written; never the newest. When another store that dom0 knows of can't be asked, they stay.
+
+For forget and prune, a repository in a storage qube is opened, and closed at their end, or when
+this process ends. Which one is told by storage.toml alone:
+
+  /etc/qubes-dedup-backup/storage.toml
+    ["dedup-backup"."default"]    # backup qube, its store's profile
+    qube = "dedup-storage"
+    engine = "restic"             # or "borg"
+    repository = "default"        # its name in the storage qube
+
+restore-guide is for backups that the forum guide's script made, which are in clear. It warns, asks,
+and becomes qvm-backup-restore, with all that follows, and with a scrypt that only copies:
+qubes-dedup-backup restore-guide -d QUBE 'restic dump latest qubes-backup' work
+
+The store is the one that the backup profile sends to. What the backup qube says is not trusted:
+where it could lie, only `verify --data` is proof.
+"""
 
 
-def main() -> int:
-    """Run the command line's command.
+def parse() -> argparse.Namespace:
+    """Read the command line; exits with 2 when it is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="qubes-dedup-backup",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qubes-dedup-backup {VERSION}")
+    basic = argparse.ArgumentParser(add_help=False)
+    basic.add_argument("--json", action="store_true", help="report as JSON on stdout")
+    basic.add_argument("--root", default="/", help=argparse.SUPPRESS)
+    basic.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=_seconds,
+        help="how long a qube may keep this waiting, beside what its output takes at"
+        f" {SLOWEST >> 10} KiB a second; default: {PATIENCE}, for forget and prune 7 days",
+    )
+    common = argparse.ArgumentParser(add_help=False, parents=[basic])
+    common.add_argument(
+        "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
+    )
+    common.add_argument("--qube", metavar="NAME", help="default: the profile's destination")
+    common.add_argument(
+        "--store-profile", metavar="NAME", help="default: the profile's destination"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init = commands.add_parser("init", parents=[common], help="make the store's repository")
+    init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
+    init.add_argument(
+        "--new", action="store_true", help="also where there was another repository before"
+    )
+    commands.add_parser(
+        "secrets",
+        parents=[basic],
+        help="tell which secrets to keep elsewhere, and how to show them",
+    )
+    confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
+    confirm.add_argument(
+        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+    )
+    confirm.add_argument(
+        "--succeeded",
+        action="store_true",
+        help="I saw qvm-backup succeed: for what dom0 can't prove, as of its home alone",
+    )
+    verify = commands.add_parser("verify", parents=[common], help="check a run")
+    verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
+    verify.add_argument("--data", action="store_true", help="read and check the whole archive")
+    verify.add_argument(
+        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
+    )
+    commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    _add_forget(commands.add_parser("forget", parents=[common], help="remove runs from the store"))
+    commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
+    _add_restore_guide(commands.add_parser("restore-guide", help=_RESTORE_GUIDE))
+    return parser.parse_args(_words(sys.argv[1:]))
 
-    Returns:
-        The exit code.
-    """
-    arguments = options.parse()
-    try:
-        if arguments.command == "restore-guide":  # as the user, without a store
-            restore_guide.restore(arguments.words, unchecked=arguments.unchecked)
-        context = Context(arguments)
-        _say_alarm(Path(arguments.root))
-        return _COMMANDS[arguments.command](context)
-    except BackupError as error:
-        text, code = str(error), error.exit_code
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        text, code = f"{where}{error.strerror}", BackupError.exit_code
-    except KeyboardInterrupt:
-        return 130
-    say(text)
-    if arguments.json:
-        print(json.dumps({"error": clean(text, 600), "exit_code": code}))
-    return code
+
+_RESTORE_GUIDE = "restore what the forum guide's script made; nothing of it is checked"
 
 
-def _say_alarm(root: Path) -> None:
-    with contextlib.suppress(OSError, ShimctlError):  # it is not what was asked for
-        if text := alarm.warning(ShimLayout(root)):
-            say(f"warning: {text}")
+def _add_restore_guide(restore: argparse.ArgumentParser) -> None:
+    restore.description = f"{_RESTORE_GUIDE}."
+    restore.add_argument("--unchecked", action="store_true", help="agree to that, instead of asked")
+    restore.add_argument(
+        "words", metavar="ARGUMENT", nargs="*", help="for qvm-backup-restore: options, location"
+    )
+    restore.set_defaults(json=False)
+
+
+def _words(words: list[str]) -> list[str]:
+    """Let argparse take what is qvm-backup-restore's as it is, options too."""
+    if words[:1] == ["restore-guide"] and words[1:2] not in (["-h"], ["--help"]):
+        own = 2 if words[1:2] == ["--unchecked"] else 1
+        if words[own : own + 1] != ["--"]:
+            return [*words[:own], "--", *words[own:]]
+    return words
+
+
+def _add_forget(forget: argparse.ArgumentParser) -> None:
+    forget.add_argument("runs", metavar="RUN", nargs="*", help="or --keep-...: what stays")
+    forget.add_argument("--dry-run", action="store_true", help="tell what would go, change nothing")
+    for rule in RULES:
+        text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
+        forget.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
+
+
+def _seconds(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MAX_PATIENCE:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_PATIENCE}")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_RUNS:
+        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_RUNS}")
+    return int(text)

@@ -1,0 +1,1 @@
+../../../qube/dedup_store/qubesxml.py
