@@ -28,7 +28,8 @@ check 'ruff format' ruff format --quiet --check .
 check 'ruff check' ruff check --quiet .
 check 'mypy shim' mypy_part payload/dom0 payload/dom0/scrypt
 check 'mypy guide' mypy_part payload/dom0 payload/dom0/guide/scrypt
-check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl payload/dom0/shimctl_lib
+check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl payload/dom0/shimctl_lib \
+    payload/dom0/dom0_common
 check 'mypy qubes-dedup-backup' mypy_part payload/dom0:lab/dom0 \
     payload/dom0/qubes-dedup-backup payload/dom0/dedup_backup
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store

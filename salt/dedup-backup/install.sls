@@ -39,7 +39,7 @@ restores: the shim. In dom0: nothing.
   {%- set parts = {'dedup_store': 'qube', 'dedup_server': 'server'} %}
 {%- else %}
   {%- set from = {'scrypt': 'dom0', 'shimctl': 'dom0'} %}
-  {%- set parts = {'shimctl_lib': 'dom0', 'guard': 'dom0'} %}
+  {%- set parts = {'dom0_common': 'dom0', 'shimctl_lib': 'dom0', 'guard': 'dom0'} %}
 {%- endif %}
 {%- for program, side in from.items() %}
 

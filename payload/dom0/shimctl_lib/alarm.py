@@ -14,10 +14,10 @@ from .layout import SHIM, Layout
 
 def forgotten(at: Layout) -> str | None:
     """Return a sentence if no shim is installed though backups were made with one; else None."""
-    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(at.ledger) as ledgers:
+    with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(at.ledgers) as ledgers:
         if any(ledgers):
             return (
-                f"backups were made with the scrypt shim, as {at.ledger} shows, but it isn't"
+                f"backups were made with the scrypt shim, as {at.ledgers} shows, but it isn't"
                 f" installed, or {at.state} was lost: new backups don't deduplicate. `sudo shimctl"
                 " install` installs it"
             )

@@ -14,6 +14,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dom0_common.files import sync_folder
+
 from .layout import ChangedError
 
 NOREPLACE, EXCHANGE, AT_FDCWD = 1, 2, -100  # linux/fs.h, linux/fcntl.h; see rename(2)
@@ -31,15 +33,6 @@ class _UnsupportedError(Exception):
 def aside(path: Path) -> Path:
     """Return the name beside path of what comes to its place, and of what leaves it."""
     return path.with_name(f".{path.name}.shimctl-aside")
-
-
-def sync_folder(folder: Path) -> None:
-    """Let a rename, a new or a removed name in folder survive a power cut."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def place(new: Path, path: Path, was: Was | None = None) -> None:

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .exchange import Was, place, remove, sync_folder
+from dom0_common.files import creating, sync_folder
+
+from .exchange import Was, place, remove
 
 # What belongs to the file's place and not to its content: SELinux' label, access control lists.
 PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")
@@ -61,15 +63,8 @@ def replacing(path: Path, was: Was | None) -> Iterator[BinaryIO]:
     On any error before that it is gone.
     """
     new = temporary(path)
-    try:
-        with new.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            new.unlink(missing_ok=True)
-        raise
+    with creating(new) as file:
+        yield file
     place(new, path, was)
 
 

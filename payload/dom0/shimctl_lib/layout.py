@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Paths, errors, and running other programs with a limit on everything."""
+"""Constants, errors, and running other programs with a limit on everything."""
 
 import contextlib
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-PROGRAMS = Path(__file__).resolve().parents[1]  # /usr/lib/qubes-dedup-backup
-SHIM = PROGRAMS / "scrypt"
-GUARD = PROGRAMS / "guard"
+from dom0_common.paths import GUARD, PROGRAMS, SHIM, Paths
+from dom0_common.text import clean as printable
+
+__all__ = ["GUARD", "PROGRAMS", "SHIM", "Layout", "ask", "printable"]
+Layout = Paths
 MODES = ("authenticated", "off")
 METHODS = ("replace", "path")
 TRIGGERS = ("rpm", "dnf4", "dnf5", "path", "boot", "backup")
@@ -28,42 +29,6 @@ class ShimctlError(Exception):
 
 class ChangedError(ShimctlError):
     """A file was replaced after the look, so the plan is void."""
-
-
-class Layout:
-    """The paths in use, all below one root."""
-
-    def __init__(self, root: Path) -> None:
-        """Work below root, `/` for the running system."""
-        self.root = root
-        self.live = root == Path("/")
-        self.scrypt = root / "usr/bin/scrypt"  # the package's file, and what everybody calls
-        self.real = root / "usr/bin/scrypt.bak"  # the real scrypt, with method `replace`
-        self.old = root / "usr/bin/scrypt.old"  # the forum guide's other name for it
-        self.local = root / "usr/local/bin/scrypt"  # the shim, with method `path`
-        self.config = root / "etc/qubes-dedup-backup/scrypt.conf"
-        self.state = root / "var/lib/qubes-dedup-backup/state.json"  # exists while installed
-        self.ledger = root / "var/lib/qubes-dedup-backup/ledger"  # the shim's; outlives it
-        self.lock = root / "run/qubes-dedup-backup.lock"
-        self.waiting = root / "run/qubes-dedup-backup.waiting"  # folder: triggers to be served
-        self.log = root / "dev/log"
-        self.sessions = root / "run/user"
-        self.units = root / "etc/systemd/system"
-        self.dnf4 = root / "etc/dnf/plugins/post-transaction-actions.d"
-        self.dnf5 = root / "etc/dnf/libdnf5-plugins/actions.d"
-
-    @property
-    def systemd(self) -> bool:
-        """Tell whether systemd runs this system."""
-        return self.live and Path("/run/systemd/system").is_dir()
-
-
-def printable(text: bytes | str, limit: int = 300) -> str:
-    """Return text on one line, without control characters and not too long."""
-    if isinstance(text, bytes):
-        text = text[: 4 * limit].decode(errors="replace")
-    line = " ".join(text.split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:limit]
 
 
 def ask(
