@@ -1,15 +1,34 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line of qubes-dedup-backup."""
+"""The command line of qubes-dedup-backup: which action runs, and what its errors exit with."""
 
 import argparse
+import json
 import re
 import sys
+from collections.abc import Callable
+
+from dom0_common.text import clean
 
 from dedup_backup import VERSION
-from dedup_backup.qube import MAX_PATIENCE, PATIENCE, SLOWEST
-from dedup_backup.retention import RULES
+from dedup_backup.actions import confirm, forget, init, prune, restore_guide, secrets, verify
+from dedup_backup.actions import list as list_action
+from dedup_backup.calls.backup_qube import MAX_RUNS
+from dedup_backup.calls.service import MAX_PATIENCE, PATIENCE, SLOWEST
+from dedup_backup.errors import BackupError
+from dedup_backup.output import say
+from dedup_backup.records.retention import RULES
 from dedup_backup.settings import DEFAULT_PROFILE
-from dedup_backup.store import MAX_RUNS
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "init": init.run,
+    "secrets": secrets.run,
+    "confirm": confirm.run,
+    "verify": verify.run,
+    "list": list_action.run,
+    "forget": forget.run,
+    "prune": prune.run,
+    "restore-guide": restore_guide.run,
+}
 
 _DESCRIPTION = (
     "Set up a backup qube's store, and tell whether its backups are complete and unaltered."
@@ -80,7 +99,29 @@ where it could lie, only `verify --data` is proof.
 """
 
 
-def parse() -> argparse.Namespace:
+def main() -> int:
+    """Run the command line's action.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parse()
+    try:
+        return _ACTIONS[arguments.command](arguments)
+    except BackupError as error:
+        text, code = str(error), error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        text, code = f"{where}{error.strerror}", BackupError.exit_code
+    except KeyboardInterrupt:
+        return 130
+    say(text)
+    if arguments.json:
+        print(json.dumps({"error": clean(text, 600), "exit_code": code}))
+    return code
+
+
+def _parse() -> argparse.Namespace:
     """Read the command line; exits with 2 when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="qubes-dedup-backup",

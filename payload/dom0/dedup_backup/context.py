@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every command of qubes-dedup-backup works with."""
+"""What an action works with: the command line, and what it names."""
 
 import argparse
+import contextlib
 import os
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dedup_backup import ledger
-from dedup_backup.errors import UsageError, clean
-from dedup_backup.settings import Layout, Profile, Source
-from dedup_backup.store import RUN, Store
+from dom0_common.paths import Paths
+from dom0_common.text import clean
+from shimctl_lib import alarm
+from shimctl_lib.layout import ShimctlError
+
+from dedup_backup.calls.backup_qube import RUN, Store
+from dedup_backup.errors import UsageError
+from dedup_backup.output import say
+from dedup_backup.records import confirmed
+from dedup_backup.settings import Profile, StoreAddress
 
 
 class Context:
@@ -19,58 +25,52 @@ class Context:
 
     Attributes:
         arguments: the command line.
-        layout: where dom0's files are.
+        paths: where dom0's files are.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        """Take what the command line says.
-
-        Raises:
-            UsageError: we aren't root.
-        """
-        if os.geteuid():
-            raise UsageError("this is for root in dom0 alone: use sudo")
+        """Take the command line; `start` makes one."""
         self.arguments = arguments
-        self.layout = Layout(Path(arguments.root))
+        self.paths = Paths(Path(arguments.root))
 
     @cached_property
     def profile(self) -> Profile:
         """The backup profile."""
-        return Profile(self.layout, self.arguments.profile)
+        return Profile(self.paths, self.arguments.profile)
 
     @cached_property
-    def source(self) -> Source:
-        """Which store the command is about."""
-        return self.profile.source(self.arguments.qube, self.arguments.store_profile)
+    def address(self) -> StoreAddress:
+        """Where the store is that the command is about."""
+        return self.profile.address(self.arguments.qube, self.arguments.store_profile)
 
     @cached_property
     def store(self) -> Store:
         """That store."""
-        return Store(self.source, self.arguments.patience)
+        return Store(self.address, self.arguments.patience)
 
     @cached_property
     def confirmed(self) -> dict[str, dict[str, Any]]:
         """dom0's records of the store's confirmed runs, oldest first."""
-        return ledger.confirmed(self.layout, self.source)
-
-    @property
-    def place(self) -> str:
-        """The store, for messages."""
-        return place(self.source)
+        return confirmed.read(self.paths, self.address)
 
 
-def place(source: Source) -> str:
-    """Name a store for messages."""
-    return f"the store {source.store_profile} in {source.qube}"
+def start(arguments: argparse.Namespace) -> Context:
+    """Begin an action: warn when the shim or all of its guard is off.
 
-
-def say(text: str) -> None:
-    """Tell the user something beside the result."""
-    print(f"qubes-dedup-backup: {clean(text, 600)}", file=sys.stderr)
+    Raises:
+        UsageError: we aren't root.
+    """
+    if os.geteuid():
+        raise UsageError("this is for root in dom0 alone: use sudo")
+    context = Context(arguments)
+    with contextlib.suppress(OSError, ShimctlError):  # it is not what was asked for
+        if text := alarm.warning(context.paths):
+            say(f"warning: {text}")
+    return context
 
 
 def id_of(run: str) -> str:
-    """Take the backup's id from a run's name; the stream must prove it (check.py)."""
+    """Take the backup's id from a run's name; the stream must prove it (reading/check.py)."""
     found = RUN.fullmatch(run)
     if not found:
         raise UsageError(f"'{clean(run, 120)}' is no run's name: see `qubes-dedup-backup list`")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where things are in dom0, and what a backup profile says."""
+"""What dom0's settings say: the backup profiles, and storage.toml."""
 
 import os
 import re
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dom0_common.paths import Paths
+from dom0_common.text import clean
 
-from dedup_backup.errors import UsageError, clean
+from dedup_backup.errors import UsageError
 
 DEFAULT_PROFILE = "dedup-backup"
 # As Qubes and dedup-store name them (qubes/vm/__init__.py validate_name; dedup_store/config.py)
@@ -27,29 +29,20 @@ _MAX_STORAGE = 64 * 1024
 _STORE_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-class Layout:
-    """The paths in use, all below one root."""
-
-    def __init__(self, root: Path) -> None:
-        """Work below root, `/` for the running system."""
-        self.profiles = root / "etc/qubes/backup"
-        self.ledgers = root / "var/lib/qubes-dedup-backup/ledger"
-        self.order = root / "var/lib/qubes-dedup-backup/order"
-        self.encrypted = root / "var/lib/qubes-dedup-backup/encrypted"
-        self.storage = root / "etc/qubes-dedup-backup/storage.toml"
-        self.confirmed = root / "var/lib/qubes-dedup-backup/confirmed"
-
-
 @dataclass(frozen=True)
-class Source:
-    """A store: which qube, which of its profiles."""
+class StoreAddress:
+    """Where a store is: which qube, which of its profiles."""
 
     qube: str
     store_profile: str
 
+    def __str__(self) -> str:
+        """Name it for messages."""
+        return f"the store {self.store_profile} in {self.qube}"
+
 
 @dataclass(frozen=True)
-class Storage:
+class StorageRepository:
     """A repository in a storage qube."""
 
     qube: str
@@ -60,7 +53,7 @@ class Storage:
 class Profile:
     """A profile of qvm-backup (qubes-core-admin qubes/api/admin.py _load_backup_profile)."""
 
-    def __init__(self, layout: Layout, name: str) -> None:
+    def __init__(self, paths: Paths, name: str) -> None:
         """Name it; it is read when something of it is needed.
 
         Attributes:
@@ -70,9 +63,9 @@ class Profile:
         if not _PROFILE.fullmatch(name):
             raise UsageError("a backup profile's name has letters, digits, '_', '+', '.' and '-'")
         self.name = name
-        self.path = layout.profiles / f"{name}.conf"
+        self.path = paths.profiles / f"{name}.conf"
 
-    def source(self, qube: str | None, store_profile: str | None) -> Source:
+    def address(self, qube: str | None, store_profile: str | None) -> StoreAddress:
         """Find the store: as the command line says, else from the profile's destination.
 
         Raises:
@@ -86,16 +79,16 @@ class Profile:
                     " give --qube and --store-profile"
                 )
             qube, store_profile = qube or found[0], store_profile or found[1]
-        return _source(qube, store_profile)
+        return _address(qube, store_profile)
 
-    def store(self) -> Source | None:
+    def store(self) -> StoreAddress | None:
         """Give the store that it sends to, None when that is something else.
 
         Raises:
             UsageError: it can't be read, or names no store.
         """
         found = self._destination()
-        return found and _source(*found)
+        return found and _address(*found)
 
     def _destination(self) -> tuple[str, str] | None:
         content = self._read()
@@ -162,7 +155,7 @@ class Profile:
         return content
 
 
-def storage(layout: Layout, source: Source) -> Storage | None:
+def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository | None:
     """Tell which repository in a storage qube a store keeps its data in: dom0's own word.
 
     Returns:
@@ -171,7 +164,7 @@ def storage(layout: Layout, source: Source) -> Storage | None:
     Raises:
         UsageError: the file can't be used.
     """
-    path = layout.storage
+    path = paths.storage
     try:
         with path.open("rb") as file:
             info = os.fstat(file.fileno())
@@ -180,8 +173,8 @@ def storage(layout: Layout, source: Source) -> Storage | None:
             raise UsageError(f"others could write {path}: run `chown root` and `chmod 644`")
         if len(content) > _MAX_STORAGE:
             raise UsageError(f"{path} is too large")
-        found = tomllib.loads(content.decode()).get(source.qube, {})
-        entry = found.get(source.store_profile) if isinstance(found, dict) else found
+        found = tomllib.loads(content.decode()).get(address.qube, {})
+        entry = found.get(address.store_profile) if isinstance(found, dict) else found
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -190,25 +183,25 @@ def storage(layout: Layout, source: Source) -> Storage | None:
         return None
     if not isinstance(entry, dict) or set(entry) != set(_STORAGE):
         raise UsageError(
-            f"{path}: the entry of {source.qube}, {source.store_profile} must have the keys"
+            f"{path}: the entry of {address.qube}, {address.store_profile} must have the keys"
             f" {', '.join(_STORAGE)}, and no others"
         )
     for key, pattern in _STORAGE.items():
         if not isinstance(entry[key], str) or not pattern.fullmatch(entry[key]):
             raise UsageError(f"{path}: that is no {key}: '{clean(str(entry[key]), 80)}'")
-    return Storage(**entry)
+    return StorageRepository(**entry)
 
 
-def profiles(layout: Layout) -> list[Profile]:
+def all_profiles(paths: Paths) -> list[Profile]:
     """List the backup profiles, by name; what Qubes can't use as one is none."""
-    names = sorted(path.stem for path in layout.profiles.glob("*.conf"))
-    return [Profile(layout, name) for name in names if _PROFILE.fullmatch(name)]
+    names = sorted(path.stem for path in paths.profiles.glob("*.conf"))
+    return [Profile(paths, name) for name in names if _PROFILE.fullmatch(name)]
 
 
-def _source(qube: str, store_profile: str) -> Source:
+def _address(qube: str, store_profile: str) -> StoreAddress:
     if not _QUBE.fullmatch(qube) or not _STORE_PROFILE.fullmatch(store_profile):
         raise UsageError("that is no name of a qube or of a profile of dedup-store")
-    return Source(qube, store_profile)
+    return StoreAddress(qube, store_profile)
 
 
 def _words(command: str) -> list[str]:

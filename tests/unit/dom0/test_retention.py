@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dedup_backup.moment import earliest
-from dedup_backup.retention import NEWEST, RULES, UNSURE, Candidate, Plan, Row, candidate, plan
+from dedup_backup.records.moment import earliest
+from dedup_backup.records.retention import (
+    NEWEST,
+    RULES,
+    UNSURE,
+    Candidate,
+    Plan,
+    Row,
+    candidate,
+    plan,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -1,29 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The commands forget and prune."""
+"""Have the store remove runs, named or by a policy, and drop dom0's records of them."""
 
-import contextlib
+import argparse
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from dedup_backup import ledger, maintenance, moment, orphans, retention, settings
-from dedup_backup.context import Context, id_of, say
+from dedup_backup.calls import storage_qube
+from dedup_backup.context import Context, id_of, start
 from dedup_backup.errors import EXIT_WRONG, UsageError
+from dedup_backup.output import say
+from dedup_backup.records import confirmed, moment, order, retention
+from dedup_backup.settings import storage_repository
 
 
-@contextlib.contextmanager
-def _maintenance(context: Context) -> Iterator[bool]:
-    """Open the repository for removals, when it is in a storage qube; tell whether it is."""
-    storage = settings.storage(context.layout, context.source)
-    with maintenance.opened(storage) if storage else contextlib.nullcontext():
-        yield storage is not None
-
-
-def forget(context: Context) -> int:
-    """Have the store remove runs, named or by a policy, and drop dom0's records of them."""
-    policy = {rule: getattr(context.arguments, f"keep_{rule}") for rule in retention.RULES}
+def run(arguments: argparse.Namespace) -> int:
+    """Remove the runs that are named, or those that no rule keeps."""
+    context = start(arguments)
+    policy = {rule: getattr(arguments, f"keep_{rule}") for rule in retention.RULES}
     policy = {rule: count for rule, count in policy.items() if count is not None}
-    if bool(policy) == bool(context.arguments.runs):
+    if bool(policy) == bool(arguments.runs):
         raise UsageError("forget takes either the names of runs, or --keep-...: what stays")
     return _forget_by(context, policy) if policy else _forget_named(context)
 
@@ -33,7 +28,7 @@ def _forget_named(context: Context) -> int:
     stored = {run.name for run in context.store.runs()}
     unknown = [run for run in runs if run not in stored and run not in context.confirmed]
     if unknown:
-        raise UsageError(f"{context.place} has no run {unknown[0]}: see `list`")
+        raise UsageError(f"{context.address} has no run {unknown[0]}: see `list`")
     dry = context.arguments.dry_run
     opened = not dry and _remove(context, list(runs), stored)
     if context.arguments.json:
@@ -65,7 +60,7 @@ def _forget_by(context: Context, policy: dict[str, int]) -> int:
         print("\n".join(retention.as_text(plan, "would forget" if dry else "forgot")))
     lost = [run for run in context.confirmed if run not in stored]
     if lost:
-        say(f"{context.place} has lost {len(lost)} confirmed run(s): {lost[0]}")
+        say(f"{context.address} has lost {len(lost)} confirmed run(s): {lost[0]}")
     return EXIT_WRONG if lost else 0
 
 
@@ -77,38 +72,11 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
     """
     there, opened = [run for run in runs if run in stored], False
     if there:
-        with _maintenance(context) as opened:
+        with storage_qube.opened(storage_repository(context.paths, context.address)) as opened:
             context.store.forget(there)
-    ledger.mend_counter(context.layout)  # before what it is mended by goes
+    order.mend_counter(context.paths)  # before what it is mended by goes
     left = {id_of(run) for run in stored.difference(runs)}
     for run in runs:
         backup_id = id_of(run)
-        ledger.forget(context.layout, run, backup_id, keep_ledger=backup_id in left)
+        confirmed.forget(context.paths, run, backup_id, keep_ledger=backup_id in left)
     return opened
-
-
-def prune(context: Context) -> int:
-    """Have the store remove what isn't whole, but not what is confirmed; drop old ledgers."""
-    runs = context.store.runs()
-    keep = [run.name for run in runs if run.status == "partial" and run.name in context.confirmed]
-    with _maintenance(context) as opened:
-        removed = context.store.prune(keep)
-    stored, patience = {run.name for run in runs}, context.arguments.patience
-    dropped, why = orphans.drop_old(context.layout, context.source, stored, patience)
-    if context.arguments.json:
-        rows = [{"run": run, "was": was} for run, was in removed]
-        report = {"removed": rows, "maintenance": opened, "dropped_ledgers": dropped}
-        print(json.dumps(report))
-    else:
-        for run, was in removed:
-            print(f"removed {run} ({was})")
-        for backup_id in dropped:
-            old = f"it is in no store, and older than {orphans.OLD_DAYS} days"
-            print(f"dropped the ledger of backup {backup_id}: {old}")
-        print(f"{context.place} is pruned")
-    if why:
-        say(why)
-    lost = [run for run, _ in removed if run in context.confirmed]
-    if lost:
-        say(f"{context.place} has removed {len(lost)} confirmed run(s): {lost[0]}")
-    return EXIT_WRONG if lost else 0

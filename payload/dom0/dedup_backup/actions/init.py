@@ -1,16 +1,40 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes a repository's password in dom0, and the repository in the backup qube."""
+"""Make a repository's password in dom0, and have the backup qube make the repository."""
 
+import argparse
+import json
 import secrets
 from typing import Any
 
+from dedup_backup.calls.backup_qube import UNENCRYPTED, UNENCRYPTED_WARNING, Store
+from dedup_backup.context import start
 from dedup_backup.errors import BackupError
-from dedup_backup.store import UNENCRYPTED, Store
+from dedup_backup.output import say
 
 _ENTROPY = 32  # bytes
 
 
-def init(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, Any]:
+def run(arguments: argparse.Namespace) -> int:
+    """Make the password and the repository, unless they are there; with --check, only look."""
+    context = start(arguments)
+    check, known = arguments.check, len(context.confirmed)
+    result = _make(context.store, known, check=check, new=arguments.new)
+    if result["engine"] == UNENCRYPTED:
+        say(f"warning: {context.address}: {UNENCRYPTED_WARNING}")
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    made = "would be made" if check else "made"
+    steps = [("password", result["new_password"])] if result["engine"] != UNENCRYPTED else []
+    steps.append(
+        (f"{result['engine']} repository {result['repository']}", result["new_repository"])
+    )
+    for what, new in steps:
+        print(f"{context.address}: {what} {made if new else 'is there'}")
+    return 0
+
+
+def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, Any]:
     """Give the store a password when it needs one, and have it make its repository.
 
     The password goes from here to the qube's file, through a pipe; dom0 keeps no copy. Killed in

@@ -1,38 +1,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command list."""
+"""List the store's runs beside dom0's records, and the backups that are not in the store."""
 
+import argparse
 import itertools
 import json
 from typing import Any
 
-from dedup_backup import ledger, moment, orphans, retention
-from dedup_backup.context import Context, id_of, place, say
+from dedup_backup.calls.backup_qube import PARTIAL
+from dedup_backup.context import Context, id_of, start
 from dedup_backup.errors import EXIT_WRONG, BackupError
-from dedup_backup.ledger import Head
-from dedup_backup.store import PARTIAL
+from dedup_backup.output import say
+from dedup_backup.records import ledger, moment, orphans, retention
+from dedup_backup.records.ledger import Head
 
 
-def list_runs(context: Context) -> int:
-    """List the store's runs beside dom0's records: by dom0's order, what has none first.
-
-    Then the backups that are not in the store.
-    """
-    books, rows = ledger.heads(context.layout), []
-    for run in context.store.runs():
-        backup_id = id_of(run.name)
+def run(arguments: argparse.Namespace) -> int:
+    """List the runs by dom0's order, those without a place in it first."""
+    context = start(arguments)
+    books, rows = ledger.heads(context.paths), []
+    for one in context.store.runs():
         word = "no ledger"
-        if run.name in context.confirmed:
+        if one.name in context.confirmed:
             word = "confirmed"
-        elif backup_id in books:
+        elif id_of(one.name) in books:
             word = "unconfirmed"
-        rows.append({"run": run.name, "store": run.status, "dom0": word, "reason": run.reason})
+        rows.append({"run": one.name, "store": one.status, "dom0": word, "reason": one.reason})
     there = {row["run"] for row in rows}
     lost = [name for name in context.confirmed if name not in there]
     rows += [{"run": name, "store": "missing", "dom0": "confirmed", "reason": ""} for name in lost]
     known = [_place(context, row, books) | row for row in rows]
     known.sort(key=lambda row: (row["order"] or 0, row["run"]))
-    left = orphans.find(context.layout, there)
-    if context.arguments.json:
+    left = orphans.find(context.paths, there)
+    if arguments.json:
         print(json.dumps({"runs": known, "not_in_this_store": orphans.as_json(left)}))
     else:
         print(f"{'RUN':<58} {'BEGAN':<20} {'DOM0':<12} {'STORE':<8} REASON")
@@ -44,17 +43,17 @@ def list_runs(context: Context) -> int:
     partial = {row["run"] for row in rows if row["store"] == PARTIAL}
     for name in context.confirmed:
         if name in partial:
-            say(f"{name} is confirmed, but {context.place} calls it partial: see `verify {name}`")
+            say(f"{name} is confirmed, but {context.address} calls it partial: see `verify {name}`")
     _warn_of_clock(known)
     if lost:
-        say(f"{context.place} has lost {len(lost)} confirmed run(s)")
+        say(f"{context.address} has lost {len(lost)} confirmed run(s)")
     return EXIT_WRONG if lost else 0
 
 
 def _others(context: Context) -> list[str]:
     """Name the other stores that dom0 knows of; a profile that can't be read doesn't stop us."""
     try:
-        return [place(source) for source in orphans.other_stores(context.layout, context.source)]
+        return [str(address) for address in orphans.other_stores(context.paths, context.address)]
     except BackupError as error:
         return [f"the store that one of the other backup profiles names ({error})"]
 

@@ -7,16 +7,17 @@ is put first in the PATH of one qvm-backup-restore, which finds scrypt by it
 (qubes-core-admin-client, qubesadmin/backup/restore.py launch_scrypt).
 """
 
+import argparse
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from dom0_common.paths import GUIDE
+
 from dedup_backup.errors import BackupError, UsageError
 
-FOLDER = Path(__file__).resolve().parents[1] / "guide"
 TOOL = "qvm-backup-restore"
 # --paranoid-mode, --plan-b and what argparse takes for them: any beginning that no other option has
 # (--passphrase-file; qubesadmin/tools/qvm_backup_restore.py). Shorter ones it refuses itself.
@@ -30,29 +31,26 @@ backup, with the shim."""
 QUESTION = "Restore it unchecked? Type yes: "
 
 
-def restore(arguments: Sequence[str], *, unchecked: bool) -> NoReturn:
-    """Become qvm-backup-restore, with guide/scrypt for its scrypt.
-
-    Args:
-        arguments: qvm-backup-restore's.
-        unchecked: the user has agreed on the command line: only warn.
+def run(arguments: argparse.Namespace) -> NoReturn:
+    """Become qvm-backup-restore, with guide/scrypt for its scrypt; as the user, without a store.
 
     Raises:
         UsageError: the user didn't agree, or the arguments can't work.
         BackupError: a program is missing.
     """
-    if any(word.startswith(PARANOID) for word in arguments):
+    words = arguments.words  # qvm-backup-restore's arguments
+    if any(word.startswith(PARANOID) for word in words):
         raise UsageError("--paranoid-mode restores in a disposable, which this doesn't reach")
-    if not arguments:
+    if not words:
         raise UsageError(f"what follows are {TOOL}'s own arguments: options, location, qubes")
-    path = f"{FOLDER}:{os.environ.get('PATH', os.defpath)}"
-    if shutil.which("scrypt", path=path) != str(FOLDER / "scrypt"):
-        raise BackupError(f"there is no program {FOLDER}/scrypt: apply the role shim again")
+    path = f"{GUIDE}:{os.environ.get('PATH', os.defpath)}"
+    if shutil.which("scrypt", path=path) != str(GUIDE / "scrypt"):
+        raise BackupError(f"there is no program {GUIDE}/scrypt: apply the role shim again")
     print(WARNING, file=sys.stderr)
-    if not unchecked and not _agreed():
+    if not arguments.unchecked and not _agreed():
         raise UsageError("nothing was restored, as you did not agree")
     try:
-        os.execvpe(TOOL, [TOOL, *arguments], os.environ | {"PATH": path})
+        os.execvpe(TOOL, [TOOL, *words], os.environ | {"PATH": path})
     except OSError as error:
         raise BackupError(f"{TOOL} can't be run: {error.strerror}") from error
 

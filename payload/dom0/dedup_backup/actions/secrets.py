@@ -1,22 +1,48 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which secrets a person must keep off this machine, and the commands that show them."""
+"""List the secrets that a person must keep off this machine, and the commands that show them."""
 
+import argparse
+import json
 from typing import Any
 
-from dedup_backup.errors import BackupError
-from dedup_backup.settings import Layout, Profile, Source, profiles
-from dedup_backup.store import Store
+from dom0_common.paths import Paths
+
+from dedup_backup.calls.backup_qube import UNENCRYPTED_WARNING, Store
+from dedup_backup.context import start
+from dedup_backup.errors import EXIT_UNCHECKED, BackupError
+from dedup_backup.output import say
+from dedup_backup.settings import Profile, StoreAddress, all_profiles
 
 _NAMES = {"password": "repository password", "borg key": "borg key"}
 
 
-def secrets(
-    layout: Layout, patience: int | None
-) -> tuple[list[dict[str, Any]], list[Source], list[str]]:
+def run(arguments: argparse.Namespace) -> int:
+    """List the secrets of all backup profiles that send to dedup-store; none is shown."""
+    context = start(arguments)
+    rows, clear, unknown = _find(context.paths, arguments.patience)
+    if arguments.json:
+        stores = [str(address) for address in clear]
+        print(json.dumps({"secrets": rows, "unencrypted": stores, "unknown": unknown}))
+    else:
+        print("Keep these off this machine, or its backups can't be read after its loss.")
+        for row in rows:
+            print(f"{row['secret']} of the profile {row['profile']} ({row['place']})")
+            if row["command"]:
+                print(f"    {row['command']}")
+        for address in clear:
+            print(f"{address}: {UNENCRYPTED_WARNING}")
+    for text in unknown:
+        say(text)
+    return EXIT_UNCHECKED if unknown else 0
+
+
+def _find(
+    paths: Paths, patience: int | None
+) -> tuple[list[dict[str, Any]], list[StoreAddress], list[str]]:
     """Find the secrets of all backup profiles that send to dedup-store.
 
     Args:
-        layout: where the profiles are.
+        paths: where the profiles are.
         patience: as for Store.
 
     Returns:
@@ -26,21 +52,21 @@ def secrets(
     """
     rows: list[dict[str, Any]] = []
     unknown: list[str] = []
-    known: dict[Source, list[str] | None] = {}
-    for profile in profiles(layout):
+    known: dict[StoreAddress, list[str] | None] = {}
+    for profile in all_profiles(paths):
         try:
-            source = profile.store()
-            if source is None:
+            address = profile.store()
+            if address is None:
                 continue
             rows.append(_passphrase(profile))
-            if source not in known:
-                known[source] = []  # asked once, also when it can't tell
-                known[source] = Store(source, patience).secret_names()
+            if address not in known:
+                known[address] = []  # asked once, also when it can't tell
+                known[address] = Store(address, patience).secret_names()
         except BackupError as error:
             unknown.append(f"profile {profile.name}: {error}")
             continue
-        rows += [_of_store(profile, source, name) for name in known[source] or ()]
-    return rows, [source for source, names in known.items() if names is None], unknown
+        rows += [_of_store(profile, address, name) for name in known[address] or ()]
+    return rows, [address for address, names in known.items() if names is None], unknown
 
 
 def _passphrase(profile: Profile) -> dict[str, Any]:
@@ -51,11 +77,11 @@ def _passphrase(profile: Profile) -> dict[str, Any]:
     return row | {"place": str(profile.path), "command": command}
 
 
-def _of_store(profile: Profile, source: Source, name: str) -> dict[str, Any]:
-    command = f"dedup-store export-keys --profile {source.store_profile}"
+def _of_store(profile: Profile, address: StoreAddress, name: str) -> dict[str, Any]:
+    command = f"dedup-store export-keys --profile {address.store_profile}"
     return {
         "profile": profile.name,
         "secret": _NAMES[name],
-        "place": f"the store {source.store_profile} in {source.qube}",
-        "command": f"qvm-run --pass-io {source.qube} '{command}'",
+        "place": str(address),
+        "command": f"qvm-run --pass-io {address.qube} '{command}'",
     }

@@ -5,10 +5,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from dedup_backup import qube
-from dedup_backup.errors import BackupError, clean
-from dedup_backup.qube import Call
-from dedup_backup.settings import Source
+from dom0_common.text import clean
+
+from dedup_backup.calls import qubesd, service
+from dedup_backup.calls.service import Call
+from dedup_backup.errors import BackupError
+from dedup_backup.settings import StoreAddress
 
 RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-([A-Za-z0-9-]{1,64})-[0-9a-f]{4}")  # 1: the backup id
 MAX_RUNS, MAX_MEMBERS = 100_000, 200_000  # 200,000 full members are 20 TB
@@ -17,6 +19,9 @@ _MAX_LENGTH = 1 << 50
 SECRETS = ("password", "borg key")
 ENGINES = ("restic", "borg", "directory")
 UNENCRYPTED = "directory"  # the engine that has no password
+UNENCRYPTED_WARNING = (
+    "it is not encrypted: whoever can read its file system reads all backups in it"
+)
 PARTIAL = "partial"
 _STATUSES = ("whole", PARTIAL, "opaque")
 REMOVED = (PARTIAL, "unfinished")
@@ -73,14 +78,14 @@ class Repository:
 class Store:
     """The store of one profile in one qube."""
 
-    def __init__(self, source: Source, patience: int | None = None) -> None:
+    def __init__(self, address: StoreAddress, patience: int | None = None) -> None:
         """Name it; the qube is started by the first call when it is off.
 
         Args:
-            source: which.
-            patience: seconds for each call (qube.Call); None for the usual ones.
+            address: which.
+            patience: seconds for each call (service.Call); None for the usual ones.
         """
-        self._source = source
+        self._address = address
         self._patience = patience
 
     def runs(self, *, start: bool = True) -> list[Run]:
@@ -102,7 +107,7 @@ class Store:
             members = [_member(row) for row in rows]
             call.finish()
         if head is None or _run(head).name != run:
-            raise BackupError(f"{self._source.qube} answered for another run")
+            raise BackupError(f"{self._address.qube} answered for another run")
         return _run(head), members
 
     def stream(self, run: str) -> Call:
@@ -166,11 +171,13 @@ class Store:
         *arguments: str,
         feed: bool = False,
         autostart: bool = True,
-        patience: int = qube.PATIENCE,
+        patience: int = service.PATIENCE,
     ) -> Call:
-        words = ("dedup-store", command, "--profile", self._source.store_profile, *arguments)
-        return qube.call(
-            *(self._source.qube, qube.exec_service(words), f"dedup-store {command}"),
+        words = ("dedup-store", command, "--profile", self._address.store_profile, *arguments)
+        return service.call(
+            self._address.qube,
+            qubesd.exec_service(words),
+            f"dedup-store {command}",
             feed=feed,
             autostart=autostart,
             patience=self._patience or patience,

@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What qubesd says of the qubes there are: dom0's own word."""
+"""What qubesd says of the qubes, and the services that it starts in them."""
 
+import contextlib
+import subprocess
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from dedup_backup.errors import BackupError, clean
+from dom0_common.text import clean
 
-if TYPE_CHECKING:  # else only in _asked, so that --help works outside dom0
+from dedup_backup.errors import BackupError
+
+with contextlib.suppress(ModuleNotFoundError):  # outside dom0 only --help works (packaging/man.py)
+    import qubesadmin
+    import qubesadmin.exc
+    import qubesadmin.utils
     from qubesadmin import Qubes
     from qubesadmin.vm import QubesVM
 
 _T = TypeVar("_T")
+
+
+class NoQubeError(BackupError):
+    """dom0 has no such qube."""
 
 
 def stamps() -> dict[str, int | None]:
@@ -51,10 +62,52 @@ def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
     return _asked(chosen_names)
 
 
-def _asked(question: "Callable[[Qubes], _T]") -> _T:
-    import qubesadmin  # noqa: PLC0415
-    import qubesadmin.exc  # noqa: PLC0415
+def start_service(
+    qube: str, service: str, what: str, *, feed: bool, autostart: bool
+) -> subprocess.Popen[bytes]:
+    """Start a service in a qube as its default user; what it writes comes through pipes.
 
+    Args:
+        qube: its name.
+        service: NAME or NAME+ARGUMENT.
+        what: what it is, for messages.
+        feed: whether its stdin is a pipe, too; else that is empty.
+        autostart: whether to start the qube when it is off.
+
+    Raises:
+        NoQubeError: there is no such qube.
+        BackupError: it is off, or can't be called.
+    """
+    try:
+        return (
+            qubesadmin.Qubes()
+            .domains[qube]
+            .run_service(
+                service,
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                autostart=autostart,
+            )
+        )
+    except KeyError:
+        raise NoQubeError(f"there is no qube {qube}") from None
+    except qubesadmin.exc.QubesVMNotRunningError:
+        raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
+    except (qubesadmin.exc.QubesException, OSError) as error:
+        raise BackupError(f"can't call {qube} ({what}): {clean(str(error))}") from error
+
+
+def exec_service(words: tuple[str, ...]) -> str:
+    """Name the service that runs a program with these arguments, without a shell on either side.
+
+    qubes-core-admin-client qubesadmin/vm/__init__.py run_with_args does the same, but keeps all
+    output in memory.
+    """
+    return "qubes.VMExec+" + str(qubesadmin.utils.encode_for_vmexec(words))
+
+
+def _asked(question: "Callable[[Qubes], _T]") -> _T:
     try:
         return question(qubesadmin.Qubes())
     except (qubesadmin.exc.QubesException, OSError) as error:

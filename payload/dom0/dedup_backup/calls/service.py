@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Calls services in qubes and reads what they say, within limits.
-
-dom0 calls qubes.VMExec to run a program, without a shell on either side (qubes-core-admin-client
-qubesadmin/vm/__init__.py run_with_args does the same, but keeps all output in memory).
-"""
+"""Calls services in qubes and reads what they say, within limits."""
 
 import contextlib
 import json
@@ -15,7 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from dedup_backup.errors import BackupError, clean
+from dom0_common.text import clean
+
+from dedup_backup.calls import qubesd
+from dedup_backup.errors import BackupError
 
 PATIENCE = 4000  # seconds; dedup-store itself waits 3600 for a locked repository
 MAX_PATIENCE = 10**7  # 115 days
@@ -30,10 +29,6 @@ _NO_SUCH_RUN = 4  # dedup-store's exit code
 
 class NoRunError(BackupError):
     """The store has no such run."""
-
-
-class NoQubeError(BackupError):
-    """dom0 has no such qube."""
 
 
 class Call:
@@ -147,7 +142,7 @@ class Call:
             raise BackupError(f"{self._what}: it doesn't end") from None
         self._listener.join(5)
         if code:
-            said = clean(self._said.decode(errors="replace")) or "it said nothing"
+            said = clean(self._said) or "it said nothing"
             kind = NoRunError if code == _NO_SUCH_RUN else BackupError
             raise kind(f"{self._what} failed with {code}: {said}")
 
@@ -190,33 +185,5 @@ def call(  # noqa: PLR0913 - each is plain, and most have a default
     Raises:
         BackupError: there is no such qube, it is off, or it can't be called.
     """
-    # Only here, so that --help works outside dom0, as when the manual page is made.
-    import qubesadmin  # noqa: PLC0415
-    import qubesadmin.exc  # noqa: PLC0415
-
-    try:
-        process = (
-            qubesadmin.Qubes()
-            .domains[qube]
-            .run_service(
-                service,
-                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                autostart=autostart,
-            )
-        )
-    except KeyError:
-        raise NoQubeError(f"there is no qube {qube}") from None
-    except qubesadmin.exc.QubesVMNotRunningError:
-        raise BackupError(f"{qube} is not running: start it with `qvm-start {qube}`") from None
-    except (qubesadmin.exc.QubesException, OSError) as error:
-        raise BackupError(f"can't call {qube} ({what}): {clean(str(error))}") from error
+    process = qubesd.start_service(qube, service, what, feed=feed, autostart=autostart)
     return Call(process, f"{what} in {qube}", patience)
-
-
-def exec_service(words: tuple[str, ...]) -> str:
-    """Name the service that runs a program with these arguments."""
-    import qubesadmin.utils  # noqa: PLC0415
-
-    return "qubes.VMExec+" + str(qubesadmin.utils.encode_for_vmexec(words))

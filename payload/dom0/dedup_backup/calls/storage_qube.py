@@ -5,10 +5,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from dedup_backup import qube
-from dedup_backup.context import say
+from dedup_backup.calls import service
 from dedup_backup.errors import BackupError
-from dedup_backup.settings import Storage
+from dedup_backup.output import say
+from dedup_backup.settings import StorageRepository
 
 _PATIENCE = 300  # seconds that a running storage qube may take to open or close it
 # dedup_server/maintenance.py hold_open
@@ -18,15 +18,24 @@ _MAX_OUTCOME = 64  # bytes
 
 
 @contextlib.contextmanager
-def opened(storage: Storage) -> Iterator[None]:
+def opened(storage: StorageRepository | None) -> Iterator[bool]:
     """Keep maintenance open; it is closed when the call's stdin ends, whatever ends us.
+
+    Args:
+        storage: the repository; None when it is in no storage qube: nothing is opened then.
+
+    Yields:
+        Whether it was opened.
 
     Raises:
         BackupError: the storage qube refuses, or can't be called.
     """
-    service = f"dedupbackup.MaintenanceOpen+{storage.engine}+{storage.repository}"
+    if storage is None:
+        yield False
+        return
+    name = f"dedupbackup.MaintenanceOpen+{storage.engine}+{storage.repository}"
     what = "opening maintenance"
-    with qube.call(storage.qube, service, what, feed=True, patience=_PATIENCE) as call:
+    with service.call(storage.qube, name, what, feed=True, patience=_PATIENCE) as call:
         said = b""
         while len(said) < len(_OPEN) and (data := call.read(len(_OPEN) - len(said))):
             said += data
@@ -34,14 +43,14 @@ def opened(storage: Storage) -> Iterator[None]:
             call.send(b"")
             call.finish()
             raise BackupError(f"{storage.qube} doesn't open maintenance")
-        yield
+        yield True
         call.send(b"")
         said = _rest(call)
         call.finish()
         _tell(storage, said)
 
 
-def _rest(call: qube.Call) -> bytes:
+def _rest(call: service.Call) -> bytes:
     """Read what it says at its end, if that isn't too much."""
     said = b""
     while len(said) <= _MAX_OUTCOME and (data := call.read(_MAX_OUTCOME)):
@@ -49,7 +58,7 @@ def _rest(call: qube.Call) -> bytes:
     return said
 
 
-def _tell(storage: Storage, said: bytes) -> None:
+def _tell(storage: StorageRepository, said: bytes) -> None:
     """Tell the user what room the storage qube holds back; an older one doesn't say."""
     if not (found := _OUTCOME.fullmatch(said)):
         return

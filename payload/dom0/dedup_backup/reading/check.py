@@ -5,19 +5,34 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-from dedup_backup import qubesxml
-from dedup_backup.containers import AUTHENTICATED, ENCRYPTED, NONE, Containers, DamagedError
-from dedup_backup.ends import Ends
-from dedup_backup.errors import BackupError, WrongError, clean
-from dedup_backup.ledger import Row
-from dedup_backup.qube import Call
-from dedup_backup.store import OVERHEAD, Member
-from dedup_backup.stream import HEADER, HMAC, MAX_HEADER, MAX_XML, XML, Archive, CutError
-from dedup_backup.structure import Comparison, Structure, wrong_container
+from dom0_common.text import clean
 
-MAX_PROBLEMS = 20  # then nothing more is looked at
+from dedup_backup.calls.backup_qube import OVERHEAD, Member
+from dedup_backup.calls.service import Call
+from dedup_backup.errors import BackupError, WrongError
+from dedup_backup.reading import qubesxml
+from dedup_backup.reading.completeness import Comparison, Completeness, wrong_container
+from dedup_backup.reading.containers import (
+    AUTHENTICATED,
+    ENCRYPTED,
+    NONE,
+    Containers,
+    DamagedError,
+)
+from dedup_backup.reading.ends import Ends
+from dedup_backup.reading.report import EnoughError, Report
+from dedup_backup.reading.stream import (
+    HEADER,
+    HMAC,
+    MAX_HEADER,
+    MAX_XML,
+    XML,
+    Archive,
+    CutError,
+)
+from dedup_backup.records.ledger import Row
+
 _HEAD, _TAIL = 96, 32  # bytes of a container before and behind its payload (the shim)
 # What Qubes 4.x writes (qubes/backup.py BackupHeader); the id goes into all passphrase lines
 _HEADER = re.compile(
@@ -25,55 +40,6 @@ _HEADER = re.compile(
     rb"hmac-algorithm=scrypt\nbackup-id=([A-Za-z0-9-]{1,64})\n"
 )
 _INSIDE = "what is inside really encrypted files: that is for qvm-backup-restore --verify-only"
-
-
-class EnoughError(Exception):
-    """What was found is enough; to go on would tell nothing."""
-
-
-@dataclass
-class Report:
-    """What was found.
-
-    Attributes:
-        problems: what is wrong, each with the member's name.
-        unchecked: what could not be checked.
-        notes: what the user may want to know beside that.
-        qubes: names of the qubes in the backup, as far as its qubes.xml could be read.
-        lacking: names of the qubes that the backup profile means, but the backup hasn't.
-        members: how many members were looked at.
-        bytes: of their payload.
-    """
-
-    problems: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    qubes: list[str] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
-    members: int = 0
-    bytes: int = 0
-
-    def problem(self, text: str) -> None:
-        """Note what is wrong.
-
-        Raises:
-            EnoughError: it was the last that is noted.
-        """
-        text = clean(text)
-        if text not in self.problems:
-            self.problems.append(text)
-        if len(self.problems) >= MAX_PROBLEMS:
-            raise EnoughError
-
-    def note(self, text: str) -> None:
-        """Note what the user may want to know."""
-        self.notes.append(clean(text, 2000))
-
-    def leave(self, text: str) -> None:
-        """Note what can't be checked."""
-        text = clean(text)
-        if text not in self.unchecked:
-            self.unchecked.append(text)
 
 
 class Check:
@@ -101,9 +67,9 @@ class Check:
         Only the beginning of the stream is read, for qubes.xml. Its word is taken when the ledger
         has its SHA-256, or when its container is right under the passphrase.
         """
-        structure, compare = self._structure(), self._comparison()
+        completeness, compare = self._completeness(), self._comparison()
         for member in members:
-            structure.add(member.name, member.container, member.length)
+            completeness.add(member.name, member.container, member.length)
             if compare:
                 compare.add(Row(member.name, member.length, member.sha256, None))
             self._report.members += 1
@@ -113,19 +79,19 @@ class Check:
         for row in self._ledger or []:
             self._ends.add(row.name, row.length, row.zeros)
         self._beginning(stream, passphrase)
-        structure.judge(self._included())
+        completeness.judge(self._included())
         self._demand_ends()
 
     def data(self, members: list[Member], stream: Call, passphrase: bytes) -> None:
         """Check every byte of the stream, under the passphrase and against ledger and list."""
-        structure = self._structure()
+        completeness = self._completeness()
         said = [Row(member.name, member.length, None, None) for member in members]
         compares = [Comparison(said, "the store's own list", self._report.problem)]
         if compare := self._comparison():
             compares.append(compare)
         try:
             for name, kind, length, trailer in self._checked(stream, passphrase):
-                structure.add(name, kind, length)
+                completeness.add(name, kind, length)
                 for compare in compares:
                     compare.add(Row(name, length, None, trailer))
                 self._report.members += 1
@@ -139,7 +105,7 @@ class Check:
         self._demand_proof()
         for compare in compares:
             compare.finish()
-        structure.judge(self._included())
+        completeness.judge(self._included())
         self._demand_ends()
 
     @property
@@ -159,8 +125,8 @@ class Check:
         except BackupError as error:
             self._report.problem(str(error))
 
-    def _structure(self) -> Structure:
-        return Structure(self._report.problem, self._kinds)
+    def _completeness(self) -> Completeness:
+        return Completeness(self._report.problem, self._kinds)
 
     def _demand_proof(self) -> None:
         """Without a right backup-header.hmac nothing shows that this is the user's backup."""

@@ -7,11 +7,12 @@ _split_and_send for the chunks). The official restore checks none of this.
 
 from collections.abc import Callable, Collection
 
-from dedup_backup.containers import NONE
-from dedup_backup.errors import clean
-from dedup_backup.ledger import Row
-from dedup_backup.qubesxml import Qube
-from dedup_backup.stream import CHUNK_BYTES, HEADER, HMAC, XML, is_member_name
+from dom0_common.text import clean
+
+from dedup_backup.reading.containers import NONE
+from dedup_backup.reading.qubesxml import Qube
+from dedup_backup.reading.stream import CHUNK_BYTES, HEADER, HMAC, XML, is_member_name
+from dedup_backup.records.ledger import Row
 
 _FIRST = (HEADER, HMAC, XML)
 Problem = Callable[[str], None]
@@ -32,7 +33,7 @@ def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
     return f"{name} is in a container of a kind that it can't be in here: '{clean(kind, 20)}'"
 
 
-class Structure:
+class Completeness:
     """Takes the members in their order, then tells what is missing."""
 
     def __init__(self, problem: Problem, containers: Collection[str]) -> None:

@@ -6,10 +6,11 @@ import hashlib
 import hmac
 import os
 
+from dom0_common.text import clean
 from shimctl_lib.layout import ShimctlError
 from shimctl_lib.look import load_shim
 
-from dedup_backup.errors import BackupError, clean
+from dedup_backup.errors import BackupError
 
 AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
 _HEAD, _TAIL = 96, 32  # bytes of any container before and behind its payload

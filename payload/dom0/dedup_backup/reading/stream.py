@@ -11,9 +11,11 @@ import os
 import re
 from collections.abc import Iterator
 
-from dedup_backup.errors import WrongError, clean
-from dedup_backup.qube import Call
-from dedup_backup.store import MAX_MEMBERS, OVERHEAD
+from dom0_common.text import clean
+
+from dedup_backup.calls.backup_qube import MAX_MEMBERS, OVERHEAD
+from dedup_backup.calls.service import Call
+from dedup_backup.errors import WrongError
 
 HEADER, HMAC, XML = "backup-header", "backup-header.hmac", "qubes.xml.000.enc"
 CHUNK_BYTES = 100 << 20  # a full chunk's payload: qubes/backup.py Backup.chunk_size

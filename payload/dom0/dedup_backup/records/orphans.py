@@ -6,18 +6,20 @@ under a passphrase with `dedup:`. Its user must see it, until it is old.
 """
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dedup_backup import ledger, moment
+from dom0_common.locks import lock
+from dom0_common.paths import Paths
+
+from dedup_backup.calls.backup_qube import RUN, Store
+from dedup_backup.calls.qubesd import NoQubeError
 from dedup_backup.errors import BackupError
-from dedup_backup.qube import NoQubeError
-from dedup_backup.settings import Layout, Source, profiles
-from dedup_backup.store import RUN, Store
+from dedup_backup.records import confirmed, ledger, moment
+from dedup_backup.settings import StoreAddress, all_profiles
 
 OLD_DAYS = 90  # who looks at `list` every other month sees it
 _DAY = 24 * 3600
@@ -50,33 +52,33 @@ class Orphan:
         return moment.label(moment.utc(int(self.written)))
 
 
-def find(layout: Layout, stored: Iterable[str]) -> list[Orphan]:
+def find(paths: Paths, stored: Iterable[str]) -> list[Orphan]:
     """Find the ledgers whose backup is neither stored nor confirmed, in any store; oldest first.
 
     Args:
-        layout: where dom0's records are.
+        paths: where dom0's records are.
         stored: names of the runs that the store at hand has.
     """
     known = {found[1] for run in stored if (found := RUN.fullmatch(run))}
-    known |= {record["backup_id"] for record in ledger.confirmed(layout, None).values()}
-    times = {name: time for name, time in _times(layout).items() if name not in known}
-    return [_orphan(layout, name, times[name]) for name in sorted(times, key=lambda n: times[n])]
+    known |= {record["backup_id"] for record in confirmed.read(paths, None).values()}
+    times = {name: time for name, time in _times(paths).items() if name not in known}
+    return [_orphan(paths, name, times[name]) for name in sorted(times, key=lambda n: times[n])]
 
 
-def other_stores(layout: Layout, source: Source) -> list[Source]:
+def other_stores(paths: Paths, address: StoreAddress) -> list[StoreAddress]:
     """List the stores that dom0 knows of, by its profiles and by what was confirmed, but one.
 
     Raises:
         BackupError: a profile or a record can't be read.
     """
-    records = ledger.confirmed(layout, None).values()
-    found = {Source(str(row["qube"]), str(row["store_profile"])) for row in records}
-    found |= {store for profile in profiles(layout) if (store := profile.store())}
-    return sorted(found - {source}, key=lambda store: (store.qube, store.store_profile))
+    records = confirmed.read(paths, None).values()
+    found = {StoreAddress(str(row["qube"]), str(row["store_profile"])) for row in records}
+    found |= {store for profile in all_profiles(paths) if (store := profile.store())}
+    return sorted(found - {address}, key=lambda store: (store.qube, store.store_profile))
 
 
 def drop_old(
-    layout: Layout, source: Source, stored: Collection[str], patience: int | None
+    paths: Paths, address: StoreAddress, stored: Collection[str], patience: int | None
 ) -> tuple[list[str], str]:
     """Drop the ledgers that are old and belong to nothing.
 
@@ -84,27 +86,27 @@ def drop_old(
     makes none old. The newest one always stays.
 
     Args:
-        layout: where dom0's records are.
-        source: the store at hand.
+        paths: where dom0's records are.
+        address: the store at hand.
         stored: names of the runs that it has.
         patience: as for Store.
 
     Returns:
         The backups' ids, and why none could be dropped, if one should.
     """
-    old = _old(layout, find(layout, stored))
+    old = _old(paths, find(paths, stored))
     if not old:
         return [], ""
     elsewhere: set[str] = set()
     try:
-        for other in other_stores(layout, source):
+        for other in other_stores(paths, address):
             with contextlib.suppress(NoQubeError):  # what was in it has gone with it
                 elsewhere |= {run.name for run in Store(other, patience).runs(start=False)}
     except BackupError as error:  # it may have one of them
         return [], f"{len(old)} old ledger(s) stay, because another store can't be asked: {error}"
-    still = {orphan.backup_id for orphan in find(layout, {*stored, *elsewhere})}
+    still = {orphan.backup_id for orphan in find(paths, {*stored, *elsewhere})}
     return [
-        orphan.backup_id for orphan in old if orphan.backup_id in still and _drop(layout, orphan)
+        orphan.backup_id for orphan in old if orphan.backup_id in still and _drop(paths, orphan)
     ], ""
 
 
@@ -142,18 +144,18 @@ def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
     return lines
 
 
-def _times(layout: Layout) -> dict[str, float]:
+def _times(paths: Paths) -> dict[str, float]:
     """Tell when each ledger was written last."""
     found = {}
-    for name in ledger.heads(layout):
+    for name in ledger.heads(paths):
         with contextlib.suppress(FileNotFoundError):
-            found[name] = (layout.ledgers / name).lstat().st_mtime
+            found[name] = (paths.ledgers / name).lstat().st_mtime
     return found
 
 
-def _orphan(layout: Layout, backup_id: str, written: float) -> Orphan:
+def _orphan(paths: Paths, backup_id: str, written: float) -> Orphan:
     try:
-        found = ledger.read(layout, backup_id)
+        found = ledger.read(paths, backup_id)
     except BackupError:
         return Orphan(backup_id, written, None, 0)
     rows = found.rows if found else []
@@ -161,10 +163,10 @@ def _orphan(layout: Layout, backup_id: str, written: float) -> Orphan:
     return Orphan(backup_id, written, len(rows), sum(row.length for row in rows))
 
 
-def _old(layout: Layout, orphans: list[Orphan]) -> list[Orphan]:
-    times = _times(layout)
+def _old(paths: Paths, orphans: list[Orphan]) -> list[Orphan]:
+    times = _times(paths)
     limit = min(time.time(), max(times.values(), default=0)) - OLD_DAYS * _DAY
-    orders = {name: head.order or 0 for name, head in ledger.heads(layout).items()}
+    orders = {name: head.order or 0 for name, head in ledger.heads(paths).items()}
     newest = max(orders.values(), default=0)
     return [
         orphan
@@ -173,20 +175,18 @@ def _old(layout: Layout, orphans: list[Orphan]) -> list[Orphan]:
     ]
 
 
-def _drop(layout: Layout, orphan: Orphan) -> bool:
+def _drop(paths: Paths, orphan: Orphan) -> bool:
     """Drop a ledger, unless somebody writes to it, or has."""
-    path = layout.ledgers / orphan.backup_id
+    path = paths.ledgers / orphan.backup_id
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the shim's `note` does
-        if os.fstat(file).st_mtime != orphan.written:
+        # the shim's `note` locks it as well
+        if not lock(file) or os.fstat(file).st_mtime != orphan.written:
             return False
         path.unlink()
-    except BlockingIOError:
-        return False
     finally:
         os.close(file)
     return True

@@ -2,29 +2,31 @@
 """dom0's own proof that a backup succeeded.
 
 The ledger has what the shim saw, not what should have been sent. Whether a backup succeeded, only
-qubesd knows; then it sets backup_timestamp of each qube in it (inventory.py). Those stamps are of
-this backup when they are other ones than before it, by its own qubes.xml; later than its ledger's
-last row (both by dom0's clock); equal, but for the moments it takes to set them; and when no other
-backup is known that may have set them.
+qubesd knows; then it sets backup_timestamp of each qube in it (calls/qubesd.py). Those stamps are
+of this backup when they are other ones than before it, by its own qubes.xml; later than its
+ledger's last row (both by dom0's clock); equal, but for the moments it takes to set them; and when
+no other backup is known that may have set them.
 
 qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
 long a store may take behind the last file: an hour, for a slow one (qubesd has up to 1.1 GB ready
 to be sent then). Of other backups dom0 has ledgers, or, if they are really encrypted, the time at
 which they began. One that the shim didn't see, as it was off, would be taken for one that failed. A
-file that its tar left in the middle shows (ends.py), if it isn't compressed. If it is, the stamps
-are all there is, and must come within ten minutes. A slower store's run needs somebody who saw the
-backup succeed.
+file that its tar left in the middle shows (reading/ends.py), if it isn't compressed. If it is, the
+stamps are all there is, and must come within ten minutes. A slower store's run needs somebody who
+saw the backup succeed.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dedup_backup import inventory, ledger, moment
+from dom0_common.paths import Paths
+
+from dedup_backup.calls import qubesd
 from dedup_backup.errors import BackupError
-from dedup_backup.ledger import Ledger
-from dedup_backup.qubesxml import Qube
-from dedup_backup.settings import Layout
+from dedup_backup.reading.qubesxml import Qube
+from dedup_backup.records import confirmed, ledger, moment
+from dedup_backup.records.ledger import Ledger
 
 _APART = 60  # seconds, at most, between the first and the last stamp of one backup
 _LATEST = 3600  # seconds, at most, that a store may take to finish after the last file
@@ -52,11 +54,11 @@ class Proof:
     gone: tuple[str, ...] = ()
 
 
-def of(layout: Layout, backup_id: str, book: Ledger, qubes: list[Qube], *, has_ends: bool) -> Proof:
+def of(paths: Paths, backup_id: str, book: Ledger, qubes: list[Qube], *, has_ends: bool) -> Proof:
     """Tell whether a backup succeeded, as far as dom0 can.
 
     Args:
-        layout: where dom0's records are.
+        paths: where dom0's records are.
         backup_id: the backup.
         book: its ledger.
         qubes: what its own qubes.xml describes.
@@ -65,9 +67,9 @@ def of(layout: Layout, backup_id: str, book: Ledger, qubes: list[Qube], *, has_e
     Raises:
         BackupError: qubesd can't be asked, or a record is damaged.
     """
-    now = inventory.stamps()
+    now = qubesd.stamps()
     known = [now.get(qube.name or "") for qube in qubes if qube.path]
-    others = rivals(layout, backup_id, book, known)
+    others = rivals(paths, backup_id, book, known)
     return judge(qubes, now, book, others, has_ends=has_ends)
 
 
@@ -157,12 +159,12 @@ def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
 
 
 def rivals(
-    layout: Layout, backup_id: str, book: Ledger, stamps: Iterable[int | None]
+    paths: Paths, backup_id: str, book: Ledger, stamps: Iterable[int | None]
 ) -> Iterable[str]:
     """Name other backups that may have set these stamps, each with why.
 
     Args:
-        layout: where dom0's records are.
+        paths: where dom0's records are.
         backup_id: the backup in question.
         book: its ledger.
         stamps: those of its qubes.
@@ -170,19 +172,19 @@ def rivals(
     known = [stamp for stamp in stamps if stamp is not None]
     if not known:
         return
-    for run, record in ledger.confirmed(layout, None).items():
+    for run, record in confirmed.read(paths, None).items():
         if record["backup_id"] == backup_id or None in (record.get(key) for key in _STAMPS):
             continue
         first, last = (record[key] for key in _STAMPS)
         if any(first <= stamp <= last for stamp in known):
             yield f"backup_timestamp of its qubes is that of the run {run}"
-    yield from _encrypted(layout, book, max(known))
+    yield from _encrypted(paths, book, max(known))
     folders = _folders(book)
-    for other, head in ledger.heads(layout).items():
+    for other, head in ledger.heads(paths).items():
         if other == backup_id or head.is_before(book.head):
             continue
         try:
-            theirs = ledger.read(layout, other)
+            theirs = ledger.read(paths, other)
         except BackupError as error:
             yield f"{error}; it could be that of a later backup of the same qubes"
             continue
@@ -190,9 +192,9 @@ def rivals(
             yield f"the backup {other} of the same qubes came later, and may have succeeded"
 
 
-def _encrypted(layout: Layout, book: Ledger, stamp: int) -> Iterable[str]:
+def _encrypted(paths: Paths, book: Ledger, stamp: int) -> Iterable[str]:
     """Name backups without a ledger that were begun after this one, and before the stamp."""
-    for began in ledger.encrypted(layout):
+    for began in ledger.encrypted(paths):
         if (book.head.began or 0) <= began and moment.earliest(began) <= stamp:
             yield (
                 f"a really encrypted backup was begun at {moment.label(moment.utc(began))}, after"
@@ -216,7 +218,5 @@ def as_record(proof: Proof) -> dict[str, Any]:
     """Give what the record of a confirmed run keeps of its proof."""
     if proof.first is None:
         return {"proof": "somebody saw the backup succeed"}
-    return {
-        "proof": "backup_timestamp",
-        **dict(zip(_STAMPS, (proof.first, proof.last), strict=True)),
-    }
+    stamps = dict(zip(_STAMPS, (proof.first, proof.last), strict=True))
+    return {"proof": "backup_timestamp", **stamps}

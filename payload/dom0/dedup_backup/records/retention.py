@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dedup_backup import moment
-from dedup_backup.store import PARTIAL, RUN
+from dedup_backup.calls.backup_qube import PARTIAL, RUN
+from dedup_backup.records import moment
 
 # qubes/backup.py Backup.__init__ of qubes-core-admin: "%Y%m%dT%H%M%S" in local time, and the pid
 _BACKUP_ID = re.compile(r"([0-9]{8}T[0-9]{6})-[0-9]+")
@@ -76,7 +76,7 @@ class Plan:
 
 
 def candidate(run: str, record: Mapping[str, Any]) -> Candidate:
-    """Take from a run's record (ledger.py) what a policy needs."""
+    """Take from a run's record (confirmed.py) what a policy needs."""
     began = record.get("began")
     made = _made(run) if began is None else moment.utc(began)
     return Candidate(run, record.get("order", 0), made)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checks a run and reports what was found: what confirm and verify have in common."""
+
+import json
+from typing import Any
+
+from dedup_backup.calls import qubesd
+from dedup_backup.calls.backup_qube import PARTIAL
+from dedup_backup.calls.service import NoRunError
+from dedup_backup.context import Context, id_of
+from dedup_backup.errors import BackupError
+from dedup_backup.reading.check import Check
+from dedup_backup.reading.report import EnoughError, Report
+from dedup_backup.records.ledger import Ledger
+
+
+def examine(
+    context: Context, run: str, book: Ledger | None, *, data: bool, passphrase: bytes | None
+) -> tuple[Report, Check]:
+    """Check a run.
+
+    Args:
+        context: which store.
+        run: its name.
+        book: its backup's ledger, None when dom0 has none.
+        data: whether to read and check all of its bytes.
+        passphrase: that of the backup, None when only the ledger is to be compared with.
+
+    Returns:
+        What was found, and the check, which knows the backup's qubes.
+    """
+    report = Report()
+    check = Check(id_of(run), None if book is None else book.rows, report)
+    try:
+        head, members = context.store.members(run)
+        if head.status == PARTIAL:
+            report.problem(f"the store calls it partial: {head.reason}")
+        with context.store.stream(run) as stream:
+            if data and passphrase is not None:
+                check.data(members, stream, passphrase)
+            else:
+                check.member_list(members, stream, passphrase)
+    except EnoughError:
+        pass
+    except NoRunError as error:
+        if run not in context.confirmed:
+            raise
+        report.problem(f"the store has lost it: {error}")
+    if check.described is not None:
+        _note_lacking(context, report)
+    return report, check
+
+
+def _note_lacking(context: Context, report: Report) -> None:
+    """Note which qubes the backup profile means that aren't in the run."""
+    try:
+        include, exclude = context.profile.qubes()
+        wanted = qubesd.wanted(include, exclude)
+    except BackupError as error:
+        report.note(f"which qubes the profile wants isn't known: {error}")
+        return
+    report.lacking = [name for name in wanted if name not in report.qubes]
+
+
+def print_report(
+    context: Context, run: str, report: Report, verdict: str, *, data: bool = False
+) -> None:
+    """Print what was found in a run; data tells whether all of its bytes were read."""
+    confirmed = run in context.confirmed or verdict == "confirmed"
+    if context.arguments.json:
+        result: dict[str, Any] = {"run": run, "verdict": verdict, "confirmed": confirmed}
+        print(json.dumps(result | vars(report)))
+        return
+    for text in report.problems:
+        print(f"wrong: {text}")
+    for text in report.unchecked:
+        print(f"not checked: {text}")
+    for text in report.notes:
+        print(f"note: {text}")
+    if report.qubes:
+        print(f"qubes in it: {', '.join(report.qubes)}")
+    if report.lacking:
+        name = context.profile.name
+        print(f"not in it, but in the profile {name}: {', '.join(report.lacking)}")
+    by = "its data" if data else "by its member list"
+    note = "" if confirmed else ", a run that is not confirmed"
+    print(f"{run} ({by}, {report.members} members, {report.bytes} bytes{note}): {verdict}")

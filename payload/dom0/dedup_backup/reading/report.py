@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was found in a run."""
+
+from dataclasses import dataclass, field
+
+from dom0_common.text import clean
+
+from dedup_backup.errors import EXIT_UNCHECKED, EXIT_WRONG
+
+MAX_PROBLEMS = 20  # then nothing more is looked at
+
+
+class EnoughError(Exception):
+    """What was found is enough; to go on would tell nothing."""
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        problems: what is wrong, each with the member's name.
+        unchecked: what could not be checked.
+        notes: what the user may want to know beside that.
+        qubes: names of the qubes in the backup, as far as its qubes.xml could be read.
+        lacking: names of the qubes that the backup profile means, but the backup hasn't.
+        members: how many members were looked at.
+        bytes: of their payload.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    qubes: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+    members: int = 0
+    bytes: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code by what was found until now."""
+        if self.problems:
+            return EXIT_WRONG
+        return EXIT_UNCHECKED if self.unchecked else 0
+
+    def problem(self, text: str) -> None:
+        """Note what is wrong.
+
+        Raises:
+            EnoughError: it was the last that is noted.
+        """
+        text = clean(text)
+        if text not in self.problems:
+            self.problems.append(text)
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise EnoughError
+
+    def note(self, text: str) -> None:
+        """Note what the user may want to know."""
+        self.notes.append(clean(text, 2000))
+
+    def leave(self, text: str) -> None:
+        """Note what can't be checked."""
+        text = clean(text)
+        if text not in self.unchecked:
+            self.unchecked.append(text)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""dom0's records of the runs that were confirmed: a file for each."""
+
+import json
+import time
+from typing import Any
+
+from dom0_common import files
+from dom0_common.paths import Paths
+
+from dedup_backup.calls.backup_qube import RUN
+from dedup_backup.errors import BackupError
+from dedup_backup.records.ledger import ORDERS, TIMES, Head, number
+from dedup_backup.settings import StoreAddress
+
+
+def read(paths: Paths, address: StoreAddress | None) -> dict[str, dict[str, Any]]:
+    """Read the records of the runs of a store that were confirmed, oldest first.
+
+    Their order is that of dom0's counter. Those of an older version, and those that could not be
+    counted, come first, in the order of their confirmation.
+
+    Args:
+        paths: where they are.
+        address: the store, None for all.
+
+    Raises:
+        BackupError: one of them is damaged.
+    """
+    records = []
+    for path in paths.confirmed.glob("*.json"):
+        try:
+            record = json.loads(path.read_bytes())
+            found = RUN.fullmatch(record["run"])
+            if not found or path.stem != record["run"]:
+                raise ValueError("it is of no run, or of another one")
+            if record["backup_id"] != found[1]:
+                raise ValueError("it is of another backup than its run")
+            order = number(record, "order", ORDERS)
+            for key in ("began", "stamp_first", "stamp_last"):
+                number(record, key, TIMES)
+            if address in (None, StoreAddress(str(record["qube"]), str(record["store_profile"]))):
+                records.append(((order or 0, str(record["confirmed"]), record["run"]), record))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BackupError(f"the record {path} is damaged: {error}") from None
+    return {record["run"]: record for _, record in sorted(records, key=lambda item: item[0])}
+
+
+def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[str, Any]) -> None:
+    """Record that a run is confirmed, with its place in dom0's order, and more that is known."""
+    path = paths.confirmed / f"{run}.json"
+    record: dict[str, Any] = {
+        "run": run,
+        "qube": address.qube,
+        "store_profile": address.store_profile,
+        "confirmed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    if head.order != 0:  # without this key, it is of an older version, whose ledgers had no order
+        record["order"] = head.order
+    if head.began is not None:
+        record |= {"began": head.began, "offset": head.offset}
+    record |= more
+    paths.confirmed.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.replace(path, json.dumps(record, indent=1).encode() + b"\n")
+
+
+def forget(paths: Paths, run: str, backup_id: str, *, keep_ledger: bool) -> None:
+    """Drop the records of a run; its ledger stays while another run has the same backup.
+
+    That the run was confirmed goes last: by it a forget that was killed can be repeated.
+    """
+    record = paths.confirmed / f"{run}.json"
+    others = (RUN.fullmatch(path.stem) for path in paths.confirmed.glob("*.json") if path != record)
+    if not keep_ledger and all(found is None or found[1] != backup_id for found in others):
+        (paths.ledgers / backup_id).unlink(missing_ok=True)
+    record.unlink(missing_ok=True)
