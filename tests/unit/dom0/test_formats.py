@@ -26,11 +26,12 @@ from typing import Any
 
 import memory_engine
 import pytest
-from dedup_backup import ledger
-from dedup_backup.settings import Layout, Source
+from dedup_backup.records import confirmed, ledger
+from dedup_backup.settings import StoreAddress
 from dedup_store.engine_directory import DirectoryWriter
 from dedup_store.manifest import from_json, pack_summary, read_summary
 from dedup_store.recipe import operations
+from dom0_common.paths import Paths
 from shim_driver import temporary_root
 from store_profile import Store
 
@@ -190,8 +191,8 @@ def test_dom0_reads_its_records(tmp_path: Path) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(vector(name) + "\n")
-    layout = Layout(tmp_path)
-    found = ledger.read(layout, BACKUP)
+    paths = Paths(tmp_path)
+    found = ledger.read(paths, BACKUP)
     assert found
     assert (found.head.order, found.head.began, found.head.offset) == (12, 1795515300, 3600)
     kept = [json.loads(row) for row in vector("ledger").splitlines()]
@@ -199,18 +200,18 @@ def test_dom0_reads_its_records(tmp_path: Path) -> None:
         ("backup-header", kept[0]["sha256"]),
         *((row["member"], row["sha256"]) for row in kept),
     ]
-    assert ledger.encrypted(layout) == [int(vector("encrypted"))]
+    assert ledger.encrypted(paths) == [int(vector("encrypted"))]
     record = json.loads(vector("confirmed"))
-    assert ledger.confirmed(layout, Source("dedup-backup", "default")) == {RUN: record}
+    assert confirmed.read(paths, StoreAddress("dedup-backup", "default")) == {RUN: record}
 
 
 def test_dom0_writes_its_record(tmp_path: Path) -> None:
     record = json.loads(vector("confirmed"))
-    layout, source = Layout(tmp_path), Source("dedup-backup", "default")
+    paths, address = Paths(tmp_path), StoreAddress("dedup-backup", "default")
     head = ledger.Head(record["order"], record["began"], record["offset"])
     more = {key: record[key] for key in list(record)[list(record).index("backup_id") :]}
-    ledger.confirm(layout, source, RUN, head, more)
-    text = (layout.confirmed / f"{RUN}.json").read_text()
+    confirmed.add(paths, address, RUN, head, more)
+    text = (paths.confirmed / f"{RUN}.json").read_text()
     assert re.sub(r'("confirmed": )"[^"]*"', rf'\1"{record["confirmed"]}"', text) == (
         vector("confirmed") + "\n"
     )
