@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""shimctl's parts: layout and files below; look, packages, probe find out; plan, guard change."""
+"""shimctl's parts: look finds out what is in place, plan decides, system/ makes the changes."""

@@ -8,8 +8,9 @@ nobody else would.
 import contextlib
 import os
 
-from . import callers, files, guard, state
-from .layout import SHIM, Layout
+from shimctl_lib import guard, state
+from shimctl_lib.layout import SHIM, Layout
+from shimctl_lib.system import callers, files
 
 
 def forgotten(at: Layout) -> str | None:

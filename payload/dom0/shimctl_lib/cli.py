@@ -10,8 +10,17 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import alarm, attributes, exchange, files, guard, look, plan, state, status, tell
-from .layout import METHODS, MODES, TRIGGERS, ChangedError, Layout, ShimctlError, printable
+from shimctl_lib import alarm, guard, look, plan, state, status, tell
+from shimctl_lib.layout import (
+    METHODS,
+    MODES,
+    TRIGGERS,
+    ChangedError,
+    Layout,
+    ShimctlError,
+    printable,
+)
+from shimctl_lib.system import attributes, exchange, files
 
 RETRIES = 3  # looks, when a package manager changes something between look and change
 ROUNDS = 20  # looks for triggers that came meanwhile, before one leaves the rest to the next

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from . import files, packages
-from .layout import GUARD, Layout, ShimctlError, ask, printable
+from shimctl_lib.layout import GUARD, Layout, ShimctlError, ask, printable
+from shimctl_lib.system import files, packages
 
 PATH_UNIT = "qubes-dedup-backup-guard.path"
 SERVICE = "qubes-dedup-backup-guard.service"

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from . import callers, files, guard, packages, state
-from .layout import GUIDES_BACKUPS, SHIM, Layout, ShimctlError, ask
+from shimctl_lib import guard, state
+from shimctl_lib.layout import GUIDES_BACKUPS, SHIM, Layout, ShimctlError, ask
+from shimctl_lib.system import callers, files, packages
 
 MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
 OURS = ("shim", "other shim")

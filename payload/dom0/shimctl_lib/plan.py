@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import files, guard, look, packages, probe, state
-from .layout import GUIDES_BACKUPS, REINSTALL, SHIM, Layout, ShimctlError
+from shimctl_lib import guard, look, state
+from shimctl_lib.layout import GUIDES_BACKUPS, REINSTALL, SHIM, Layout, ShimctlError
+from shimctl_lib.system import files, packages, probe
 
 CONFIG_TEXT = """\
 # What /usr/bin/scrypt does with Qubes backups (qubes-dedup-backup).

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from . import files
-from .layout import TRIGGERS, Layout, ShimctlError
+from shimctl_lib.layout import TRIGGERS, Layout, ShimctlError
+from shimctl_lib.system import files
 
 PATIENCE = 3  # seconds that a person waits for the lock
 BOOKKEEPING = ("last", "last_change", "triggers")

@@ -3,8 +3,9 @@
 
 from typing import Any
 
-from . import callers, guard, look, packages
-from .layout import PROGRAMS, REINSTALL, Layout
+from shimctl_lib import guard, look
+from shimctl_lib.layout import PROGRAMS, REINSTALL, Layout
+from shimctl_lib.system import callers, packages
 
 Report = dict[str, Any]
 CONSEQUENCE = (

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import time
 
-from .layout import ENVIRONMENT, Layout
+from shimctl_lib.layout import ENVIRONMENT, Layout
 
 WARNING, NOTICE = 4, 5  # syslog's levels (RFC 5424, section 6.2.1)
 SECONDS = 3

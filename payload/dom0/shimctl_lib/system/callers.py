@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from .layout import SHIM, Layout, ask
+from shimctl_lib.layout import SHIM, Layout, ask
 
 # Folders that a PATH names before /usr/bin: systemd's default (src/basic/path-util.h), which qubesd
 # has, and sudo's secure_path in Fedora; and what login shells put first (Fedora's ~/.bashrc).

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from dom0_common.files import creating, sync_folder
 
-from .exchange import Was, place, remove
+from shimctl_lib.system.exchange import Was, place, remove
 
 # What belongs to the file's place and not to its content: SELinux' label, access control lists.
 PLACE_ATTRIBUTES = ("security.selinux", "system.posix_acl_access")

@@ -4,7 +4,7 @@
 import hashlib
 from pathlib import Path
 
-from .layout import Layout, ShimctlError, ask, printable
+from shimctl_lib.layout import Layout, ShimctlError, ask, printable
 
 SCRYPT = "/usr/bin/scrypt"
 DIVERTED = "/usr/bin/scrypt.bak"

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .layout import ENVIRONMENT, printable
+from shimctl_lib.layout import ENVIRONMENT, printable
 
 ENTER, CONFIRM = b"Please enter passphrase: ", b"Please confirm passphrase: "
 COST = ("--logN", "10", "-r", "8", "-p", "1")  # milliseconds instead of five seconds
