@@ -29,7 +29,6 @@ class Context:
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        """Take the command line; `start` makes one."""
         self.arguments = arguments
         self.paths = Paths(Path(arguments.root))
 

@@ -37,7 +37,6 @@ class StoreAddress:
     store_profile: str
 
     def __str__(self) -> str:
-        """Name it for messages."""
         return f"the store {self.store_profile} in {self.qube}"
 
 

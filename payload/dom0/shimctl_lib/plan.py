@@ -49,7 +49,6 @@ class Planner:
     """Makes the plans for what was found."""
 
     def __init__(self, at: Layout, found: look.Found) -> None:
-        """Plan for this system."""
         self.at, self.found = at, found
         self.steps: list[Step] = []
 

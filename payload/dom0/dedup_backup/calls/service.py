@@ -61,7 +61,6 @@ class Call:
         self._listener.start()
 
     def __enter__(self) -> "Call":
-        """Start to use it."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -43,14 +43,18 @@ _INSIDE = "what is inside really encrypted files: that is for qvm-backup-restore
 
 
 class Check:
-    """One run under examination."""
+    """One run under examination.
+
+    Args:
+        backup_id: its backup's id, by the run's name.
+        ledger: the rows of the backup's ledger, None when dom0 has none.
+        report: takes what is found.
+
+    Attributes:
+        described: the qubes in its qubes.xml, None when that can't be read.
+    """
 
     def __init__(self, backup_id: str, ledger: list[Row] | None, report: Report) -> None:
-        """Take what dom0 knows of the run: its backup's id (by the run's name), its ledger.
-
-        Attributes:
-            described: the qubes in its qubes.xml, None when that can't be read.
-        """
         self._id = backup_id
         self._ledger = ledger
         self._report = report

@@ -34,15 +34,14 @@ def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
 
 
 class Completeness:
-    """Takes the members in their order, then tells what is missing."""
+    """Takes the members in their order, then reports what is missing.
+
+    Args:
+        problem: takes each thing that is wrong.
+        containers: the kinds that the members may be in.
+    """
 
     def __init__(self, problem: Problem, containers: Collection[str]) -> None:
-        """Start with nothing seen.
-
-        Args:
-            problem: takes each thing that is wrong.
-            containers: the kinds that the members may be in.
-        """
         self._problem = problem
         self._containers = containers
         self._count = 0
@@ -121,10 +120,15 @@ class Completeness:
 
 
 class Comparison:
-    """Compares members, in their order, with what they must be."""
+    """Compares members, in their order, with what they must be.
+
+    Args:
+        rows: what they must be.
+        who: who says so, for messages.
+        problem: takes each difference.
+    """
 
     def __init__(self, rows: list[Row], who: str, problem: Problem) -> None:
-        """Take what must be, and who says so, for messages."""
         self._rows = rows
         self._where = {row.name: index for index, row in enumerate(rows)}
         self._seen = [False] * len(rows)

@@ -16,7 +16,6 @@ class Ends:
     """Takes the members in their order; knows how many zeros are at the end of each file."""
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         self._zeros: dict[str, int | None] = {}
 
     def add(self, name: str, length: int, zeros: int | None) -> None:
