@@ -34,7 +34,6 @@ class Paths:
         self.confirmed = records / "confirmed"  # qubes-dedup-backup's
 
         self.lock = root / "run/qubes-dedup-backup.lock"
-        self.waiting = root / "run/qubes-dedup-backup.waiting"  # folder: triggers to be served
 
         self.log = root / "dev/log"
         self.sessions = root / "run/user"

@@ -23,8 +23,7 @@ from shimctl_lib.layout import (
 from shimctl_lib.system import attributes, exchange, files
 
 RETRIES = 3  # looks, when a package manager changes something between look and change
-ROUNDS = 20  # looks for triggers that came meanwhile, before one leaves the rest to the next
-# Seconds after which the path unit looks again after a failure: in the midst of an update the new
+# Seconds after which the path unit tries again after a failure: in the midst of an update the new
 # scrypt may lack a library that comes a moment later. Nobody waits for that unit.
 PAUSES = (1, 2, 4, 8)
 Result = dict[str, Any]
@@ -106,19 +105,14 @@ def attempt(at: Layout, options: Options) -> Result:
         return {"changed": False, "steps": [], "error": str(error)}
 
 
-def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Result:
-    """Reconcile for the triggers that wait; note it, and tell what came of it.
-
-    With quiet a failure is neither noted nor told to the path unit: it will look again.
-    """
-    before = state.load(at)
-    result = attempt(at, options._replace(command="reconcile", check=False))
+def report(at: Layout, trigger: str, before: state.State | None, result: Result) -> None:
+    """Note what came of a trigger's run; tell of a change, and of a failure that is new."""
+    if before is None:
+        if text := alarm.forgotten(at):
+            tell.journal(at, tell.WARNING, text)
+        return
     failure = result.get("error")
     ours = failure and not result.get("for_the_user")
-    if before is None and (text := alarm.forgotten(at)):
-        tell.journal(at, tell.WARNING, text)
-    if before is None or (quiet and names == ["path"] and ours):
-        return result
     said = printable(
         f"failed: {failure}" if failure else "; ".join(result["steps"]) or "nothing to do"
     )
@@ -126,14 +120,14 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
     try:
         if (current := state.load(at)) is not None:
             run = {"time": state.now(), "result": said}
-            current["last"] = {**run, "trigger": ", ".join(names)}
+            current["last"] = {**run, "trigger": trigger}
             if result["changed"]:
                 current["last_change"] = current["last"]
-            current["triggers"] = {**current.get("triggers", {}), **dict.fromkeys(names, run)}
+            current["triggers"] = {**current.get("triggers", {}), trigger: run}
             state.save(at, current)
     except OSError as error:
         tell.journal(at, tell.WARNING, f"{at.state} can't be written: {error}")
-    if failure and (previous.get("result") != said or "boot" in names):
+    if failure and (previous.get("result") != said or trigger == "boot"):
         state_of_it = "is not in place" if ours else "needs you"
         text = f"The scrypt shim {state_of_it}: {failure}. See: sudo shimctl status"
         tell.journal(at, tell.WARNING, text)
@@ -143,7 +137,6 @@ def serve(at: Layout, options: Options, names: list[str], *, quiet: bool) -> Res
         if was != now == "shim" and not ours:
             text = f"{getattr(at, place)} was '{was}'. The scrypt shim is back there."
             tell.notify(at, text, urgent=False)
-    return result
 
 
 def places(at: Layout) -> list[Path]:
@@ -164,60 +157,19 @@ def tidy(at: Layout) -> None:
         files.delete(at.real)  # a second name, which was to be for a moment: see files.move
 
 
-def locked_change(at: Layout, options: Options, *, quiet: bool = False) -> Result | None:
-    """Do the command under the lock, and serve every trigger that comes meanwhile.
-
-    Returns None for a trigger that finds somebody else at work: that one will look again.
-    """
-    result: Result | None = None
-    pending = options.trigger is None
-    for _ in range(ROUNDS):
-        with state.locked(at, wait=pending) as ours:
-            if not ours:
-                break
+def triggered(at: Layout, trigger: str, options: Options) -> Result:
+    """Reconcile for a trigger, and report it; the path unit's tries again after a failure."""
+    pauses = list(PAUSES) if trigger == "path" else []
+    while True:
+        with state.locked(at):
             tidy(at)
-            if pending:
-                result, pending = attempt(at, options), False
-            if names := state.take(at):
-                served = serve(at, options, names, quiet=quiet)
-                result = result if options.trigger is None else served
-        # Whoever came in vain while the lock was held has noted that before; see state.enter.
-        if not state.waiting(at):
-            break
-    return result
-
-
-def triggered(at: Layout, options: Options) -> Result:
-    """Reconcile for a trigger."""
-    assert options.trigger is not None  # noqa: S101 - for mypy
-    patient = options.trigger == "path"
-    result: Result | None = None
-    for pause in (*PAUSES, 0) if patient else (0,):
-        state.enter(at, options.trigger)
-        result = locked_change(at, options, quiet=pause > 0)
-        if result is not None and ("error" not in result or result.get("for_the_user")):
-            break
-        wait_for_change(at, pause)
-    return result or {"changed": False, "steps": [], "left": "another shimctl does it"}
-
-
-def wait_for_change(at: Layout, seconds: float) -> None:
-    """Wait; but no longer when somebody changes one of the programs."""
-    places = [at.scrypt, at.real, at.local]
-
-    def signature() -> list[tuple[int, int] | None]:
-        found: list[tuple[int, int] | None] = []
-        for place in places:
-            try:
-                status = place.lstat()
-                found.append((status.st_ino, status.st_ctime_ns))
-            except FileNotFoundError:
-                found.append(None)
-        return found
-
-    start, deadline = signature(), time.monotonic() + seconds
-    while time.monotonic() < deadline and signature() == start:
-        time.sleep(0.2)
+            before = state.load(at)
+            result = attempt(at, options)
+            failed = "error" in result and not result.get("for_the_user")
+            if not (failed and pauses):
+                report(at, trigger, before, result)
+                return result
+        time.sleep(pauses.pop(0))
 
 
 def run(options: Options) -> tuple[Result, int]:
@@ -232,8 +184,12 @@ def run(options: Options) -> tuple[Result, int]:
         return result, 1 if "error" in result else 3 if result["changed"] else 0
     if os.geteuid() != 0:
         raise ShimctlError(f"{options.command} needs root: run it with sudo")
-    done = triggered(at, options) if options.trigger else locked_change(at, options)
-    done = done or {"changed": False, "steps": []}
+    if options.trigger:
+        done = triggered(at, options.trigger, options)
+    else:
+        with state.locked(at):
+            tidy(at)
+            done = attempt(at, options)
     if options.command == "remove" and done["changed"] and "error" not in done:
         # Perhaps nobody typed it: a package manager removes the shim with our package.
         text = "The scrypt shim was removed: new backups are really encrypted, without it."
@@ -283,7 +239,7 @@ def parse(description: str | None) -> Options:
         "--trigger",
         choices=TRIGGERS,
         metavar="NAME",
-        help="reconcile: called by this part of the guard, so never fail and never wait",
+        help="reconcile: called by this part of the guard, so never fail",
     )
     parser.add_argument("--root", default="/", help="work below this folder instead of /")
     options = Options(**vars(parser.parse_args()))

@@ -117,14 +117,7 @@ class Planner:
         new = {key: value for key, value in new.items() if value is not None}
         if old is None or any(old.get(key) != new.get(key) for key in INSTALLATION):
             new["package"] = packages.owner(self.at)
-
-            def save() -> None:
-                # The bookkeeping of triggers may have been written since.
-                current = state.load(self.at) or {}
-                kept = {key: current[key] for key in state.BOOKKEEPING if key in current}
-                state.save(self.at, {**new, **kept})
-
-            self.add(text, save, self.at.state, **after)
+            self.add(text, partial(state.save, self.at, new), self.at.state, **after)
 
     # ---- the places
 

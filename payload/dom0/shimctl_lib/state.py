@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The state file, the lock, and the triggers that wait to be served.
+"""The state file, and the lock.
 
 The state file exists from the first step of an installation to the last of a removal:
 phase           installed, or removing: whoever comes next completes the removal
@@ -15,18 +15,17 @@ triggers        for each trigger when it ran last, and with what result
 """
 
 import contextlib
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from shimctl_lib.layout import TRIGGERS, Layout, ShimctlError
+from dom0_common.locks import lock
+
+from shimctl_lib.layout import Layout, ShimctlError
 from shimctl_lib.system import files
 
-PATIENCE = 3  # seconds that a person waits for the lock
-BOOKKEEPING = ("last", "last_change", "triggers")
+PATIENCE = 60  # seconds to wait for the lock; its holder takes one, or limits of 10 to 20 a program
 State = dict[str, Any]
 
 
@@ -53,46 +52,15 @@ def now() -> str:
 
 
 @contextlib.contextmanager
-def locked(at: Layout, *, wait: bool) -> Iterator[bool]:
-    """Let nobody else change anything meanwhile.
-
-    Gives False, at once, when somebody else is at work and `wait` is not set.
+def locked(at: Layout) -> Iterator[None]:
+    """Let nobody else change anything meanwhile, and wait for whoever does.
 
     Raises:
         ShimctlError: somebody else was at work for too long.
     """
     files.make_folder(at.lock.parent)
-    with at.lock.open("a") as lock:
+    with at.lock.open("a") as file:
         at.lock.chmod(0o600)
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if not wait:
-                    yield False
-                    return
-                if time.monotonic() > deadline:
-                    raise ShimctlError(f"another shimctl holds {at.lock}: try again") from error
-                time.sleep(0.05)
-        yield True
-
-
-def enter(at: Layout, trigger: str) -> None:
-    """Note that a trigger wants to be served: whoever holds the lock must look again after this."""
-    at.waiting.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (at.waiting / trigger).touch()
-
-
-def waiting(at: Layout) -> bool:
-    """Tell whether a trigger waits."""
-    return any((at.waiting / trigger).exists() for trigger in TRIGGERS)
-
-
-def take(at: Layout) -> list[str]:
-    """Return the triggers that wait, and forget them; to be followed by a look."""
-    taken = [trigger for trigger in TRIGGERS if (at.waiting / trigger).exists()]
-    for trigger in taken:
-        (at.waiting / trigger).unlink(missing_ok=True)
-    return taken
+        if not lock(file.fileno(), seconds=PATIENCE):
+            raise ShimctlError(f"another shimctl holds {at.lock}: try again")
+        yield

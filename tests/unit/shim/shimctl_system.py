@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,18 @@ from typing import Any
 from shim_driver import PAYLOAD, real_scrypt
 
 Done = subprocess.CompletedProcess[str]
+# Runs a Python program whose clock is a hundred times as fast, so that it gives up sooner.
+FAST_CLOCK = (
+    sys.executable,
+    "-c",
+    """
+import runpy, sys, time
+clock = time.monotonic
+time.monotonic = lambda: clock() * 100
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+""",
+)
 
 
 @dataclass(frozen=True)

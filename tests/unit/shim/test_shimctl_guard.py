@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from shim_driver import PAYLOAD, real_scrypt, wait_for
-from shimctl_system import System, with_systemd
+from shimctl_system import FAST_CLOCK, System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()
@@ -238,41 +238,46 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_trigger_never_waits_for_the_lock_and_is_served_by_its_holder(system: System) -> None:
+def test_trigger_that_comes_while_another_runs_waits_for_it(system: System) -> None:
     system.json("install")
-    # The holder looks, finds all well, and is held up while it notes that.
-    holder = subprocess.Popen(
+    # The first one looks, finds all well, and is held up while it notes that.
+    first = subprocess.Popen(
         [
             *("strace", "-qq", "-o", "/dev/null", "-e", "trace=fsync"),
-            *("-e", "inject=fsync:delay_enter=5000000:when=1"),
+            *("-e", "inject=fsync:delay_enter=3000000:when=1"),
             *(str(PAYLOAD / "shimctl"), "reconcile", "--trigger", "rpm"),
             *("--root", str(system.root)),
         ],
         stdout=subprocess.PIPE,
     )
     noting = system.root / "var/lib/qubes-dedup-backup/.state.json.shimctl"
-    wait_for(noting.exists, "the holder to note its look")
+    wait_for(noting.exists, "the first one to note its look")
     system.package(changed=True)
     new = system.scrypt.read_bytes()
-    assert system.trigger("dnf4").stdout == ""
-    assert holder.poll() is None  # it was not waited for
-    assert system.scrypt.read_bytes() == new
-    holder.communicate()
-    assert holder.returncode == 0
+    assert "put the shim" in system.trigger("dnf4").stdout
+    first.communicate()
+    assert first.returncode == 0
     assert (system.scrypt.read_bytes(), system.real.read_bytes()) == (SHIM, new)
     assert "put the shim" in system.state()["triggers"]["dnf4"]["result"]
+    assert system.state()["triggers"]["rpm"]["result"] == "nothing to do"
 
 
-def test_trigger_that_came_in_vain_is_served_by_the_next(system: System) -> None:
+def test_trigger_that_waited_too_long_tells_and_the_next_one_does_it(
+    system: System, journal: socket.socket
+) -> None:
     system.json("install")
     system.package(changed=True)
+    lines(journal)
     with (system.root / "run/qubes-dedup-backup.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        system.trigger("rpm")
+        done = system.run("reconcile", "--trigger", "rpm", prefix=FAST_CLOCK)
+        assert (done.returncode, "another shimctl" in done.stderr) == (0, True)
         assert system.scrypt.read_bytes() != SHIM
+    [line] = lines(journal)
+    assert line.startswith("<12>shimctl[")
+    assert "another shimctl" in line
     system.json("install", "--mode", "off")
     assert system.scrypt.read_bytes() == SHIM
-    assert "rpm" in system.state()["triggers"]
 
 
 def test_path_unit_looks_again_until_the_update_is_complete(system: System) -> None:
@@ -316,11 +321,13 @@ def test_trigger_that_cannot_even_start_leaves_a_warning(
 ) -> None:
     system.json("install")
     lines(journal)
-    (system.root / "run/qubes-dedup-backup.waiting").write_text("in the way")
+    lock = system.root / "run/qubes-dedup-backup.lock"
+    lock.unlink()
+    lock.mkdir()
     system.trigger("path")
     [line] = lines(journal)
     assert line.startswith("<12>shimctl[")
-    assert "qubes-dedup-backup.waiting" in line
+    assert "qubes-dedup-backup.lock" in line
 
 
 @pytest.fixture
