@@ -270,6 +270,22 @@ class Root:
         call.answer(passphrase)
         return call.finish()
 
+    def stopped_dec(self, passphrase: bytes, call: str, when: int) -> tuple[Call, int]:
+        """Start to decode, and stop behind a system call; give strace's Call, and the shim's pid.
+
+        It stops behind the when-th of these calls, and goes on at SIGCONT.
+        """
+        log = self.path / "stopped.log"
+        options = ["-f", "-qq", "-o", log, "-e", f"trace={call}"]
+        options += ["-e", f"inject={call}:signal=STOP:when={when}"]
+        paths = [self.work / MEMBER, self.work / "out"]
+        started = Call(["strace", *options, self.scrypt, "dec", "-f", *paths])
+        started.expect(ENTER)
+        started.answer(passphrase)
+        wait_for(lambda: "stopped by SIGSTOP" in log.read_text(), f"the shim to stop at {call}")
+        pid = started.process.pid
+        return started, int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
     def real_enc(self, data: bytes, passphrase: bytes, member: str = MEMBER) -> None:
         """Make an encrypted file with the real scrypt, with little work."""
         options = ["--logN", "10", "-r", "8", "-p", "1", "--passphrase", "file:/dev/stdin"]

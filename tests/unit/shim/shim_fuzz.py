@@ -104,11 +104,12 @@ class Fuzzed:
         elif route == "decode":
             _, action, force, source, target = argv
             assert (action, force) == ("dec", "-f")
+            assert source != "-"
         if route != "exec_real":
             assert source == "-" or not source.startswith("-")
             assert source
-            assert target == "-" or not target.startswith("-")
-            assert target
+            assert not target.startswith("-")
+            assert os.path.isfile(target) or not os.path.exists(target)  # noqa: PTH110, PTH113
         return route
 
 

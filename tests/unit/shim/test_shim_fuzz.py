@@ -14,6 +14,8 @@ WORDS = ["enc", "dec", "info", "-f", "-", "--", "-P", "-v", "--version", "", "x"
 WORDS += [
     "/t/backup-header.hmac",
     "-a.000.enc",
+    "/dev/null",
+    "/",
     "a.000.encx",
     "b.00.enc",
     "\n.000.enc",
@@ -115,4 +117,6 @@ def test_the_calls_of_qubes_are_taken(fuzzed: Fuzzed) -> None:
     assert fuzzed.check_route(["scrypt", "enc", "/t/h", "/t/backup-header.hmac"]) == "encode"
     assert fuzzed.check_route(["scrypt", "dec", "-f", "/t/a.000.enc", "/t/a.000"]) == "decode"
     assert fuzzed.check_route(["scrypt", "dec", "/t/a.000.enc", "/t/a.000"]) == "exec_real"
+    for call in ("enc - -a.000.enc", "dec -f - /t/a", "dec -f /t/a -", "dec -f /t/a /dev/null"):
+        assert fuzzed.check_route(["scrypt", *call.split()]) == "exec_real"
     assert fuzzed.decode(fuzzed.exact, LINE) == b"payload"

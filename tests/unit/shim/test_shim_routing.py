@@ -131,12 +131,8 @@ def test_input_that_is_no_container_is_refused(root: Root, data: bytes) -> None:
 NOT_VALID = "Input is not valid scrypt-encrypted block"
 
 
-@pytest.mark.parametrize("real", [True, False], ids=["real file", "container"])
-def test_input_from_stdin_is_routed_too(root: Root, real: bool) -> None:
-    if real:
-        root.real_enc(b"payload", line())
-    else:
-        root.enc(b"payload", line())
+def test_real_file_from_stdin_is_decrypted_by_the_real_scrypt(root: Root) -> None:
+    root.real_enc(b"payload", line())
     call = Call([root.scrypt, "dec", "-f", "-", root.work / "out"], stdin=subprocess.PIPE)
     call.expect(ENTER)
     call.answer(line())
@@ -144,6 +140,38 @@ def test_input_from_stdin_is_routed_too(root: Root, real: bool) -> None:
     call.process.stdin.write((root.work / MEMBER).read_bytes())
     assert call.finish().stderr == b""
     assert (root.work / "out").read_bytes() == b"payload"
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("-", "out"), ("-", "-"), (MEMBER, "-"), (MEMBER, "fifo"), (MEMBER, "/dev/null")],
+)
+def test_container_from_stdin_or_to_no_file_is_the_real_scrypt(
+    root: Root, source: str, target: str
+) -> None:
+    """Qubes calls neither; the real scrypt asks first, and then refuses a container."""
+    root.enc(b"payload", line())
+    os.mkfifo(root.work / "fifo")
+    call = Call(
+        [root.scrypt, "dec", "-f", source, target],
+        setup=lambda: os.chdir(root.work),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    call.expect(ENTER)
+    assert root.becomes_real(call) == ["dec", "-f", source, target]
+    assert root.files() == {MEMBER, "fifo"}
+
+
+@pytest.mark.parametrize("target", ["/dev/null", ".", "fifo"])
+def test_encoding_into_no_file_is_the_real_scrypt(root: Root, target: str) -> None:
+    """Whatever its name: here it is a link that looks like a member."""
+    os.mkfifo(root.work / "fifo")
+    (root.work / MEMBER).symlink_to(root.work / target)
+    call = Call([root.scrypt, "enc", "-", root.work / MEMBER], stdin=subprocess.PIPE)
+    call.expect(ENTER)
+    assert root.becomes_real(call) == ["enc", "-", str(root.work / MEMBER)]
+    assert root.ledger() == []
 
 
 LIGHT = ["--logN", "10", "-r", "8", "-p", "1"]
