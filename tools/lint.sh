@@ -57,7 +57,7 @@ check 'mypy tools' mypy_part tools tools/settings.py tools/salt_formula.py packa
 check 'yamllint' yamllint --strict .
 check 'ansible-lint' ansible-lint --offline --strict -q
 # shellcheck disable=SC2046 # names in this project have no spaces
-check 'settings in README' python3 tools/settings.py --check
+check 'docs/settings.md' python3 tools/settings.py --check
 # shellcheck disable=SC2046 # names in this project have no spaces
 check 'shellcheck' shellcheck $(shell_files)
 if [ -d salt ]; then

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write README's table of settings from the roles' argument specs; with --check, only compare."""
+"""Write the table of docs/settings.md from the argument specs; with --check, only compare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
-README = PROJECT / "README.md"
+PAGE = PROJECT / "docs/settings.md"
 BEGIN, END = "<!-- settings: begin, made by tools/settings.py -->", "<!-- settings: end -->"
 MARKUP = re.compile(r"\b[OVC]\(([^)]*)\)")
 
@@ -48,22 +48,22 @@ def _text(option: dict[str, Any]) -> str:
 
 def main() -> int:
     """Write or check the table; 1 when a check finds it out of date."""
-    old = README.read_text()
+    old = PAGE.read_text()
     before, found, rest = old.partition(BEGIN)
     after = rest.partition(END)[2]
     if not found:
-        print(f"{README.name} has no line {BEGIN!r}", file=sys.stderr)
+        print(f"{PAGE.name} has no line {BEGIN!r}", file=sys.stderr)
         return 1
     new = "\n".join([before + BEGIN, *rows(), END]) + after
     if new == old:
         return 0
     if "--check" in sys.argv[1:]:
         print(
-            "README.md: the table of settings is out of date: run tools/settings.py",
+            "docs/settings.md: the table of settings is out of date: run tools/settings.py",
             file=sys.stderr,
         )
         return 1
-    README.write_text(new)
+    PAGE.write_text(new)
     return 0
 
 

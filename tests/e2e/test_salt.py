@@ -122,7 +122,7 @@ def enable_tops(lab: Session) -> None:
 
 
 def install(lab: Session) -> None:
-    """Bring the formula to dom0 as README says; with QUBES_SRC, Qubes' own states, too."""
+    """Bring the formula to dom0 as docs/install.md says; with QUBES_SRC, Qubes' own states, too."""
     lab.dom0("sudo", "/srv/qubes-dedup-backup/tools/salt-tree.sh", "/srv/user_salt")
     if source := os.environ.get("QUBES_SRC"):
         lab.dom0("sudo", "rm", "-r", "/srv/salt")
@@ -155,7 +155,7 @@ def tested(fresh: Session) -> States:
 
 @pytest.fixture(scope="module")
 def salted(fresh: Session, tested: States) -> Session:
-    """The lab after all steps of README."""
+    """The lab after all steps of docs/install.md."""
     assert tested
     apply(fresh, "create")
     apply(fresh, "install", targets=TEMPLATES)

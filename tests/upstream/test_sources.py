@@ -76,7 +76,7 @@ def test_upstreams_size_limit_is_too_low_for_uncompressed_files(old: Dom0, new: 
     """Upstream announces a file's disk usage, and GNU tar's stream of it is longer than that.
 
     So the last file is missing, while the tool exits with 0; it is the same with the real scrypt,
-    whose files are as long. README says what to do: --ignore-size-limit.
+    whose files are as long. docs/usage.md says what to do: --ignore-size-limit.
     """
     old.backup("edge", to="dedup-store put --profile restic", qube=QUBE)
     give_store(old, new)

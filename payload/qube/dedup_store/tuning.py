@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How an engine is told to store: what a profile may choose, and what it is without a choice.
 
-The defaults are chosen by measurement: see docs/storage-qube.md, "Settings of the engines".
+The defaults are chosen by measurement: see docs/benchmarks.md, "Settings of the engines".
 """
 
 import re
