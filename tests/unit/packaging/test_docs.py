@@ -23,7 +23,8 @@ def tracked(*patterns: str) -> list[str]:
 
 
 PAGES = tracked("*.md")
-READ_FIRST = [name for name in PAGES if name.startswith("docs/")]
+PAGES_FOR_SOMEBODY = [name for name in PAGES if name.startswith("docs/")]
+MAX_README = 6000  # characters
 
 
 def anchors(page: Path) -> set[str]:
@@ -55,3 +56,19 @@ def test_pages_that_programs_and_settings_name_exist() -> None:
         if not (PROJECT / page).is_file()
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize("name", PAGES_FOR_SOMEBODY)
+def test_first_line_says_for_whom_a_page_is(name: str) -> None:
+    first, second, third, *_ = (PROJECT / name).read_text().splitlines()
+    assert re.fullmatch(r"\*For people who .+\.\*", first)
+    assert (second, third[:2]) == ("", "# ")
+
+
+def test_readme_is_short() -> None:
+    assert len((PROJECT / "README.md").read_text()) <= MAX_README
+
+
+def test_each_page_is_linked_from_readme() -> None:
+    linked = {link.partition("#")[0] for link in LINK.findall((PROJECT / "README.md").read_text())}
+    assert set(PAGES_FOR_SOMEBODY) <= linked
