@@ -31,58 +31,59 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 _DESCRIPTION = (
-    "Set up a backup qube's store, and tell whether its backups are complete and unaltered."
+    "Set up a backup qube's store, and check that its backups are complete and unaltered."
 )
 _EPILOG = """\
-It runs in dom0, as root; restore-guide as the user.
+Run it in dom0, as root. restore-guide alone runs as the user.
 
 exit codes:
-  0  all that was asked for was done; or was checked, and is right
-  1  something is wrong: each thing is told, with the member's name
-  2  wrong command line or configuration
-  3  nothing wrong was found, but not everything could be checked, or asked: it is told what
-  4  the qube or its store failed or made no sense: it was not done, or there is no verdict
+  0  everything that was asked for was done, or was checked and is right
+  1  something is wrong: each problem is listed, with the member's name
+  2  the command line or the configuration is wrong
+  3  nothing wrong was found, but something could not be checked or asked; it is listed
+  4  the qube or its store failed, or its reply is malformed: nothing was done, or there is no
+     verdict
   130  interrupted
 
-init gives the store a new password, unless it has one, and makes its repository. The password is
-handed over on stdin; dom0 keeps no copy. The qube must be running. With the engine directory there
-is none. Where there was a repository before, as the backup qube or dom0's records know, none is
-made: it may be out of reach, or another disk attached. With --new, what is there now is used, or an
-empty one is made.
+init gives the store a new password, unless it has one, and makes its repository. The password goes
+to the qube through stdin; dom0 keeps no copy. The qube must be running. The engine directory has no
+password. Where the backup qube or dom0's records know of an earlier repository, none is made: it
+may be out of reach, or another disk may be attached. With --new, init uses what is there now, or
+makes an empty repository.
 
-secrets lists what must be kept off this machine, for all backup profiles whose destination is
-dedup-store, with the command that shows each. It asks backup qubes that are running.
+secrets lists what you must keep off this machine, for all backup profiles whose destination is
+dedup-store, with the command that shows each secret. It asks only backup qubes that are running.
 
-confirm is for after a backup that qvm-backup called successful. It compares the member list of
-that backup's run in the store with the ledger that dom0 kept of it, demands dom0's own proof that
-the backup succeeded (backup_timestamp, which Qubes sets only then), and records in dom0 that the
-run is complete. Where dom0 has no proof (its home alone; a qube that was backed up again since) the
-run is "unproven", exit code 3, until `confirm RUN --succeeded` says that you saw qvm-backup
-succeed. What the store calls partial is never confirmed.
+confirm comes after a backup that qvm-backup called successful. It compares the member list of that
+backup's run in the store with the ledger that dom0 kept of it. It also demands dom0's own proof
+that the backup succeeded: backup_timestamp, which Qubes sets only then. Then it records in dom0
+that the run is complete. Where dom0 has no proof (dom0's home alone; a qube that was backed up
+again since) the run is "unproven", exit code 3. `confirm RUN --succeeded` then records that you saw
+qvm-backup succeed. A run that the store calls partial is never confirmed.
 
-verify compares again, or, with --data, has the whole archive sent to dom0 and checks every byte.
-Without the ledger (on another machine) the backup's own qubes.xml tells what must be there; it is
-read from the archive's beginning and checked under the passphrase. Both commands tell which qubes
-are in the run, and which of the backup profile's are not.
+verify compares again. With --data, it has the whole archive sent to dom0 and checks every byte.
+Without the ledger (on another machine), the backup's own qubes.xml says what must be there: it is
+read from the archive's beginning, and checked under the passphrase. confirm and verify both list
+the qubes in the run, and the qubes of the backup profile that are not in it.
 
-forget has the store remove runs, and drops dom0's records of them. Runs are named, or a policy says
-what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a confirmed run,
-the newest of each, and, while there are fewer than N, the oldest run. A run goes when none of the
-options keeps it. Which run is newer, dom0's own counter says, not a clock. The newest confirmed run
-always stays; runs that are not confirmed, or that the store calls partial, don't count and stay. A
-run whose date can't be right, as dom0's clock was wrong, takes no other's place.
---dry-run tells the same and changes nothing.
+forget has the store remove runs, and removes dom0's records of them. Either you name the runs, or a
+policy says what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a
+confirmed run, the newest run of each, and, while there are fewer than N, the oldest run. A run goes
+when none of the options keeps it. dom0's own counter says which run is newer, not a clock. The
+newest confirmed run always stays. Runs that are not confirmed, or that the store calls partial,
+stay and don't count. A run whose date can't be right, because dom0's clock was wrong, takes no
+other run's place. --dry-run lists the same and changes nothing.
 
-list tells of backups, too, that left dom0 in clear and are not in the store: they failed, or were
+list also lists the backups that left dom0 in clear and are not in the store: they failed, or were
 sent elsewhere under a passphrase that starts with 'dedup:'.
 
-prune has it remove partial
-runs (but none that is confirmed) and what failed backups left, and give back the space of all that
-was removed. In dom0 it drops the ledgers of backups that are in no store, 90 days after they were
-written; never the newest. When another store that dom0 knows of can't be asked, they stay.
+prune has the store remove partial runs (except confirmed ones) and what failed backups left, and
+free the space of everything that was removed. In dom0 it removes the ledgers of backups that are in
+no store, 90 days after they were written, except the newest. They stay when another store that dom0
+knows of can't be asked.
 
-For forget and prune, a repository in a storage qube is opened, and closed at their end, or when
-this process ends. Which one is told by storage.toml alone:
+For forget and prune, a repository in a storage qube is opened. It is closed at their end, or when
+this process ends. Only storage.toml says which repository that is:
 
   /etc/qubes-dedup-backup/storage.toml
     ["dedup-backup"."default"]    # backup qube, its store's profile
@@ -90,13 +91,17 @@ this process ends. Which one is told by storage.toml alone:
     engine = "restic"             # or "borg"
     repository = "default"        # its name in the storage qube
 
-restore-guide is for backups that the forum guide's script made, which are in clear. It warns, asks,
-and becomes qvm-backup-restore, with all that follows, and with a scrypt that only copies:
+restore-guide restores backups that the forum guide's script made, which are in clear. It warns,
+asks, and then runs qvm-backup-restore with all arguments that follow, and with a scrypt that only
+copies:
 qubes-dedup-backup restore-guide -d QUBE 'restic dump latest qubes-backup' work
 
-The store is the one that the backup profile sends to. What the backup qube says is not trusted:
-where it could lie, only `verify --data` is proof.
+The store is the one to which the backup profile sends. Nothing that the backup qube says is
+trusted: where it could lie, only `verify --data` is proof.
 """
+
+
+_RESTORE_GUIDE = "restore what the forum guide's script made; nothing of it is checked"
 
 
 def main() -> int:
@@ -149,65 +154,71 @@ def _parse() -> argparse.Namespace:
         "--store-profile", metavar="NAME", help="default: the profile's destination"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    init = commands.add_parser("init", parents=[common], help="make the store's repository")
-    init.add_argument("--check", action="store_true", help="change nothing, tell what would be")
-    init.add_argument(
-        "--new", action="store_true", help="also where there was another repository before"
-    )
-    commands.add_parser(
-        "secrets",
-        parents=[basic],
-        help="tell which secrets to keep elsewhere, and how to show them",
-    )
-    confirm = commands.add_parser("confirm", parents=[common], help="confirm a run, after a backup")
-    confirm.add_argument(
-        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
-    )
-    confirm.add_argument(
-        "--succeeded",
-        action="store_true",
-        help="I saw qvm-backup succeed: for what dom0 can't prove, as of its home alone",
-    )
-    verify = commands.add_parser("verify", parents=[common], help="check a run")
-    verify.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
-    verify.add_argument("--data", action="store_true", help="read and check the whole archive")
-    verify.add_argument(
-        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
-    )
-    commands.add_parser("list", parents=[common], help="list the runs, with dom0's word on each")
+    _add_init(commands.add_parser("init", parents=[common], help="make the store's repository"))
+    text = "list the secrets to keep elsewhere, and how to show them"
+    commands.add_parser("secrets", parents=[basic], help=text)
+    text = "confirm a run, after a backup"
+    _add_confirm(commands.add_parser("confirm", parents=[common], help=text))
+    _add_verify(commands.add_parser("verify", parents=[common], help="check a run"))
+    commands.add_parser("list", parents=[common], help="list the runs, and what dom0 knows of each")
     _add_forget(commands.add_parser("forget", parents=[common], help="remove runs from the store"))
-    commands.add_parser("prune", parents=[common], help="remove what isn't whole, give back space")
+    commands.add_parser("prune", parents=[common], help="remove what is incomplete, free its space")
     _add_restore_guide(commands.add_parser("restore-guide", help=_RESTORE_GUIDE))
     return parser.parse_args(_words(sys.argv[1:]))
 
 
-_RESTORE_GUIDE = "restore what the forum guide's script made; nothing of it is checked"
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing, say what would change"
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="also where there was another repository before"
+    )
 
 
-def _add_restore_guide(restore: argparse.ArgumentParser) -> None:
-    restore.description = f"{_RESTORE_GUIDE}."
-    restore.add_argument("--unchecked", action="store_true", help="agree to that, instead of asked")
-    restore.add_argument(
+def _add_confirm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+    )
+    parser.add_argument(
+        "--succeeded",
+        action="store_true",
+        help="I saw qvm-backup succeed: for what dom0 can't prove, as of its home alone",
+    )
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
+    parser.add_argument("--data", action="store_true", help="read and check the whole archive")
+    parser.add_argument(
+        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
+    )
+
+
+def _add_forget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="*", help="or --keep-...: what stays")
+    parser.add_argument("--dry-run", action="store_true", help="list what would go, change nothing")
+    for rule in RULES:
+        text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
+        parser.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
+
+
+def _add_restore_guide(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"{_RESTORE_GUIDE}."
+    parser.add_argument("--unchecked", action="store_true", help="agree to that in advance")
+    parser.add_argument(
         "words", metavar="ARGUMENT", nargs="*", help="for qvm-backup-restore: options, location"
     )
-    restore.set_defaults(json=False)
+    parser.set_defaults(json=False)
 
 
 def _words(words: list[str]) -> list[str]:
-    """Let argparse take what is qvm-backup-restore's as it is, options too."""
+    """Put `--` before qvm-backup-restore's arguments: argparse shall not parse its options."""
     if words[:1] == ["restore-guide"] and words[1:2] not in (["-h"], ["--help"]):
         own = 2 if words[1:2] == ["--unchecked"] else 1
         if words[own : own + 1] != ["--"]:
             return [*words[:own], "--", *words[own:]]
     return words
-
-
-def _add_forget(forget: argparse.ArgumentParser) -> None:
-    forget.add_argument("runs", metavar="RUN", nargs="*", help="or --keep-...: what stays")
-    forget.add_argument("--dry-run", action="store_true", help="tell what would go, change nothing")
-    for rule in RULES:
-        text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
-        forget.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
 
 
 def _seconds(text: str) -> int:

@@ -180,7 +180,7 @@ def test_a_qube_that_was_restored_or_made_anew_since(dom0: Dom0, backup: Backup)
     dom0.succeed(backup.backup_id)
     dom0.api("work", "admin.vm.Remove")
     dom0.create("work")
-    unproven(dom0, "one was restored or made anew since")
+    unproven(dom0, "one was restored or created again since")
 
 
 def test_compressed_files_whose_end_nobody_sees(dom0: Dom0) -> None:

@@ -116,4 +116,4 @@ def test_answers_that_make_no_sense(running: Dom0, answer: str) -> None:
     running.store(f"echo '{answer}'")
     found = running.json("secrets", code=3)
     assert [row["secret"] for row in found["secrets"]] == ["backup passphrase"]
-    assert "can't be understood" in found["unknown"][0]
+    assert "malformed reply" in found["unknown"][0]

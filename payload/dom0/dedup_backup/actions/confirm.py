@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     book = ledger.read(context.paths, backup_id)
     if book is None:
         raise UsageError(
-            f"dom0 has no ledger of backup {backup_id}, so nothing tells what belongs into it"
+            f"dom0 has no ledger of backup {backup_id}, so nothing shows what belongs in it"
         )
     report, check = examine(context, name, book, data=False, passphrase=None)
     found, qubes = Proof(), check.described

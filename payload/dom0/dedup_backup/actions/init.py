@@ -44,7 +44,7 @@ def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, 
         store: where; its qube must be running.
         confirmed: how many of its runs dom0 has confirmed. With any, it has a repository, which
             must be there: an empty place isn't a new one then.
-        check: only tell what would be done.
+        check: only report what would be done.
         new: the user wants another repository than the one that there was.
 
     Returns:

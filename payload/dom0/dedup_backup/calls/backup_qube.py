@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs dedup-store in the backup qube and judges what it says."""
+"""Runs dedup-store in the backup qube, and checks the form of its replies."""
 
 import re
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ class Store:
         if answer.get("engine") == UNENCRYPTED and names == []:
             return None
         if not isinstance(names, list) or any(name not in SECRETS for name in names):
-            raise BackupError("what the store says of its secrets can't be understood")
+            raise _malformed("its secrets")
         return [name for name in SECRETS if name in names]
 
     def set_password(self, password: bytes) -> bool:
@@ -155,7 +155,7 @@ class Store:
             some = runs[start : start + _FORGET_AT_ONCE]
             with self._call("forget", "--json", *some, patience=_LONGEST_PRUNE) as call:
                 if call.answer().get("forgotten") != some:
-                    raise BackupError("what the store says it forgot can't be understood")
+                    raise _malformed("which runs it removed")
 
     def prune(self, keep: list[str]) -> list[tuple[str, str]]:
         """Have it remove what isn't whole, but for keep; tell each run and what it was."""
@@ -184,12 +184,16 @@ class Store:
         )
 
 
+def _malformed(what: str) -> BackupError:
+    return BackupError(f"malformed reply from the store, about {what}")
+
+
 def _run(row: dict[str, Any]) -> Run:
     name, status, reason = row.get("run"), row.get("status"), row.get("reason")
     if not isinstance(name, str) or not RUN.fullmatch(name):
-        raise BackupError("the store names a run in a way that it never would")
+        raise _malformed("the name of a run")
     if status not in _STATUSES or not isinstance(reason, str):
-        raise BackupError(f"what the store says of {name} can't be understood")
+        raise _malformed(f"the run {name}")
     return Run(name, status, clean(reason))
 
 
@@ -204,7 +208,7 @@ def _member(row: dict[str, Any]) -> Member:
         or not 0 <= length <= _MAX_LENGTH
         or not _SHA256.fullmatch(sha256)
     ):
-        raise BackupError("what the store says of a member can't be understood")
+        raise _malformed("a member")
     length -= 0 if container in ("authenticated", "none") else OVERHEAD
     return Member(clean(name, 120), clean(container, 20), length, sha256)
 
@@ -212,7 +216,7 @@ def _member(row: dict[str, Any]) -> Member:
 def _repository(row: dict[str, Any]) -> Repository:
     engine, place = row.get("engine"), row.get("repository")
     if engine not in ENGINES or not isinstance(place, str):
-        raise BackupError("what the store says of its repository can't be understood")
+        raise _malformed("its repository")
     flags = _flag(row, "changed"), _flag(row, "has_password")
     return Repository(*flags, engine=engine, place=clean(place))
 
@@ -220,12 +224,12 @@ def _repository(row: dict[str, Any]) -> Repository:
 def _removed(row: dict[str, Any]) -> tuple[str, str]:
     run, was = row.get("run"), row.get("was")
     if not isinstance(run, str) or not _ANY_RUN.fullmatch(run) or was not in REMOVED:
-        raise BackupError("what the store says it removed can't be understood")
+        raise _malformed("what it removed")
     return run, was
 
 
 def _flag(row: dict[str, Any], key: str) -> bool:
     found = row.get(key)
     if not isinstance(found, bool):
-        raise BackupError(f"the store doesn't tell '{key}' as it should")
+        raise _malformed(f"'{key}'")
     return found

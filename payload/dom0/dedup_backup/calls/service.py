@@ -96,7 +96,7 @@ class Call:
         while data := self.read(65536):
             length += len(data)
             if length > _MAX_ANSWER:
-                raise BackupError(f"{self._what}: the answer is too long")
+                raise BackupError(f"{self._what}: the reply is too long")
             *whole, left = (left + data).split(b"\n")
             for line in whole:
                 count += 1
@@ -106,7 +106,7 @@ class Call:
             if len(left) > _MAX_LINE:
                 raise BackupError(f"{self._what}: a line is too long")
         if left:
-            raise BackupError(f"{self._what}: the answer is cut")
+            raise BackupError(f"{self._what}: the reply is cut")
 
     def send(self, data: bytes) -> None:
         """Send all that it gets, and its end; a command that has gone says why at its end."""
@@ -125,7 +125,7 @@ class Call:
         rows = list(self.lines(1))
         self.finish()
         if not rows:
-            raise BackupError(f"{self._what}: there is no answer")
+            raise BackupError(f"{self._what}: there is no reply")
         return rows[0]
 
     def finish(self) -> None:
@@ -150,7 +150,7 @@ class Call:
             found = json.loads(line) if len(line) <= _MAX_LINE else None
             if isinstance(found, dict):
                 return found
-        raise BackupError(f"{self._what}: the answer can't be understood")
+        raise BackupError(f"{self._what}: malformed reply")
 
     def _listen(self, stderr: int) -> None:
         length = 0

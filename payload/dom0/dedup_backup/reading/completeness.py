@@ -29,7 +29,7 @@ def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
     if kind in right:
         return ""
     if kind == NONE:
-        return f"{name} is in no container, so nobody can tell whether it was altered"
+        return f"{name} is in no container, so an alteration would not show"
     return f"{name} is in a container of a kind that it can't be in here: '{clean(kind, 20)}'"
 
 

@@ -167,7 +167,7 @@ def number(row: dict[str, Any], key: str, among: range) -> int | None:
     """
     found = row.get(key)
     if found is not None and (type(found) is not int or found not in among):
-        raise ValueError(f"its {key} makes no sense")
+        raise ValueError(f"its {key} is not a number that it can be")
     return found
 
 

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """dom0's own proof that a backup succeeded.
 
-The ledger has what the shim saw, not what should have been sent. Whether a backup succeeded, only
-qubesd knows; then it sets backup_timestamp of each qube in it (calls/qubesd.py). Those stamps are
-of this backup when they are other ones than before it, by its own qubes.xml; later than its
-ledger's last row (both by dom0's clock); equal, but for the moments it takes to set them; and when
-no other backup is known that may have set them.
+The ledger has what the shim saw, not what should have been sent. Only qubesd knows whether a backup
+succeeded; it then sets backup_timestamp of each qube in the backup (calls/qubesd.py). Those stamps
+belong to this backup when
+- they differ from those before the backup, which its own qubes.xml has;
+- they are later than its ledger's last row (dom0's clock set both);
+- they are equal, except for the moments that it takes to set them;
+- no other backup is known that may have set them.
 
-qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
-long a store may take behind the last file: an hour, for a slow one (qubesd has up to 1.1 GB ready
-to be sent then). Of other backups dom0 has ledgers, or, if they are really encrypted, the time at
-which they began. One that the shim didn't see, as it was off, would be taken for one that failed. A
-file that its tar left in the middle shows (reading/ends.py), if it isn't compressed. If it is, the
-stamps are all there is, and must come within ten minutes. A slower store's run needs somebody who
-saw the backup succeed.
+qubesd sets the stamps right after the receiving command has ended. So they may be as late as a
+store takes after the last file: an hour for a slow one (qubesd then has up to 1.1 GB ready to be
+sent). Of other backups dom0 has ledgers; of really encrypted ones, the time at which they began. A
+backup that the shim didn't see, because it was off, is taken for one that failed.
+
+A file that its tar left in the middle is found (reading/ends.py) unless it is compressed. If it is,
+the stamps are the only proof, and must come within ten minutes. When a store is slower, somebody
+must have seen the backup succeed.
 """
 
 from collections.abc import Iterable, Mapping
@@ -83,10 +86,10 @@ def judge(
 ) -> Proof:
     """Tell whether a backup succeeded.
 
-    qubesd sets all stamps or none, so it failed when all are those of before. A qube that was
-    removed since has none; the others prove it alone. A qube that was restored since has that of
-    before again (one that was made anew, none): when others have new ones, that is as if a later
-    backup had had those alone, so nothing is proven.
+    qubesd sets all stamps or none, so the backup failed when all are as they were before it. A qube
+    that was removed since has none; then the others prove it. A qube that was restored since has
+    its earlier stamp again (one that was created again has none). When other qubes have new stamps,
+    a later backup of those alone would look the same, so nothing is proven.
 
     Args:
         qubes: what the backup's own qubes.xml describes.
@@ -109,11 +112,11 @@ def judge(
     if same:
         return Proof(
             unproven=f"backup_timestamp of {same[0]} is what it was before it, but not that of"
-            f" {next(iter(found))}: one was restored or made anew since, or backed up without the"
-            " other"
+            f" {next(iter(found))}: one was restored or created again since, or backed up without"
+            " the other"
         )
     if not found:
-        return Proof(unproven="none of its qubes is there any more to tell that it succeeded")
+        return Proof(unproven="none of its qubes is there any more to show that it succeeded")
     first, last = min(found.values()), max(found.values())
     reason = next(iter(others), "") or _doubt(found, book, has_ends=has_ends)
     beside = [
