@@ -47,7 +47,7 @@ def opened(storage: StorageRepository | None) -> Iterator[bool]:
         call.send(b"")
         said = _rest(call)
         call.finish()
-        _tell(storage, said)
+        _say_outcome(storage, said)
 
 
 def _rest(call: service.Call) -> bytes:
@@ -58,8 +58,8 @@ def _rest(call: service.Call) -> bytes:
     return said
 
 
-def _tell(storage: StorageRepository, said: bytes) -> None:
-    """Tell the user what room the storage qube holds back; an older one doesn't say."""
+def _say_outcome(storage: StorageRepository, said: bytes) -> None:
+    """Say what room the storage qube holds back; an older one sends no outcome."""
     if not (found := _OUTCOME.fullmatch(said)):
         return
     if found[1] is None:
