@@ -32,6 +32,7 @@ check 'mypy shimctl' mypy_part payload/dom0 payload/dom0/shimctl payload/dom0/sh
     payload/dom0/dom0_common
 check 'mypy qubes-dedup-backup' mypy_part payload/dom0:lab/dom0 \
     payload/dom0/qubes-dedup-backup payload/dom0/dedup_backup
+check 'mypy backup_format' mypy_part payload payload/backup_format
 check 'mypy dedup-store' mypy_part payload/qube payload/qube/dedup-store payload/qube/dedup_store
 check 'mypy dedup-server' mypy_part payload/server payload/server/dedup-server payload/server/dedup_server
 check 'mypy modules' mypy_part . library module_utils

@@ -15,7 +15,8 @@ import xml.parsers.expat
 import zlib
 from dataclasses import dataclass, field
 
-MAX_XML = 16 << 20  # bytes; a qube takes 3 to 5 kB of it
+from backup_format.limits import MAX_XML
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _STAMP = re.compile(r"[0-9]{1,12}")
 _VOLUME = ["domains", "domain", "volume-config", "volume"]

@@ -36,7 +36,7 @@ restores: the shim. In dom0: nothing.
     - mode: "0755"
 {%- if is_backup %}
   {%- set from = {'dedup-store': 'qube', 'dedup-server': 'server'} %}
-  {%- set parts = {'dedup_store': 'qube', 'dedup_server': 'server'} %}
+  {%- set parts = {'backup_format': 'qube', 'dedup_store': 'qube', 'dedup_server': 'server'} %}
 {%- else %}
   {%- set from = {'scrypt': 'dom0', 'shimctl': 'dom0'} %}
   {%- set parts = {'dom0_common': 'dom0', 'shimctl_lib': 'dom0', 'guard': 'dom0'} %}

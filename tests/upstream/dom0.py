@@ -14,7 +14,6 @@ A test's way: `dom0.make(qubes=[Qube(...)])`, `dom0.start()`, then the tools.
 import contextlib
 import json
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -140,13 +139,9 @@ class Dom0:
             (folder / name).unlink(missing_ok=True)
 
     def chunk_size(self, size: int = CHUNK_SIZE) -> None:
-        """Set a chunk's size, in bytes, for upstream's later backups and the store's check."""
+        """Set a chunk's size, in bytes, for upstream's later backups."""
         settings = {"chunk_size": size}
         self.machine.path("/run/qubes/backup-settings.json").write_text(json.dumps(settings))
-        path = self.machine.path("/usr/local/lib/dedup-store/dedup_store/structure.py")
-        lines = re.subn(r"(?m)^CHUNK_BYTES = .*", f"CHUNK_BYTES = {size}", path.read_text())
-        assert lines[1] == 1, "the store's CHUNK_BYTES isn't where it was"
-        path.write_text(lines[0])
 
     def export(self, name: str, path: str) -> None:
         """Let the private volume of a qube be read from path: a block device, or another name."""

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from backup_format.members import HEADER, HMAC, XML_VOLUME
+
 from dedup_store import config, engine, get, progress, recipe, tell
 from dedup_store.commands import open_repository
 from dedup_store.errors import DamagedError, DiskError, NoRunError, StoreError, clean
 from dedup_store.manifest import Manifest, Member
 from dedup_store.stored import StoredObject
-from dedup_store.structure import HEADER, HMAC, XML
 
 _LOST = "unknown"  # status of a run without a manifest
 _MAX_REASON, _MAX_CAUSE = 400, 240  # characters
@@ -277,7 +278,7 @@ def _is_of(path: str) -> Callable[[Member], bool]:
 
 def _is_needed(member: Member) -> bool:
     name = member.name or ""
-    return name in (HEADER, HMAC) or name.startswith(f"{XML}.")
+    return name in (HEADER, HMAC) or name.startswith(f"{XML_VOLUME}.")
 
 
 def _without_manifest(summary: dict[str, Any], cause: str) -> dict[str, Any]:

@@ -10,17 +10,18 @@ import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from backup_format import container
+from backup_format.limits import CHUNK_BYTES, MAX_MEMBERS
+from backup_format.members import split_chunk
+
 from dedup_store import tarformat
 from dedup_store.manifest import Member
 from dedup_store.pipes import Source
 from dedup_store.recipe import RecipeWriter
-from dedup_store.structure import CHUNK_BYTES, Structure, chunk_name
+from dedup_store.structure import Structure
 
 OBJECT_BYTES = 16 << 20  # a volume at least this large gets a payload object of its own
 INLINE_BYTES = 64 * 1024  # a member up to this size stays in the recipe
-MAX_MEMBERS = 500_000  # 50 TB of full chunks; a stream with more is stored unsplit from there
-_HEAD = 96  # container: header before, trailer behind the payload (docs/design/formats.md)
-_TRAILER = 32
 _PEEK = 16 * 1024
 _NOTHING = hashlib.sha256().hexdigest()
 
@@ -108,10 +109,24 @@ class Splitter:
         structure: what is needed to judge it.
     """
 
-    def __init__(self, source: Source, recipe: RecipeWriter, sink: PayloadSink) -> None:
-        """Read from source, write to recipe and sink."""
+    def __init__(
+        self,
+        source: Source,
+        recipe: RecipeWriter,
+        sink: PayloadSink,
+        chunk: int = CHUNK_BYTES,
+    ) -> None:
+        """Prepare to read.
+
+        Args:
+            source: the stream.
+            recipe: takes what isn't payload.
+            sink: takes the payload.
+            chunk: bytes of the largest chunk.
+        """
         self.members: list[Member] = []
-        self.structure = Structure()
+        self.structure = Structure(chunk)
+        self._chunk = chunk
         self._source = source
         self._recipe = recipe
         self._sink = sink
@@ -152,7 +167,7 @@ class Splitter:
 
     def _member(self) -> None:
         """One member: extension headers, header, data, padding."""
-        if len(self.members) >= MAX_MEMBERS:
+        if len(self.members) >= MAX_MEMBERS:  # from here on the stream is kept unsplit
             raise tarformat.TarError("too many members")
         head = self._source.peek(tarformat.BLOCK)
         if len(head) == tarformat.BLOCK:
@@ -165,8 +180,7 @@ class Splitter:
         self._data(part, header)
         self._literal(-header.size % tarformat.BLOCK)
         self.structure.finish(header.name)
-        chunk = chunk_name(header.name)
-        if chunk and part.member.payload_length < CHUNK_BYTES:
+        if split_chunk(header.name) and part.member.payload_length < self._chunk:
             self._sink.end_if_large()
 
     def _start_member(self) -> _Part:
@@ -204,22 +218,23 @@ class Splitter:
     def _data(self, part: _Part, header: tarformat.Header) -> None:
         """A member's data: a container that we know, or anything."""
         member, size = part.member, header.size
-        member.container = _container(self._source.peek(min(size, _HEAD)), size)
-        known = member.container == "authenticated"
-        payload = size - _HEAD - _TRAILER if known else size
+        start = self._source.peek(min(size, container.HEAD_BYTES))
+        member.container = _kind_of(start, size)
+        known = member.container == container.AUTHENTICATED
+        payload = size - container.OVERHEAD if known else size
         self.structure.begin(header.name, member.container, payload)
         if known:
-            self._literal(_HEAD)
+            self._literal(container.HEAD_BYTES)
         try:
             self._payload(part, payload)
         finally:
             member.payload_length = part.seen
             member.payload_sha256 = part.hash.hexdigest()
         if known:
-            self._literal(_TRAILER)
+            self._literal(container.TRAILER_BYTES)
 
     def _payload(self, part: _Part, left: int) -> None:
-        chunk = chunk_name(part.member.name or "")
+        chunk = split_chunk(part.member.name or "")
         if chunk is None or chunk[1] == 0:
             head = left
             if left > INLINE_BYTES:
@@ -273,12 +288,7 @@ class Splitter:
         return data
 
 
-def _container(head: bytes, size: int) -> str:
-    """Name the container by its first bytes (docs/design/formats.md)."""
-    if not head.startswith(b"scrypt"):
-        return "none"
-    if size < _HEAD + _TRAILER or len(head) < _HEAD:
-        return "damaged"
-    if head[48:64] != hashlib.sha256(head[:48]).digest()[:16]:
-        return "damaged"
-    return {0: "scrypt", 0x80: "authenticated"}.get(head[6], "unknown")
+def _kind_of(start: bytes, size: int) -> str:
+    kind = container.kind_of(start)
+    is_sound = kind == container.NONE or container.has_sound_head(start, size)
+    return kind if is_sound else container.DAMAGED

@@ -7,28 +7,17 @@ of file here, so completeness must be judged by what qubes.xml promises. A backu
 small files (firewall rules, notes) can't be told from a whole one; dom0's ledger can.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from dedup_store import qubesxml, tarformat
+from backup_format import container, qubesxml
+from backup_format.limits import CHUNK_BYTES, MAX_HEADER, MAX_XML
+from backup_format.members import HEADER, HMAC, XML, XML_VOLUME, ChunkSequence, split_chunk
+
+from dedup_store import tarformat
 from dedup_store.manifest import OPAQUE, PARTIAL, WHOLE
 
-HEADER, HMAC, XML = "backup-header", "backup-header.hmac", "qubes.xml"
-CHUNK_BYTES = 100 << 20  # a full chunk's payload; only the last one of a volume is shorter
-_CHUNK = re.compile(r"(?s)(.+)\.([0-9]{3,6})\.enc")
-_MAX_HEADER = 4096
 _MAX_PROBLEMS = 5
-_VISIBLE = (
-    "authenticated",
-    "none",
-)  # containers whose payload can be seen; none: the guide's script
-
-
-def chunk_name(name: str) -> tuple[str, int] | None:
-    """Split `vm7/private.img.003.enc` into volume and number; None when it is no chunk."""
-    match = _CHUNK.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
 
 
 @dataclass
@@ -38,18 +27,8 @@ class Volume:
     name: str
     chunks: int = 0
     payload: int = 0
-    last_chunk: int = 0
     hidden: bool = False
     inner: tarformat.Follower = field(default_factory=tarformat.Follower)
-
-    @property
-    def end(self) -> str:
-        """Whether the inner archive's end was seen, is missing, or hidden by the container."""
-        if self.last_chunk >= CHUNK_BYTES:
-            return "missing"
-        if self.hidden:
-            return "unseen"
-        return "seen" if self.inner.ended else "missing"
 
 
 @dataclass
@@ -68,12 +47,17 @@ class Structure:
         header: the backup-header's keys and values, empty when there was none.
     """
 
-    def __init__(self) -> None:
-        """Start with nothing seen."""
+    def __init__(self, chunk: int = CHUNK_BYTES) -> None:
+        """Begin with no member.
+
+        Args:
+            chunk: bytes of the largest chunk.
+        """
         self.header: dict[str, str] = {}
         self._problems: list[str] = []
         self._containers: dict[str, str] = {}
         self._volumes: dict[str, Volume] = {}
+        self._chunks = ChunkSequence(self.problem, chunk)
         self._current: Volume | None = None
         self._texts: dict[str, bytearray] = {}
         self._text: bytearray | None = None
@@ -89,41 +73,33 @@ class Structure:
         if len(self._problems) < _MAX_PROBLEMS and text not in self._problems:
             self._problems.append(text)
 
-    def begin(self, name: str, container: str, payload_length: int) -> None:
+    def begin(self, name: str, kind: str, payload_length: int) -> None:
         """A member begins.
 
         Args:
             name: its name in the archive.
-            container: as in manifest.Member.
+            kind: of its container, as in manifest.Member.
             payload_length: bytes that feed will bring, unless the stream is cut.
         """
-        if container == "damaged":
+        if kind == container.DAMAGED:
             self.problem(f"{name}: its container is damaged")
         if name in self._containers:
             self.problem(f"{name} is there twice")
-        self._containers[name] = container
-        chunk = chunk_name(name)
+        self._containers[name] = kind
         self._current = None
-        if not chunk and name not in (HEADER, HMAC):
+        if chunk := split_chunk(name):
+            self._begin_chunk(*chunk, kind, payload_length)
+        elif name not in (HEADER, HMAC):
             self.problem(f"{name} is not what a backup contains")
-        elif chunk:
-            self._begin_chunk(*chunk, container, payload_length)
-        limit = {HEADER: _MAX_HEADER, HMAC: _MAX_HEADER, f"{XML}.000.enc": qubesxml.MAX_XML}
+        limit = {HEADER: MAX_HEADER, HMAC: MAX_HEADER, XML: MAX_XML}
         self._text_limit = limit.get(name, 0)
         self._text = self._texts.setdefault(name, bytearray()) if self._text_limit else None
 
-    def _begin_chunk(self, name: str, number: int, container: str, length: int) -> None:
+    def _begin_chunk(self, name: str, number: int, kind: str, length: int) -> None:
+        self._chunks.add(name, number, container.chunk_bytes(kind, length))
         volume = self._volumes.setdefault(name, Volume(name))
-        if number != volume.chunks:
-            self.problem(f"{name}: chunk {volume.chunks:03} is missing")
-        elif number and volume.last_chunk < CHUNK_BYTES:
-            self.problem(f"{name}: chunk {number - 1:03} is short")
-        if number and next(reversed(self._volumes)) != name:
-            self.problem(f"{name}: its chunks are not together")
         volume.chunks = number + 1
-        # scrypt's own container is 128 bytes longer than what is in it (its FORMAT file)
-        volume.last_chunk = length if container in _VISIBLE else length - 128
-        if container not in _VISIBLE or self.is_compressed:
+        if not container.shows_payload(kind) or self.is_compressed:
             volume.hidden = True
         self._current = volume
 
@@ -144,7 +120,7 @@ class Structure:
     def _read_header(self) -> None:
         """Parse `key=value` lines (qubes-core-admin-client restore.py BackupHeader.load)."""
         text = bytes(self._texts[HEADER])
-        if len(text) > _MAX_HEADER or not text.isascii():
+        if len(text) > MAX_HEADER or not text.isascii():
             self.problem("the backup-header can't be understood")
             return
         for line in text.decode().splitlines():
@@ -159,15 +135,16 @@ class Structure:
             `whole`, `partial` with the reasons, or `opaque` for an archive that is complete by its
             names, but keeps from us which qubes it must have (a really encrypted one).
         """
-        for name in (HEADER, HMAC, f"{XML}.000.enc"):
+        for name in (HEADER, HMAC, XML):
             if name not in self._containers:
                 self.problem(f"{name} is missing")
         if self.header and self.header.get("version") != "4":
             self.problem("the backup is not of format version 4")
         self._compare_header()
         self._compare_containers()
+        self._chunks.finish()
         for volume in self._volumes.values():
-            if volume.end == "missing":
+            if self._end_of(volume) == "missing" and not self._chunks.is_cut(volume.name):
                 self.problem(f"{volume.name} does not reach its end")
         qubes = self._promised()
         for qube in qubes or []:
@@ -182,16 +159,27 @@ class Structure:
             )
         return Verdict(status, reason, self._describe(qubes))
 
+    def _end_of(self, volume: Volume) -> str:
+        """Tell whether the inner archive's end was seen, is missing, or can't be seen."""
+        if self._chunks.is_cut(volume.name):
+            return "missing"
+        if volume.hidden:
+            return "unseen"
+        return "seen" if volume.inner.ended else "missing"
+
+    def _shows_payload(self, name: str) -> bool:
+        return container.shows_payload(self._containers.get(name, container.UNKNOWN))
+
     def _compare_header(self) -> None:
         """Compare the clear header with its copy, as the restore does."""
-        if self._containers.get(HMAC) in _VISIBLE and self._texts.get(HEADER) != self._texts[HMAC]:
+        if self._shows_payload(HMAC) and self._texts.get(HEADER) != self._texts[HMAC]:
             self.problem(f"{HEADER} and {HMAC} differ")
 
     def _compare_containers(self) -> None:
         """All members of a backup are in one kind of container; the header is in none."""
         kinds: dict[str, str] = {}
         for name, kind in self._containers.items():
-            if (name == HMAC or chunk_name(name)) and kind != "damaged":
+            if (name == HMAC or split_chunk(name)) and kind != container.DAMAGED:
                 kinds.setdefault(kind, name)
         if len(kinds) > 1:
             (one, first), (other, second) = list(kinds.items())[:2]
@@ -199,11 +187,10 @@ class Structure:
 
     def _promised(self) -> list[qubesxml.Qube] | None:
         """List the qubes that must be there; None when that can't be seen."""
-        name = f"{XML}.000.enc"
-        if self._containers.get(name) not in _VISIBLE:
+        if not self._shows_payload(XML):
             return None
         try:
-            return qubesxml.included(qubesxml.unpack(bytes(self._texts[name])))
+            return qubesxml.included(qubesxml.unpack(bytes(self._texts[XML])))
         except qubesxml.UnknownCompressionError:
             if self.is_compressed:
                 return None
@@ -230,7 +217,7 @@ class Structure:
     def _describe(self, qubes: list[qubesxml.Qube] | None) -> list[dict[str, Any]]:
         """Describe the qubes in it; by the members' folders alone when qubes.xml can't be read."""
         if qubes is None:
-            paths = {self._folder(name): None for name in self._volumes if name != XML}
+            paths = {self._folder(name): None for name in self._volumes if name != XML_VOLUME}
             qubes = [qubesxml.Qube(path=path) for path in paths]
         return [
             {
@@ -242,7 +229,7 @@ class Structure:
                         "name": volume.name.rpartition("/")[2],
                         "bytes": volume.payload,
                         "chunks": volume.chunks,
-                        "end": volume.end,
+                        "end": self._end_of(volume),
                     }
                     for volume in self._files(qube.path)
                 ],

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import memory_engine
-import pytest
 from lab_harness import LAB, TEMPLATE, Lab
 from real_backup import CHUNK
 from shim_driver import SECRET, Root, temporary_root
@@ -37,9 +36,7 @@ def run_name(backup_id: str) -> str:
 
 def member_list(stream: bytes, run: str) -> bytes:
     """What `dedup-store show --lines` says of a stream: dedup-store's own splitter reads it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dedup_store.structure.CHUNK_BYTES", CHUNK)
-        manifest = memory_engine.split(stream).manifest
+    manifest = memory_engine.split(stream, CHUNK).manifest
     head = {"run": run, "status": manifest.status, "reason": manifest.reason}
     rows = [
         {

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backup_format.limits import CHUNK_BYTES
 from dedup_store.get import Choice, Joiner
 from dedup_store.manifest import Manifest
 from dedup_store.pipes import Source
@@ -69,7 +70,8 @@ class Split:
             os.close(fd)
 
 
-def split(stream: bytes) -> Split:
+def split(stream: bytes, chunk: int = CHUNK_BYTES) -> Split:
+    """Split a stream whose chunks are of at most some bytes."""
     fd = os.memfd_create("stream")
     try:
         os.write(fd, stream)
@@ -77,7 +79,7 @@ def split(stream: bytes) -> Split:
         recipe, payload = RecipeWriter(), Objects()
         sink = PayloadSink(payload)
         source = Source(fd)
-        splitter = Splitter(source, recipe, sink)
+        splitter = Splitter(source, recipe, sink, chunk)
         splitter.run()
         verdict = splitter.structure.judge()
         file, sha256 = recipe.finish()

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import archives
 import pytest
 from archives import Qube
-from dedup_store import qubesxml, splitter, structure
+from backup_format import qubesxml
+from backup_format.limits import CHUNK_BYTES
 from dedup_store.structure import Verdict
 from memory_engine import split
 
 Parts = list[tuple[str, bytes]]
+SMALL = 65_536  # bytes of a chunk
 
 
 @functools.cache
@@ -22,8 +24,12 @@ def parts() -> tuple[tuple[str, bytes], ...]:
     return tuple(archives.members(archives.small_qubes()))
 
 
-def judge(members: Parts) -> Verdict:
-    return split(archives.join(members)).verdict
+def judge(members: Parts, chunk: int = CHUNK_BYTES) -> Verdict:
+    return split(archives.join(members), chunk).verdict
+
+
+def judge_small(members: Parts) -> Verdict:
+    return judge(members, SMALL)
 
 
 def test_a_complete_backup_is_whole() -> None:
@@ -74,27 +80,25 @@ def test_without_a_volume(name: str, reason: str) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Parts:
     """A volume of four chunks, without 400 MiB of data."""
-    for module in (structure, splitter):
-        monkeypatch.setattr(module, "CHUNK_BYTES", 65_536)
-    monkeypatch.setattr(archives, "CHUNK", 65_536)
+    monkeypatch.setattr(archives, "CHUNK", SMALL)
     qube = Qube("work", 7, volumes={"private": archives.noise(200_000)})
     found = list(archives.members([qube]))
     assert [name for name, _ in found[3:]] == [f"vm7/private.img.{n:03}.enc" for n in range(4)]
-    assert judge(found).status == "whole"
+    assert judge_small(found).status == "whole"
     return found
 
 
 @pytest.mark.parametrize(
     ("missing", "reason"),
     [
-        (3, "vm7/private.img: chunk 000 is missing"),
-        (4, "vm7/private.img: chunk 001 is missing"),
-        (6, "vm7/private.img does not reach its end"),
+        (3, "vm7/private.img.000.enc is missing"),
+        (4, "vm7/private.img.001.enc is missing"),
+        (6, "vm7/private.img.003.enc is missing: a full chunk is before it"),
     ],
 )
 def test_without_a_chunk(small_chunks: Parts, missing: int, reason: str) -> None:
     del small_chunks[missing]
-    verdict = judge(small_chunks)
+    verdict = judge_small(small_chunks)
     assert verdict.status == "partial"
     assert reason in verdict.reason
 
@@ -105,10 +109,10 @@ def test_hidden_volume_that_ends_with_a_full_chunk(small_chunks: Parts, kind: st
     assert small_chunks
     qube = Qube("work", 7, volumes={"private": archives.noise(200_000)})
     found = list(archives.members([qube], kind=kind, compressed=kind == "authenticated"))
-    assert judge(found).status == ("opaque" if kind == "scrypt" else "whole")
-    verdict = judge(found[:-1])
+    assert judge_small(found).status == ("opaque" if kind == "scrypt" else "whole")
+    verdict = judge_small(found[:-1])
     assert verdict.status == "partial"
-    assert "vm7/private.img does not reach its end" in verdict.reason
+    assert "vm7/private.img.003.enc is missing: a full chunk is before it" in verdict.reason
 
 
 def test_volume_of_exactly_full_chunks(small_chunks: Parts) -> None:
@@ -117,9 +121,9 @@ def test_volume_of_exactly_full_chunks(small_chunks: Parts) -> None:
     full = archives.sparse_archive("vm7/private.img", archives.noise(65_536 - 1024 - 512 * 4))
     assert len(full) == 65_536
     inner.append(("vm7/private.img.000.enc", archives.container(full)))
-    assert "does not reach its end" in judge(inner).reason
+    assert "vm7/private.img.001.enc is missing" in judge_small(inner).reason
     inner.append(("vm7/private.img.001.enc", archives.container(b"")))
-    assert judge(inner).status == "whole"
+    assert judge_small(inner).status == "whole"
 
 
 @pytest.mark.parametrize("holes", [2, 200])
@@ -133,27 +137,47 @@ def test_volume_that_gnu_tar_archived(small_chunks: Parts, holes: int) -> None:
         (f"{name}.{number:03d}.enc", archives.container(inner[start : start + 65_536]))
         for number, start in enumerate(range(0, len(inner), 65_536))
     ]
-    assert judge(found).status == "whole"
+    assert judge_small(found).status == "whole"
     if holes > 2:
-        assert "does not reach its end" in judge(found[:-1]).reason
+        assert judge_small(found[:-1]).status == "partial"
+        assert ".enc is missing: a full chunk is before it" in judge_small(found[:-1]).reason
 
 
 def test_chunks_in_disorder(small_chunks: Parts) -> None:
     small_chunks[4], small_chunks[5] = small_chunks[5], small_chunks[4]
-    assert judge(small_chunks).status == "partial"
+    assert judge_small(small_chunks).status == "partial"
 
 
 def test_short_chunk_in_the_middle(small_chunks: Parts) -> None:
     name, data = small_chunks[4]
     small_chunks[4] = (name, archives.container(data[96:-33]))
-    assert "chunk 001 is short" in judge(small_chunks).reason
+    assert "vm7/private.img.001.enc is too short" in judge_small(small_chunks).reason
+
+
+def test_chunks_of_another_size() -> None:
+    """The archive itself shows the size of its chunks, if a volume has several."""
+    volumes = {"private": archives.noise(200_000), "root": archives.noise(100_000)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archives, "CHUNK", 65_536)
+        found = list(archives.members([Qube("work", 7, volumes=volumes)]))
+    assert judge(found).status == "whole"
+    assert ".001.enc is missing: a full chunk is before it" in judge(found[:-1]).reason
+    name, data = found[4]
+    found[4] = (name, archives.container(data[96:-33]))
+    assert f"{name} is too short" in judge(found).reason
+
+
+def test_chunk_that_is_too_long(small_chunks: Parts) -> None:
+    name, data = small_chunks[-1]
+    longer = archives.container(data[96:-32] + bytes(SMALL))
+    assert f"{name} is too long" in judge_small([*small_chunks[:-1], (name, longer)]).reason
 
 
 def test_chunks_apart(small_chunks: Parts) -> None:
     small_chunks.insert(
         5, ("vm9/empty.000.enc", archives.container(archives.file_archive("e", b"")))
     )
-    assert "not together" in judge(small_chunks).reason
+    assert "not together" in judge_small(small_chunks).reason
 
 
 def test_inner_archive_that_was_cut_by_its_maker() -> None:

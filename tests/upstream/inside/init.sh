@@ -87,7 +87,6 @@ ln -s "$here/qrexec_client.py" /usr/bin/qrexec-client
 ln -s /usr/bin/qrexec-client /usr/lib/qubes/qrexec-client
 cp "$repository/lab/dom0/lib/qfile-dom0-unpacker" /usr/libexec/qubes/
 cp "$repository/lab/qube/lib/tar2qfile" /usr/lib/qubes/
-cp -r "$repository/payload/qube" /usr/local/lib/dedup-store # a copy: tests set its CHUNK_BYTES
-ln -s ../lib/dedup-store/dedup-store /usr/local/bin/dedup-store
+ln -s "$repository/payload/qube/dedup-store" /usr/local/bin/dedup-store
 echo ready
 cat >/dev/null # not exec: the shell reaps what its parents left

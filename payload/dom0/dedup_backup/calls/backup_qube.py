@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from backup_format.container import chunk_bytes
+from backup_format.limits import MAX_MEMBERS
 from dom0_common.text import clean
 
 from dedup_backup.calls import qubesd, service
@@ -13,8 +15,7 @@ from dedup_backup.errors import BackupError
 from dedup_backup.settings import StoreAddress
 
 RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-([A-Za-z0-9-]{1,64})-[0-9a-f]{4}")  # 1: the backup id
-MAX_RUNS, MAX_MEMBERS = 100_000, 200_000  # 200,000 full members are 20 TB
-OVERHEAD = 128  # bytes of a container, scrypt's or ours, around the payload
+MAX_RUNS = 100_000
 _MAX_LENGTH = 1 << 50
 SECRETS = ("password", "borg key")
 ENGINES = ("restic", "borg", "directory")
@@ -209,7 +210,7 @@ def _member(row: dict[str, Any]) -> Member:
         or not _SHA256.fullmatch(sha256)
     ):
         raise _malformed("a member")
-    length -= 0 if container in ("authenticated", "none") else OVERHEAD
+    length = chunk_bytes(container, length)
     return Member(clean(name, 120), clean(container, 20), length, sha256)
 
 

@@ -6,34 +6,29 @@ import os
 import re
 from collections.abc import Iterator
 
-from dom0_common.text import clean
-
-from dedup_backup.calls.backup_qube import OVERHEAD, Member
-from dedup_backup.calls.service import Call
-from dedup_backup.errors import BackupError, WrongError
-from dedup_backup.reading import qubesxml
-from dedup_backup.reading.completeness import Comparison, Completeness, wrong_container
-from dedup_backup.reading.containers import (
+from backup_format import qubesxml
+from backup_format.container import (
     AUTHENTICATED,
     ENCRYPTED,
+    HEAD_BYTES,
     NONE,
-    Containers,
-    DamagedError,
+    OVERHEAD,
+    TRAILER_BYTES,
 )
+from backup_format.limits import MAX_HEADER, MAX_XML
+from backup_format.members import HEADER, HMAC, XML
+from dom0_common.text import clean
+
+from dedup_backup.calls.backup_qube import Member
+from dedup_backup.calls.service import Call
+from dedup_backup.errors import BackupError, WrongError
+from dedup_backup.reading.completeness import Comparison, Completeness, wrong_container
+from dedup_backup.reading.containers import Containers, DamagedError
 from dedup_backup.reading.ends import Ends
 from dedup_backup.reading.report import EnoughError, Report
-from dedup_backup.reading.stream import (
-    HEADER,
-    HMAC,
-    MAX_HEADER,
-    MAX_XML,
-    XML,
-    Archive,
-    CutError,
-)
+from dedup_backup.reading.stream import Archive, CutError
 from dedup_backup.records.ledger import Row
 
-_HEAD, _TAIL = 96, 32  # bytes of a container before and behind its payload (the shim)
 # What Qubes 4.x writes (qubes/backup.py BackupHeader); the id goes into all passphrase lines
 _HEADER = re.compile(
     rb"version=4\nencrypted=True\ncompressed=(?:True|False)\n(?:compression-filter=[!-~]{1,64}\n)?"
@@ -210,7 +205,7 @@ class Check:
                 archive = Archive(stream)
                 for name, size in archive.members():
                     if name == XML:
-                        self._take_xml(os.pread(archive.spool, size, 0)[_HEAD:-_TAIL])
+                        self._take_xml(os.pread(archive.spool, size, 0)[HEAD_BYTES:-TRAILER_BYTES])
                         return
                     if name not in (HEADER, HMAC):
                         break

@@ -7,11 +7,11 @@ _split_and_send for the chunks). The official restore checks none of this.
 
 from collections.abc import Callable, Collection
 
+from backup_format.container import NONE
+from backup_format.members import HEADER, HMAC, XML, ChunkSequence, is_member_name, split_chunk
+from backup_format.qubesxml import Qube
 from dom0_common.text import clean
 
-from dedup_backup.reading.containers import NONE
-from dedup_backup.reading.qubesxml import Qube
-from dedup_backup.reading.stream import CHUNK_BYTES, HEADER, HMAC, XML, is_member_name
 from dedup_backup.records.ledger import Row
 
 _FIRST = (HEADER, HMAC, XML)
@@ -46,8 +46,7 @@ class Completeness:
         self._containers = containers
         self._count = 0
         self._kind = ""
-        self._volumes: dict[str, tuple[int, int]] = {}  # name: chunks, length of the last one
-        self._full: int | None = None  # length of the chunks that have a successor
+        self._chunks = ChunkSequence(problem)
 
     def add(self, name: str, container: str, length: int) -> None:
         """Take the next member: its name, its container, bytes of its payload."""
@@ -66,24 +65,8 @@ class Completeness:
             self._problem(f"{name} is in another kind of container than {HMAC}")
         if not is_member_name(name):
             self._problem(f"{name} is not what a backup contains")
-        elif name != HMAC:
-            volume, number, _ = name.rsplit(".", 2)
-            self._chunk(volume, int(number), length)
-
-    def _chunk(self, volume: str, number: int, length: int) -> None:
-        chunks, last = self._volumes.get(volume, (0, 0))
-        if number < chunks:
-            self._problem(f"{volume}.{number:03}.enc is there twice, or not in its place")
-            return
-        if number > chunks:
-            self._problem(f"{volume}.{chunks:03}.enc is missing")
-        elif number:
-            self._full = self._full or last  # of one size, 100 MiB unless dom0's Qubes changed it
-            if last != self._full:
-                self._problem(f"{volume}.{number - 1:03}.enc is too short for a chunk amid others")
-        if length > CHUNK_BYTES:
-            self._problem(f"{volume}.{number:03}.enc is too long")
-        self._volumes[volume] = (number + 1, length)
+        elif chunk := split_chunk(name):
+            self._chunks.add(*chunk, length)
 
     def judge(self, qubes: list[Qube] | None) -> None:
         """Tell what is missing.
@@ -93,16 +76,14 @@ class Completeness:
         """
         for name in _FIRST[self._count :]:
             self._problem(f"{name} is missing")
-        full = min(self._full or CHUNK_BYTES, CHUNK_BYTES)
-        for volume, (chunks, last) in self._volumes.items():
-            if last >= full:
-                self._problem(f"{volume}.{chunks:03}.enc is missing: it is cut behind a full chunk")
+        self._chunks.finish()
         if qubes is not None:
             self._find(qubes)
 
     def _find(self, qubes: list[Qube]) -> None:
         """Compare with what qubes.xml promises."""
-        folders = {volume.rpartition("/")[0] + "/" for volume in self._volumes}
+        volumes = dict.fromkeys(self._chunks.volumes)
+        folders = {volume.rpartition("/")[0] + "/" for volume in volumes}
         for qube in qubes:
             wanted = [qube.path + name for name in qube.volumes]
             if not qube.path.endswith("/"):  # dom0's home
@@ -111,10 +92,10 @@ class Completeness:
                 self._problem(f"{qube.path}: all of {qube.name or 'a qube'} is missing")
                 continue
             for name in wanted:
-                if name not in self._volumes:
+                if name not in volumes:
                     self._problem(f"{name}.000.enc is missing ({qube.name})")
         known = {qube.path for qube in qubes} | {"qubes.xml"}
-        for name in self._volumes:
+        for name in volumes:
             if name not in known and name.rpartition("/")[0] + "/" not in known:
                 self._problem(f"{name}.000.enc belongs to no qube that qubes.xml includes")
 

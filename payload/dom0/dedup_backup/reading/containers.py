@@ -6,14 +6,14 @@ import hashlib
 import hmac
 import os
 
+from backup_format import container
 from dom0_common.text import clean
 from shimctl_lib.layout import ShimctlError
 from shimctl_lib.look import load_shim
 
 from dedup_backup.errors import BackupError
 
-AUTHENTICATED, ENCRYPTED, UNKNOWN, NONE = "authenticated", "scrypt", "unknown", "none"
-_HEAD, _TAIL = 96, 32  # bytes of any container before and behind its payload
+_HEAD, _TAIL = container.HEAD_BYTES, container.TRAILER_BYTES
 _BLOCK = 1 << 20
 # scrypt chooses them for 5 s and an eighth of the memory (scrypt 1.3 lib/scryptenc pickparams), in
 # dom0 some 2^19; what asks for more is refused before it costs memory or time
@@ -39,12 +39,7 @@ class Containers:
 
     def kind(self) -> str:
         """Tell what is in the spool, by its first bytes."""
-        start = os.pread(self._spool, 7, 0)
-        if not start.startswith(b"scrypt") or len(start) < 7:
-            return NONE
-        if start[6] in self._shim.CONTAINERS:
-            return AUTHENTICATED
-        return UNKNOWN if start[6] else ENCRYPTED
+        return container.kind_of(os.pread(self._spool, _HEAD, 0))
 
     def trailer(self) -> str:
         """Give the trailer of the container in the spool, in hex."""
@@ -93,7 +88,7 @@ class Containers:
             BackupError: dom0 has no memory for it.
         """
         head, size = os.pread(self._spool, _HEAD, 0), self._size()
-        if size < _HEAD + _TAIL or head[48:64] != hashlib.sha256(head[:48]).digest()[:16]:
+        if not container.has_sound_head(head, size):
             raise DamagedError("it is no container of scrypt's")
         log_n, r, p = head[7], *(int.from_bytes(head[at : at + 4], "big") for at in (8, 12))
         if (

@@ -7,7 +7,7 @@ qubes/tarwriter.py write them), whatever is in it. A file whose tar died in dom0
 Qubes sends it all the same (qubes/backup.py _wrap_and_send_files), and the backup fails.
 """
 
-from dedup_backup.reading.stream import HEADER, HMAC
+from backup_format.members import HEADER, HMAC
 
 _END = 1024  # bytes
 

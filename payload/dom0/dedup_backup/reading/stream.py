@@ -5,38 +5,27 @@ Qubes runs one `tar -cO --posix` for each member, all to one pipe (qubes-core-ad
 qubes/backup.py SendWorker.run). GNU tar then writes a pax header (typeflag x) with mtime, atime and
 ctime, a ustar header, the data, and zeros up to a multiple of 10240 bytes, at least two blocks of
 them (POSIX.1 pax, "pax Interchange Format"; GNU tar src/buffer.c). Only exactly that is accepted.
+The backup qube's own reader, dedup_store's, accepts any tar: it must keep whatever comes.
 """
 
 import os
 import re
 from collections.abc import Iterator
 
+from backup_format.container import OVERHEAD
+from backup_format.limits import CHUNK_BYTES, MAX_HEADER, MAX_MEMBERS, MAX_XML
+from backup_format.members import HEADER, HMAC, XML, is_member_name
 from dom0_common.text import clean
 
-from dedup_backup.calls.backup_qube import MAX_MEMBERS, OVERHEAD
 from dedup_backup.calls.service import Call
 from dedup_backup.errors import WrongError
 
-HEADER, HMAC, XML = "backup-header", "backup-header.hmac", "qubes.xml.000.enc"
-CHUNK_BYTES = 100 << 20  # a full chunk's payload: qubes/backup.py Backup.chunk_size
-MAX_HEADER = 4096  # restore.py HMAC_MAX_SIZE
-MAX_XML = 16 << 20
 BUFFER = 1 << 20
 _LIMITS = {HEADER: MAX_HEADER, HMAC: MAX_HEADER + OVERHEAD, XML: MAX_XML + OVERHEAD}
 _BLOCK, _RECORD, _ZEROS = 512, 10240, bytes(10240 + 512)
 _MAX_PAX = 1024
 _PAX = re.compile(rb"(?:[0-9]{2} (?:mtime|atime|ctime)=-?[0-9]{1,12}(?:\.[0-9]{1,9})?\n){1,3}")
 _OCTAL = re.compile(rb"[0-7]{11}\0")
-_NAME = re.compile(
-    r"backup-header(?:\.hmac)?"
-    r"|(?:qubes\.xml|vm[0-9]{1,7}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
-    r"|dom0-home/[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})\.[0-9]{3,6}\.enc"
-)
-
-
-def is_member_name(name: str) -> bool:
-    """Tell whether a backup can have a member of this name (see qubes/backup.py)."""
-    return _NAME.fullmatch(name) is not None
 
 
 class CutError(WrongError):

@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
+from backup_format.members import HEADER, HMAC
 from dom0_common.paths import Paths
 
 from dedup_backup.errors import BackupError
-from dedup_backup.reading.stream import HEADER, HMAC
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MAX_LINE = 8192

@@ -23,11 +23,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from backup_format.qubesxml import Qube
 from dom0_common.paths import Paths
 
 from dedup_backup.calls import qubesd
 from dedup_backup.errors import BackupError
-from dedup_backup.reading.qubesxml import Qube
 from dedup_backup.records import confirmed, ledger, moment
 from dedup_backup.records.ledger import Ledger
 

@@ -1,1 +1,0 @@
-../../../qube/dedup_store/qubesxml.py
