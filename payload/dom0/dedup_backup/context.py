@@ -11,7 +11,7 @@ from typing import Any
 from dom0_common.paths import Paths
 from dom0_common.text import clean
 from shimctl_lib import alarm
-from shimctl_lib.layout import ShimctlError
+from shimctl_lib.errors import ShimctlError
 
 from dedup_backup.calls.backup_qube import RUN, Store
 from dedup_backup.errors import UsageError

@@ -8,12 +8,13 @@ nobody else would.
 import contextlib
 import os
 
+from dom0_common.paths import SHIM, Paths
+
 from shimctl_lib import guard, state
-from shimctl_lib.layout import SHIM, Layout
 from shimctl_lib.system import callers, files
 
 
-def forgotten(at: Layout) -> str | None:
+def forgotten(at: Paths) -> str | None:
     """Return a sentence if no shim is installed though backups were made with one; else None."""
     with contextlib.suppress(FileNotFoundError, PermissionError), os.scandir(at.ledgers) as ledgers:
         if any(ledgers):
@@ -25,7 +26,7 @@ def forgotten(at: Layout) -> str | None:
     return None
 
 
-def warning(at: Layout) -> str | None:
+def warning(at: Paths) -> str | None:
     """Return what is wrong in a sentence; None if nothing is, or if no shim was ever installed.
 
     Takes some hundredths of a second, and runs no scrypt.
@@ -45,7 +46,7 @@ def warning(at: Layout) -> str | None:
     others = callers.others(at)
     if others and others[0] != place:
         return f"{others[0]} is found before the shim, so backups may leave dom0 in clear: {more}"
-    triggers = guard.health(at, guard.pieces(at)).values()
+    triggers = guard.health(at, guard.guard_files(at)).values()
     if not any(health.startswith("ready") for health in triggers):
         return f"the shim's guard is off: an update of scrypt would remove the shim: {more}"
     return None

@@ -10,18 +10,16 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shimctl_lib import alarm, guard, look, plan, state, status, tell
-from shimctl_lib.layout import (
-    METHODS,
-    MODES,
-    TRIGGERS,
-    ChangedError,
-    Layout,
-    ShimctlError,
-    printable,
-)
+from dom0_common.paths import Paths
+from dom0_common.text import clean
+
+from shimctl_lib import alarm, guard, inspection, notify, plan, state, status
+from shimctl_lib.errors import ChangedError, ShimctlError
 from shimctl_lib.system import attributes, exchange, files
 
+MODES = ("authenticated", "off")
+METHODS = ("replace", "path")
+TRIGGERS = ("rpm", "dnf4", "dnf5", "path", "boot", "backup")
 RETRIES = 3  # looks, when a package manager changes something between look and change
 # Seconds after which the path unit tries again after a failure: in the midst of an update the new
 # scrypt may lack a library that comes a moment later. Nobody waits for that unit.
@@ -41,7 +39,7 @@ class Options(NamedTuple):
     root: str
 
 
-def make_plan(at: Layout, found: look.Found, options: Options) -> plan.Plan:
+def make_plan(at: Paths, found: inspection.Installation, options: Options) -> plan.Plan:
     """Plan what the command asks for."""
     planner = plan.Planner(at, found)
     if options.command == "install":
@@ -51,7 +49,7 @@ def make_plan(at: Layout, found: look.Found, options: Options) -> plan.Plan:
     return planner.reconcile()
 
 
-def change(at: Layout, options: Options) -> Result:
+def change(at: Paths, options: Options) -> Result:
     """Make (with --check: only find) the needed changes; look again when somebody else interferes.
 
     Raises:
@@ -63,14 +61,14 @@ def change(at: Layout, options: Options) -> Result:
     return change_once(at, options)
 
 
-def change_once(at: Layout, options: Options) -> Result:
+def change_once(at: Paths, options: Options) -> Result:
     """Make (with --check: only find) the needed changes; return what was done.
 
     Raises:
         ShimctlError: it can't be done, or was done only in part.
         OSError: likewise.
     """
-    found = look.look(at)
+    found = inspection.inspect(at)
     made = make_plan(at, found, options)
     if why := attributes.blocking(path for step in made.steps for path in step.paths):
         raise ShimctlError(f"nothing was changed: {why}")
@@ -82,7 +80,7 @@ def change_once(at: Layout, options: Options) -> Result:
             except PermissionError as error:
                 why = attributes.blocking(places(at))
                 raise ShimctlError(f"{error}; {why}" if why else str(error)) from error
-            tell.journal(at, tell.NOTICE, step.text)
+            notify.journal(at, notify.NOTICE, step.text)
         after |= step.after
     result: Result = {"changed": bool(made.steps), "before": before, "after": after}
     result["steps"] = [step.text for step in made.steps]
@@ -97,7 +95,7 @@ def change_once(at: Layout, options: Options) -> Result:
     return result
 
 
-def attempt(at: Layout, options: Options) -> Result:
+def attempt(at: Paths, options: Options) -> Result:
     """Do the same; a failure is a result too."""
     try:
         return change(at, options)
@@ -105,17 +103,17 @@ def attempt(at: Layout, options: Options) -> Result:
         return {"changed": False, "steps": [], "error": str(error)}
 
 
-def report(at: Layout, trigger: str, before: state.State | None, result: Result) -> None:
+def report(at: Paths, trigger: str, before: state.State | None, result: Result) -> None:
     """Note what came of a trigger's run; tell of a change, and of a failure that is new."""
     if before is None:
         if text := alarm.forgotten(at):
-            tell.journal(at, tell.WARNING, text)
+            notify.journal(at, notify.WARNING, text)
         return
     failure = result.get("error")
     ours = failure and not result.get("for_the_user")
-    said = printable(
-        f"failed: {failure}" if failure else "; ".join(result["steps"]) or "nothing to do"
-    )
+    said = clean("; ".join(result["steps"])) or "nothing to do"
+    if failure:
+        said = f"failed: {clean(failure)}"
     previous = before.get("last") or {}
     try:
         if (current := state.load(at)) is not None:
@@ -126,38 +124,38 @@ def report(at: Layout, trigger: str, before: state.State | None, result: Result)
             current["triggers"] = {**current.get("triggers", {}), trigger: run}
             state.save(at, current)
     except OSError as error:
-        tell.journal(at, tell.WARNING, f"{at.state} can't be written: {error}")
+        notify.journal(at, notify.WARNING, f"{at.state} can't be written: {error}")
     if failure and (previous.get("result") != said or trigger == "boot"):
         state_of_it = "is not in place" if ours else "needs you"
         text = f"The scrypt shim {state_of_it}: {failure}. See: sudo shimctl status"
-        tell.journal(at, tell.WARNING, text)
-        tell.notify(at, text, urgent=True)
+        notify.journal(at, notify.WARNING, text)
+        notify.desktop(at, text, urgent=True)
     for place in ("scrypt", "local"):
         was, now = (result.get(when, {}).get(place) for when in ("before", "after"))
         if was != now == "shim" and not ours:
             text = f"{getattr(at, place)} was '{was}'. The scrypt shim is back there."
-            tell.notify(at, text, urgent=False)
+            notify.desktop(at, text, urgent=False)
 
 
-def places(at: Layout) -> list[Path]:
+def places(at: Paths) -> list[Path]:
     """Return the files that are written."""
     known = [at.scrypt, at.real, at.local, at.config, at.state]
-    return known + [piece.path for piece in guard.pieces(at)]
+    return known + [file.path for file in guard.guard_files(at)]
 
 
-def tidy(at: Layout) -> None:
+def tidy(at: Paths) -> None:
     """Settle what a killed run may have left beside the files that are written."""
     for path in places(at):
         files.temporary(path).unlink(missing_ok=True)
         if path in (at.scrypt, at.real, at.local):
-            exchange.recover(path, look.is_ours, [at.scrypt, at.real, at.old])
+            exchange.recover(path, inspection.is_ours, [at.scrypt, at.real, at.old])
         exchange.aside(path).unlink(missing_ok=True)
     inodes = [path.lstat().st_ino for path in (at.scrypt, at.real) if os.path.lexists(path)]
     if len(inodes) > len(set(inodes)) and state.load(at) is not None:
         files.delete(at.real)  # a second name, which was to be for a moment: see files.move
 
 
-def triggered(at: Layout, trigger: str, options: Options) -> Result:
+def triggered(at: Paths, trigger: str, options: Options) -> Result:
     """Reconcile for a trigger, and report it; the path unit's tries again after a failure."""
     pauses = list(PAUSES) if trigger == "path" else []
     while True:
@@ -174,9 +172,9 @@ def triggered(at: Layout, trigger: str, options: Options) -> Result:
 
 def run(options: Options) -> tuple[Result, int]:
     """Do what options say; return the result and the exit status."""
-    at = Layout(Path(options.root).absolute())
+    at = Paths(Path(options.root).absolute())
     if options.command == "status":
-        facts, wrong = status.report(at, look.look(at))
+        facts, wrong = status.report(at, inspection.inspect(at))
         result = facts | {"changed": False, "healthy": not wrong, "problems": wrong}
         return result, 3 if wrong else 0
     if options.check:
@@ -193,7 +191,7 @@ def run(options: Options) -> tuple[Result, int]:
     if options.command == "remove" and done["changed"] and "error" not in done:
         # Perhaps nobody typed it: a package manager removes the shim with our package.
         text = "The scrypt shim was removed: new backups are really encrypted, without it."
-        tell.notify(at, text, urgent=False)
+        notify.desktop(at, text, urgent=False)
     return done, 1 if "error" in done else 0
 
 
@@ -263,7 +261,7 @@ def main(description: str | None) -> int:
         text = str(error) if known else f"unexpected {type(error).__name__}: {error}"
         result, code = {"error": text}, 1
         if options.trigger:  # nobody may see its stderr
-            tell.journal(Layout(Path(options.root)), tell.WARNING, text)
+            notify.journal(Paths(Path(options.root)), notify.WARNING, text)
     try:
         show(result, options)
         sys.stdout.flush()

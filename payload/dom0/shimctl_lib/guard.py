@@ -6,8 +6,11 @@ import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
-from shimctl_lib.layout import GUARD, Layout, ShimctlError, ask, printable
-from shimctl_lib.system import files, packages
+from dom0_common.paths import GUARD, Paths
+from dom0_common.text import clean
+
+from shimctl_lib.errors import ShimctlError
+from shimctl_lib.system import files, packages, programs
 
 PATH_UNIT = "qubes-dedup-backup-guard.path"
 SERVICE = "qubes-dedup-backup-guard.service"
@@ -21,7 +24,7 @@ DNF4_PLUGIN = ("usr/lib*/python3*/*-packages/dnf-plugins/post-transaction-action
 DNF5_PLUGIN = ("usr/lib*/libdnf5/plugins/actions.so", "usr/lib/*/libdnf5/plugins/actions.so")
 
 
-class Piece(NamedTuple):
+class GuardFile(NamedTuple):
     """A file of the guard: where, its content or (for a link) its target, and what is there now.
 
     now is one of: right; missing; wrong; masked (the admin's word against a unit, to be respected).
@@ -44,13 +47,13 @@ def _content(path: Path) -> bytes | str | None:
     return files.read(path)
 
 
-def _piece(path: Path, content: bytes | str) -> Piece:
+def _guard_file(path: Path, content: bytes | str) -> GuardFile:
     seen = _content(path)
     now = {None: "missing", content: "right", "/dev/null": "masked"}.get(seen, "wrong")
-    return Piece(path, content, now, seen)
+    return GuardFile(path, content, now, seen)
 
 
-def pieces(at: Layout) -> list[Piece]:
+def guard_files(at: Paths) -> list[GuardFile]:
     """Return the guard's files for the package managers and the systemd that are here."""
     wanted: list[tuple[Path, bytes | str]] = []
     if at.units.is_dir():
@@ -66,78 +69,78 @@ def pieces(at: Layout) -> list[Piece]:
     if at.dnf5.is_dir():
         name = "dedup-backup.actions"
         wanted.append((at.dnf5 / name, (GUARD / name).read_bytes()))
-    masked = {path.name for path, content in wanted if _piece(path, content).now == "masked"}
+    masked = {path.name for path, content in wanted if _guard_file(path, content).now == "masked"}
     return [
-        _piece(path, content)
+        _guard_file(path, content)
         for path, content in wanted
         if path.parent.name != WANTS or path.name not in masked
     ]
 
 
-def summary(found: list[Piece]) -> str:
+def summary(found: list[GuardFile]) -> str:
     """Return `complete`, `absent`, or `incomplete`."""
-    now = {piece.now for piece in found} - {"masked"}
+    now = {file.now for file in found} - {"masked"}
     if now <= {"right"}:
         return "complete" if now else "absent"
     return "absent" if now == {"missing"} else "incomplete"
 
 
-def lay_down(piece: Piece) -> None:
-    """Put a piece in its place."""
-    if isinstance(piece.content, str):
-        files.link(piece.content, piece.path, piece.still)
+def lay_down(file: GuardFile) -> None:
+    """Put a file in its place."""
+    if isinstance(file.content, str):
+        files.link(file.content, file.path, file.still)
     else:
-        files.write(piece.path, piece.content, piece.still)
+        files.write(file.path, file.content, file.still)
 
 
-def watching(at: Layout) -> bool:
+def watching(at: Paths) -> bool:
     """Tell whether systemd watches; true as well where there is no systemd to ask."""
     if not at.systemd or (at.units / PATH_UNIT).is_symlink():
         return True
-    done = ask(["systemctl", "is-active", "--quiet", PATH_UNIT])
+    done = programs.run(["systemctl", "is-active", "--quiet", PATH_UNIT])
     return done is not None and done[0] == 0
 
 
 def _systemctl(*arguments: str) -> None:
-    done = ask(["systemctl", *arguments], seconds=20)
+    done = programs.run(["systemctl", *arguments], seconds=20)
     if done is None or done[0] != 0:
-        said = printable(done[2]) if done else "no answer"
+        said = clean(done[2]) if done else "no answer"
         raise ShimctlError(f"systemctl {' '.join(arguments)}: {said}")
 
 
-def stale_units(at: Layout, found: list[Piece]) -> bool:
+def stale_units(at: Paths, found: list[GuardFile]) -> bool:
     """Tell whether systemd must read the units anew, or start to watch."""
     changing = any(at.units in p.path.parents and p.now in ("missing", "wrong") for p in found)
     return at.systemd and (changing or not watching(at))
 
 
-def watch(at: Layout) -> None:
+def watch(at: Paths) -> None:
     """Let systemd read the units anew, and watch."""
     if at.systemd:
         _systemctl("daemon-reload")
         _systemctl("start", PATH_UNIT)
 
 
-def stop_watching(at: Layout) -> None:
+def stop_watching(at: Paths) -> None:
     """Let systemd watch no more."""
     if at.systemd and watching(at):
         with contextlib.suppress(ShimctlError):
             _systemctl("stop", PATH_UNIT)
 
 
-def forget(at: Layout) -> None:
+def forget(at: Paths) -> None:
     """Let systemd forget units that are gone."""
     if at.systemd:
         _systemctl("daemon-reload")
 
 
-def _units_health(at: Layout, found: list[Piece], *units: str) -> str:
+def _units_health(at: Paths, found: list[GuardFile], *units: str) -> str:
     """Return `ready`, or `absent: why`, or `broken: why`."""
     if not at.units.is_dir():
         return "absent: there is no systemd here"
-    for piece in found:
-        if piece.path.name in units and piece.now != "right":
-            return f"broken: {piece.path} is {piece.now}"
+    for file in found:
+        if file.path.name in units and file.now != "right":
+            return f"broken: {file.path} is {file.now}"
     if not at.systemd:
         return "ready, once systemd runs"
     if PATH_UNIT in units and not watching(at):
@@ -154,7 +157,7 @@ class _Plugin(NamedTuple):
     hooks: Path
 
 
-def _plugin_health(at: Layout, found: list[Piece], plugin: _Plugin) -> str:
+def _plugin_health(at: Paths, found: list[GuardFile], plugin: _Plugin) -> str:
     """Return the same for the hook of a dnf plugin."""
     code = any(any(at.root.glob(pattern)) for pattern in plugin.code)
     if not code or not plugin.hooks.is_dir():
@@ -164,11 +167,11 @@ def _plugin_health(at: Layout, found: list[Piece], plugin: _Plugin) -> str:
         settings.read(plugin.config)
     if settings.get("main", "enabled", fallback="1").lower() in ("0", "no", "false", "off"):
         return f"absent: the plugin is not enabled in {plugin.config}"
-    wrong = [piece for piece in found if piece.path.parent == plugin.hooks and piece.now != "right"]
+    wrong = [file for file in found if file.path.parent == plugin.hooks and file.now != "right"]
     return f"broken: {wrong[0].path} is {wrong[0].now}" if wrong else "ready"
 
 
-def _dnf4_health(at: Layout, found: list[Piece]) -> str:
+def _dnf4_health(at: Paths, found: list[GuardFile]) -> str:
     """Return the same for dnf 4's hook, which nobody calls where `dnf` is dnf 5."""
     dnf = at.root / "usr/bin/dnf"
     if dnf.is_symlink() and dnf.readlink().name == "dnf5":
@@ -178,7 +181,7 @@ def _dnf4_health(at: Layout, found: list[Piece]) -> str:
     return _plugin_health(at, found, _Plugin(package, DNF4_PLUGIN, config, at.dnf4))
 
 
-def health(at: Layout, found: list[Piece]) -> dict[str, str]:
+def health(at: Paths, found: list[GuardFile]) -> dict[str, str]:
     """Return for each trigger `ready…`, `absent: why` or `broken: why`."""
     config = at.dnf5.parent / "actions.conf"
     dnf5 = _Plugin("libdnf5-plugin-actions", DNF5_PLUGIN, config, at.dnf5)

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from dom0_common.paths import SHIM, Paths
+
 from shimctl_lib import guard, state
-from shimctl_lib.layout import GUIDES_BACKUPS, SHIM, Layout, ShimctlError, ask
-from shimctl_lib.system import callers, files, packages
+from shimctl_lib.errors import GUIDES_BACKUPS, ShimctlError
+from shimctl_lib.system import callers, files, packages, programs
 
 MARKER = b"\n# qubes-dedup-backup: scrypt shim "  # a line near the top of every version of the shim
 OURS = ("shim", "other shim")
@@ -54,7 +56,7 @@ class Entry(NamedTuple):
         return same and hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
 
 
-class Found(NamedTuple):
+class Installation(NamedTuple):
     """What is in place."""
 
     scrypt: Entry
@@ -65,14 +67,14 @@ class Found(NamedTuple):
     mode: str | None  # None: the config is not understood
     state: state.State | None
     diverted: bool
-    guard: list[guard.Piece]
+    guard: list[guard.GuardFile]
     others: list[Path]  # each scrypt that somebody finds before /usr/bin/scrypt
 
     def config_is_still(self, path: Path) -> bool:
         """Tell whether the config, here or moved, is what was seen."""
         return files.read(path) == self.config
 
-    def in_the_way(self, at: Layout, method: str, again: str | None = None) -> list[str]:
+    def in_the_way(self, at: Paths, method: str, again: str | None = None) -> list[str]:
         """Return what is found before the shim, and what to do about each: at last again."""
         again = again or "`sudo shimctl reconcile`"
         last = at.local if method == "path" else at.scrypt
@@ -153,7 +155,7 @@ def load_shim() -> ModuleType:
 
 def answers(path: Path) -> bool:
     """Tell whether the program says that it is scrypt."""
-    done = ask([str(path), "--version"])
+    done = programs.run([str(path), "--version"])
     return done is not None and (done[1].startswith(b"scrypt ") or b"usage: scrypt" in done[2])
 
 
@@ -214,13 +216,13 @@ def shim_entry(path: Path, real: Entry) -> Entry:
     return found
 
 
-def look(at: Layout) -> Found:
+def inspect(at: Paths) -> Installation:
     """Find out what is in place."""
     config = files.read(at.config)
     mode = load_shim().MODE.fullmatch(re.sub(rb"#.*", b"", config or b""))
     real = entry(at.real)
     scrypt = shim_entry(at.scrypt, real)
-    return Found(
+    return Installation(
         scrypt=scrypt,
         real=real,
         old=entry(at.old),
@@ -229,6 +231,6 @@ def look(at: Layout) -> Found:
         mode=(mode[1] or b"authenticated").decode() if mode else None,
         state=state.load(at),
         diverted=packages.diverted(at),
-        guard=guard.pieces(at),
+        guard=guard.guard_files(at),
         others=callers.others(at),
     )

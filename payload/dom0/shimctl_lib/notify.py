@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tell people: a line in the journal, and a notification on the desktop. Never fails, never waits.
 
-Messages are ours; what other programs said in them went through printable().
+Messages are ours; what other programs said in them went through clean().
 """
 
 import contextlib
@@ -13,14 +13,16 @@ import stat
 import subprocess
 import time
 
-from shimctl_lib.layout import ENVIRONMENT, Layout
+from dom0_common.paths import Paths
+
+from shimctl_lib.system.programs import ENVIRONMENT
 
 WARNING, NOTICE = 4, 5  # syslog's levels (RFC 5424, section 6.2.1)
 SECONDS = 3
 TITLE = "qubes-dedup-backup"
 
 
-def journal(at: Layout, level: int, text: str) -> None:
+def journal(at: Paths, level: int, text: str) -> None:
     """Leave a line in the journal."""
     line = f"<{8 + level}>shimctl[{os.getpid()}]: {text}"  # 8: facility user
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
@@ -28,7 +30,7 @@ def journal(at: Layout, level: int, text: str) -> None:
         log.sendto(line.encode(errors="replace"), str(at.log))
 
 
-def notify(at: Layout, text: str, *, urgent: bool) -> None:
+def desktop(at: Paths, text: str, *, urgent: bool) -> None:
     """Show text to whoever is logged in; after SECONDS it is given up."""
     with contextlib.suppress(OSError):
         started = [

@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shimctl_lib import guard, look, state
-from shimctl_lib.layout import GUIDES_BACKUPS, REINSTALL, SHIM, Layout, ShimctlError
+from dom0_common.paths import SHIM, Paths
+
+from shimctl_lib import guard, inspection, state
+from shimctl_lib.errors import GUIDES_BACKUPS, REINSTALL, ShimctlError
 from shimctl_lib.system import files, packages, probe
 
 CONFIG_TEXT = """\
@@ -48,7 +50,7 @@ class Plan(NamedTuple):
 class Planner:
     """Makes the plans for what was found."""
 
-    def __init__(self, at: Layout, found: look.Found) -> None:
+    def __init__(self, at: Paths, found: inspection.Installation) -> None:
         self.at, self.found = at, found
         self.steps: list[Step] = []
 
@@ -83,7 +85,7 @@ class Planner:
         if found.local.kind == "guide" and method == "path":
             raise ShimctlError(f"{found.local.path} is the forum guide's script: remove it first")
 
-    def source(self) -> look.Entry:
+    def source(self) -> inspection.Entry:
         """Return the real scrypt that counts: where the package manager last put one.
 
         Raises:
@@ -99,7 +101,7 @@ class Planner:
             f"the real scrypt is not at {at.scrypt}, {at.real}, {at.old}: {REINSTALL}"
         )
 
-    def refusal(self, source: look.Entry) -> str | None:
+    def refusal(self, source: inspection.Entry) -> str | None:
         """Return why the real scrypt can't be relied on, None if it was proven that it can."""
         recorded = self.found.state or {}
         if recorded.get("real_sha256") == source.sha256 and not recorded.get("refused"):
@@ -128,7 +130,7 @@ class Planner:
             text = f"put the real scrypt back at {at.scrypt}{note}"
             put_back = partial(files.move, at.real, at.scrypt, found.scrypt.still)
             self.add(text, put_back, at.scrypt, at.real, scrypt="real", real="missing")
-        elif found.scrypt.kind in look.OURS and found.old.kind != "real" and self.orphaned():
+        elif found.scrypt.kind in inspection.OURS and found.old.kind != "real" and self.orphaned():
             text = f"remove the shim {at.scrypt}, as its package is gone"
             gone = partial(files.delete, at.scrypt, found.scrypt.still)
             self.add(text, gone, at.scrypt, scrypt="missing")
@@ -148,13 +150,13 @@ class Planner:
         recorded = (self.found.state or {}).get("package")
         return bool(recorded) and packages.owner(self.at) is None
 
-    def copy_to_scrypt(self, source: look.Entry) -> None:
+    def copy_to_scrypt(self, source: inspection.Entry) -> None:
         """Let the package's file be a copy of a real scrypt that is elsewhere."""
         files.copy(source.path, self.at.scrypt, self.found.scrypt.still)
 
     def remove_local(self) -> None:
         """Remove the shim of method `path`."""
-        if self.found.local.kind in look.OURS:
+        if self.found.local.kind in inspection.OURS:
             local, still = self.at.local, self.found.local.still
             gone = partial(files.delete, local, still)
             self.add(f"remove the shim {local}", gone, local, local="missing")
@@ -165,7 +167,7 @@ class Planner:
             return ""
         return f"; {GUIDES_BACKUPS}"
 
-    def place_shim(self, source: look.Entry, method: str) -> None:
+    def place_shim(self, source: inspection.Entry, method: str) -> None:
         """Put the shim in front of the real scrypt."""
         found, at, shim = self.found, self.at, SHIM.read_bytes()
         if method == "path":
@@ -194,22 +196,22 @@ class Planner:
         They have no paths here: one that can't be changed must not keep the shim from its place.
         """
         at, found = self.at, self.found
-        for piece in found.guard:
-            if piece.now in ("missing", "wrong"):
-                text = f"lay down {piece.path} (now: {piece.now})"
-                self.add(text, partial(guard.lay_down, piece), guard="complete")
+        for file in found.guard:
+            if file.now in ("missing", "wrong"):
+                text = f"lay down {file.path} (now: {file.now})"
+                self.add(text, partial(guard.lay_down, file), guard="complete")
         if guard.stale_units(at, found.guard):
             self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
 
     def folders_made(self) -> list[Path]:
         """Return the folders of the guard that an installation made, as they weren't there."""
         recorded = (self.found.state or {}).get("folders") or ()
-        folders = {piece.path.parent for piece in self.found.guard}
+        folders = {file.path.parent for file in self.found.guard}
         return sorted(f for f in folders if str(f.relative_to(self.at.root)) in recorded)
 
     def folders(self) -> list[str] | None:
         """Return the same below the root, with those that are to be made now; None for none."""
-        folders = {piece.path.parent for piece in self.found.guard}
+        folders = {file.path.parent for file in self.found.guard}
         made = {*self.folders_made(), *(folder for folder in folders if not folder.exists())}
         return sorted(str(folder.relative_to(self.at.root)) for folder in made) or None
 
@@ -242,7 +244,7 @@ class Planner:
             self.add(text, write, at.config, mode=mode)
         return self.repair(method)._replace(left=tuple(found.in_the_way(at, method)))
 
-    def checked_source(self, method: str) -> look.Entry:
+    def checked_source(self, method: str) -> inspection.Entry:
         """Return the real scrypt that counts, if the places are ones that may be changed."""
         self.check_places(method)
         return self.source()
@@ -266,7 +268,7 @@ class Planner:
         self.place_guard()
         return Plan(self.steps)
 
-    def stand_back(self, source: look.Entry, method: str, why: str) -> Plan:
+    def stand_back(self, source: inspection.Entry, method: str, why: str) -> Plan:
         """Plan the fail-safe state: the real scrypt that was refused stays in front."""
         found, at = self.found, self.at
         entries: dict[str, Any] = {
@@ -292,14 +294,14 @@ class Planner:
         if found.state is not None:
             entries = {"phase": "removing"}
             self.record(f"record the removal in {at.state}", entries, installed="partly")
-        guards = [piece for piece in found.guard if piece.now in ("right", "wrong")]
+        guards = [file for file in found.guard if file.now in ("right", "wrong")]
         if guards:  # first, or it would notice what comes now
             self.add("let systemd watch no more", lambda: guard.stop_watching(at), guard="absent")
         self.remove_local()
         left = self.restore_if_ours()
-        for piece in guards:
-            gone = partial(files.delete, piece.path, piece.still)
-            self.add(f"remove {piece.path}", gone, piece.path)
+        for file in guards:
+            gone = partial(files.delete, file.path, file.still)
+            self.add(f"remove {file.path}", gone, file.path)
         for folder in self.folders_made():
             if folder.is_dir():
                 text = f"remove {folder}, unless something else is in it"
@@ -324,7 +326,7 @@ class Planner:
         found, at = self.found, self.at
         if found.scrypt.kind in ("symbolic link", "hard link", "unknown", "broken"):
             return f"; {at.scrypt} is '{found.scrypt.kind}' and was left alone, as was {at.real}"
-        ours = found.state is not None or found.scrypt.kind in look.OURS
+        ours = found.state is not None or found.scrypt.kind in inspection.OURS
         if ours and (found.real.kind == "real" or found.scrypt.kind != "missing"):
             self.restore_scrypt(" (only the shim restores containers)")
         return ""

@@ -21,15 +21,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dom0_common.locks import lock
+from dom0_common.paths import Paths
 
-from shimctl_lib.layout import Layout, ShimctlError
+from shimctl_lib.errors import ShimctlError
 from shimctl_lib.system import files
 
 PATIENCE = 60  # seconds to wait for the lock; its holder takes one, or limits of 10 to 20 a program
 State = dict[str, Any]
 
 
-def load(at: Layout) -> State | None:
+def load(at: Paths) -> State | None:
     """Return the state, None when nothing is installed; what can't be read has no entries."""
     content = files.read(at.state)
     if content is None:
@@ -41,7 +42,7 @@ def load(at: Layout) -> State | None:
     return state if isinstance(state, dict) else {}
 
 
-def save(at: Layout, state: State) -> None:
+def save(at: Paths, state: State) -> None:
     """Write the state."""
     files.write(at.state, json.dumps(state, indent=1, sort_keys=True).encode() + b"\n")
 
@@ -52,7 +53,7 @@ def now() -> str:
 
 
 @contextlib.contextmanager
-def locked(at: Layout) -> Iterator[None]:
+def locked(at: Paths) -> Iterator[None]:
     """Let nobody else change anything meanwhile, and wait for whoever does.
 
     Raises:

@@ -3,8 +3,10 @@
 
 from typing import Any
 
-from shimctl_lib import guard, look
-from shimctl_lib.layout import PROGRAMS, REINSTALL, Layout
+from dom0_common.paths import PROGRAMS, Paths
+
+from shimctl_lib import guard, inspection
+from shimctl_lib.errors import REINSTALL
 from shimctl_lib.system import callers, packages
 
 Report = dict[str, Any]
@@ -14,7 +16,7 @@ CONSEQUENCE = (
 )
 
 
-def _place_problems(at: Layout, found: look.Found) -> list[str]:
+def _place_problems(at: Paths, found: inspection.Installation) -> list[str]:
     recorded = found.state or {}
     lines = []
     shim = found.local if found.method == "path" else found.scrypt
@@ -39,7 +41,7 @@ def _place_problems(at: Layout, found: look.Found) -> list[str]:
 
 
 def _package_problems(
-    at: Layout, found: look.Found, package: str | None, as_shipped: str
+    at: Paths, found: inspection.Installation, package: str | None, as_shipped: str
 ) -> list[str]:
     recorded = (found.state or {}).get("package")
     if recorded and package is None:
@@ -53,7 +55,7 @@ def _package_problems(
     return []
 
 
-def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
+def problems(at: Paths, found: inspection.Installation, facts: Report) -> list[str]:
     """Return what is not as it should be, each with what to do; nothing when all is healthy."""
     if found.state is None:
         lines = ["the shim is not installed (or not wholly removed): run shimctl install"]
@@ -81,7 +83,7 @@ def problems(at: Layout, found: look.Found, facts: Report) -> list[str]:
     return lines
 
 
-def report(at: Layout, found: look.Found) -> tuple[Report, list[str]]:
+def report(at: Paths, found: inspection.Installation) -> tuple[Report, list[str]]:
     """Return the facts, and the problems among them."""
     recorded = found.state or {}
     runs = recorded.get("triggers", {})

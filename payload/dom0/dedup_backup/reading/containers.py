@@ -8,8 +8,8 @@ import os
 
 from backup_format import container
 from dom0_common.text import clean
-from shimctl_lib.layout import ShimctlError
-from shimctl_lib.look import load_shim
+from shimctl_lib.errors import ShimctlError
+from shimctl_lib.inspection import load_shim
 
 from dedup_backup.errors import BackupError
 

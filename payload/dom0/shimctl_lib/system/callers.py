@@ -9,7 +9,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shimctl_lib.layout import SHIM, Layout, ask
+from dom0_common.paths import SHIM, Paths
+
+from shimctl_lib.system import programs
 
 # Folders that a PATH names before /usr/bin: systemd's default (src/basic/path-util.h), which qubesd
 # has, and sudo's secure_path in Fedora; and what login shells put first (Fedora's ~/.bashrc).
@@ -18,7 +20,7 @@ HOMES = ("root", "home/*")
 PERSONAL = (".local/bin", "bin")
 
 
-def _folders(at: Layout) -> Iterator[Path]:
+def _folders(at: Paths) -> Iterator[Path]:
     for home in HOMES:
         for found in sorted(at.root.glob(home)):
             yield from (found / folder for folder in PERSONAL)
@@ -34,7 +36,7 @@ def _program(path: Path) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) and status.st_mode & 0o111 else None
 
 
-def others(at: Layout) -> list[Path]:
+def others(at: Paths) -> list[Path]:
     """Return each scrypt that some caller finds before /usr/bin/scrypt, by name alone.
 
     The shim of method `path` is among them. What leads to /usr/bin/scrypt, or to the shim as it was
@@ -51,15 +53,17 @@ def others(at: Layout) -> list[Path]:
 
 def _qubesd_path() -> str | None:
     """Return the PATH of qubesd: of the running one, else what systemd would give it."""
-    main = ask(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])
+    main = programs.run(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])
     if main and main[0] == 0 and main[1].strip() not in (b"", b"0"):
         try:
             environ = Path(f"/proc/{int(main[1])}/environ").read_bytes()
         except (OSError, ValueError):
             return None
     else:
-        unit = ask(["systemctl", "show", "--property=Environment", "--value", "qubesd.service"])
-        manager = ask(["systemctl", "show-environment"])
+        unit = programs.run(
+            ["systemctl", "show", "--property=Environment", "--value", "qubesd.service"]
+        )
+        manager = programs.run(["systemctl", "show-environment"])
         parts = (manager[1] if manager else b"").split(b"\n") + (unit[1] if unit else b"").split()
         environ = b"\0".join(parts)
     paths = [item[5:].decode() for item in environ.split(b"\0") if item.startswith(b"PATH=")]
@@ -83,11 +87,11 @@ def _shell_path(user: str, command: str) -> str | None:
         argv = [account.pw_shell or "/bin/sh", "-l", "-c", command]
     else:
         return None
-    done = ask(argv, environment={"HOME": account.pw_dir, "USER": user})
+    done = programs.run(argv, environment={"HOME": account.pw_dir, "USER": user})
     return done[1].decode(errors="replace").strip() if done and done[0] == 0 else None
 
 
-def callers(at: Layout) -> dict[str, str | None]:
+def callers(at: Paths) -> dict[str, str | None]:
     """Return for each caller the scrypt that it would run, None where that can't be found out."""
     if not at.live:
         return {}

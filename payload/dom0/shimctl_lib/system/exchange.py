@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dom0_common.files import sync_folder
 
-from shimctl_lib.layout import ChangedError
+from shimctl_lib.errors import ChangedError
 
 NOREPLACE, EXCHANGE, AT_FDCWD = 1, 2, -100  # linux/fs.h, linux/fcntl.h; see rename(2)
 PROGRAM = (

@@ -4,7 +4,11 @@
 import hashlib
 from pathlib import Path
 
-from shimctl_lib.layout import Layout, ShimctlError, ask, printable
+from dom0_common.paths import Paths
+from dom0_common.text import clean
+
+from shimctl_lib.errors import ShimctlError
+from shimctl_lib.system import programs
 
 SCRYPT = "/usr/bin/scrypt"
 DIVERTED = "/usr/bin/scrypt.bak"
@@ -12,23 +16,23 @@ DIGESTS = {32: "md5", 64: "sha256"}  # by the number of hex digits
 OURS = "qubes-dedup-backup"
 
 
-def _rpm(at: Layout) -> list[str] | None:
+def _rpm(at: Paths) -> list[str] | None:
     """Return rpm's argv for this root, None where no rpm database is."""
     if not any((at.root / name).is_dir() for name in ("usr/lib/sysimage/rpm", "var/lib/rpm")):
         return None
     return ["rpm"] if at.live else ["rpm", "--root", str(at.root)]
 
 
-def _dpkg(at: Layout, program: str, *arguments: str) -> tuple[int, bytes, bytes] | None:
+def _dpkg(at: Paths, program: str, *arguments: str) -> tuple[int, bytes, bytes] | None:
     """Run one of dpkg's programs for this root; None where no dpkg database is."""
     database = at.root / "var/lib/dpkg"
     if not (database / "status").is_file():
         return None
     root = ["--root", str(at.root)] if program == "dpkg-divert" else ["--admindir", str(database)]
-    return ask([program, *([] if at.live else root), *arguments])
+    return programs.run([program, *([] if at.live else root), *arguments])
 
 
-def dpkg_owner(at: Layout) -> str | None:
+def dpkg_owner(at: Paths) -> str | None:
     """Return the Debian package that owns /usr/bin/scrypt, as NAME-VERSION; None if none does."""
     done = _dpkg(at, "dpkg-query", "--search", SCRYPT)
     for line in (done[1] if done else b"").decode(errors="replace").splitlines():
@@ -36,25 +40,25 @@ def dpkg_owner(at: Layout) -> str | None:
         if found and path == SCRYPT and "diversion" not in name:
             show = ("--show", "--showformat=${Package}-${Version}", name.split(",")[0])
             version = _dpkg(at, "dpkg-query", *show)
-            return printable(version[1]) if version and version[0] == 0 else name
+            return clean(version[1]) if version and version[0] == 0 else name
     return None
 
 
-def owner(at: Layout) -> str | None:
+def owner(at: Paths) -> str | None:
     """Return the package that owns /usr/bin/scrypt with its version; None if none is known to."""
     if found := dpkg_owner(at):
         return found
     rpm = _rpm(at)
-    done = ask([*rpm, "-qf", "--qf", r"%{NEVRA}\n", SCRYPT]) if rpm else None
-    return printable(done[1].splitlines()[0]) if done and done[0] == 0 and done[1] else None
+    done = programs.run([*rpm, "-qf", "--qf", r"%{NEVRA}\n", SCRYPT]) if rpm else None
+    return clean(done[1].splitlines()[0]) if done and done[0] == 0 and done[1] else None
 
 
-def as_shipped(at: Layout, program: Path) -> str:
+def as_shipped(at: Paths, program: Path) -> str:
     """Tell whether the program is, byte for byte, what its package shipped: `yes`, `no`, or `?`."""
     lines: list[bytes] = []
     if rpm := _rpm(at):
         listing = r"[%{FILEDIGESTS} %{FILENAMES}\n]"
-        done = ask([*rpm, "-qf", "--qf", listing, SCRYPT])
+        done = programs.run([*rpm, "-qf", "--qf", listing, SCRYPT])
         lines = done[1].splitlines() if done and done[0] == 0 else []
     if not lines:  # dpkg's list has names without the slash, after two blanks
         sums = at.root / "var/lib/dpkg/info/scrypt.md5sums"
@@ -67,14 +71,14 @@ def as_shipped(at: Layout, program: Path) -> str:
     return "?"
 
 
-def rpm_installed(at: Layout) -> bool:
+def rpm_installed(at: Paths) -> bool:
     """Tell whether our own RPM is installed, and so its file trigger."""
     rpm = _rpm(at)
-    done = ask([*rpm, "-q", OURS]) if rpm else None
+    done = programs.run([*rpm, "-q", OURS]) if rpm else None
     return done is not None and done[0] == 0
 
 
-def diverted(at: Layout) -> bool:
+def diverted(at: Paths) -> bool:
     """Tell whether dpkg puts the package's /usr/bin/scrypt where our diversion says.
 
     Raises:
@@ -84,13 +88,13 @@ def diverted(at: Layout) -> bool:
     place = done[1].decode(errors="replace").strip() if done and done[0] == 0 else SCRYPT
     if place not in (SCRYPT, DIVERTED):
         raise ShimctlError(
-            f"dpkg-divert puts {SCRYPT} at {printable(place)}, and not for us: end that first"
+            f"dpkg-divert puts {SCRYPT} at {clean(place)}, and not for us: end that first"
             f" (sudo dpkg-divert --remove {SCRYPT}), or use --method path"
         )
     return place == DIVERTED
 
 
-def divert(at: Layout, *, add: bool) -> None:
+def divert(at: Paths, *, add: bool) -> None:
     """Add or end our diversion; moves no file.
 
     Raises:
@@ -99,5 +103,5 @@ def divert(at: Layout, *, add: bool) -> None:
     what = ["--divert", DIVERTED, "--add"] if add else ["--divert", DIVERTED, "--remove"]
     done = _dpkg(at, "dpkg-divert", "--quiet", "--local", "--no-rename", *what, SCRYPT)
     if done is None or done[0] != 0:
-        said = printable(done[2]) if done else "it can't be run"
+        said = clean(done[2]) if done else "it can't be run"
         raise ShimctlError(f"dpkg-divert {' '.join(what)} {SCRYPT}: {said}")

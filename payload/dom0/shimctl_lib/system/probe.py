@@ -16,7 +16,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from shimctl_lib.layout import ENVIRONMENT, printable
+from dom0_common.text import clean
+
+from shimctl_lib.system.programs import ENVIRONMENT
 
 ENTER, CONFIRM = b"Please enter passphrase: ", b"Please confirm passphrase: "
 COST = ("--logN", "10", "-r", "8", "-p", "1")  # milliseconds instead of five seconds
@@ -103,7 +105,7 @@ class _Call:
         assert self.process.stdin is not None  # noqa: S101 - for mypy
         for prompt in prompts:
             if (said := self.read(len(prompt))) != prompt:
-                expected, got = prompt.decode().strip(), printable(said) or "nothing"
+                expected, got = prompt.decode().strip(), clean(said) or "nothing"
                 raise RefusedError(f"it says {got!r} instead of {expected!r}")
             os.write(self.master, line + b"\n")
         with contextlib.suppress(BrokenPipeError):  # it says why
@@ -132,7 +134,7 @@ class _Call:
 def _done(what: str, result: tuple[int, bytes]) -> None:
     status, said = result
     if status != 0:
-        raise RefusedError(f"{what} fails with status {status}: {printable(said) or 'no message'}")
+        raise RefusedError(f"{what} fails with status {status}: {clean(said) or 'no message'}")
 
 
 def _check_container(path: Path, data: bytes) -> None:
