@@ -121,7 +121,9 @@ class Store:
         With `new`, also where there was another one before. The qube must be running: a look must
         not start it.
         """
-        options = [*([] if make else ["--check"]), *(["--new"] if new else [])]
+        options = [] if make else ["--check"]
+        if new:
+            options.append("--new")
         with self._call("init", "--json", *options, autostart=False) as call:
             return _repository(call.answer())
 

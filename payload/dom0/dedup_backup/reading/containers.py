@@ -90,7 +90,8 @@ class Containers:
         head, size = os.pread(self._spool, _HEAD, 0), self._size()
         if not container.has_sound_head(head, size):
             raise DamagedError("it is no container of scrypt's")
-        log_n, r, p = head[7], *(int.from_bytes(head[at : at + 4], "big") for at in (8, 12))
+        log_n = head[7]
+        r, p = (int.from_bytes(head[at : at + 4], "big") for at in (8, 12))
         if (
             r != self._shim.R
             or not (0 < log_n <= _MAX_LOG_N and 0 < p <= _MAX_P)
