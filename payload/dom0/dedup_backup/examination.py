@@ -65,7 +65,7 @@ def _note_lacking(context: Context, report: Report) -> None:
 def print_report(
     context: Context, run: str, report: Report, verdict: str, *, data: bool = False
 ) -> None:
-    """Print what was found in a run; data tells whether all of its bytes were read."""
+    """Print what was found in a run; data: whether all of its bytes were read."""
     confirmed = run in context.confirmed or verdict == "confirmed"
     if context.arguments.json:
         result: dict[str, Any] = {"run": run, "verdict": verdict, "confirmed": confirmed}

@@ -68,7 +68,7 @@ class Profile:
         """Find the store: as the command line says, else from the profile's destination.
 
         Raises:
-            UsageError: the profile has no destination that a store can be told from.
+            UsageError: the profile has no destination that names a store.
         """
         if qube is None or store_profile is None:
             found = self._destination()
@@ -81,7 +81,7 @@ class Profile:
         return _address(qube, store_profile)
 
     def store(self) -> StoreAddress | None:
-        """Give the store that it sends to, None when that is something else.
+        """Return the store that it sends to, None when that is something else.
 
         Raises:
             UsageError: it can't be read, or names no store.
@@ -99,7 +99,7 @@ class Profile:
         return str(content.get("destination_vm") or ""), profile
 
     def qubes(self) -> tuple[list[str] | None, list[str]]:
-        """Give the entries of include, None for the qubes with include_in_backups, and exclude.
+        """Return the entries of include, None for the qubes with include_in_backups, and exclude.
 
         Raises:
             UsageError: they can't be read.
@@ -112,7 +112,7 @@ class Profile:
         return include, exclude
 
     def has_passphrase(self) -> bool:
-        """Tell whether the passphrase is in it (else Qubes gets it from elsewhere)."""
+        """Return whether the passphrase is in it (else Qubes gets it from elsewhere)."""
         return bool(self._read().get("passphrase_text"))
 
     def passphrase(self, file: str | None) -> bytes:
@@ -155,7 +155,7 @@ class Profile:
 
 
 def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository | None:
-    """Tell which repository in a storage qube a store keeps its data in: dom0's own word.
+    """Return which repository in a storage qube a store keeps its data in, by dom0's own file.
 
     Returns:
         None when dom0 knows of none: then the data are in the backup qube, or on its device.

@@ -43,5 +43,5 @@ class Paths:
 
     @property
     def systemd(self) -> bool:
-        """Tell whether systemd runs this system."""
+        """Return whether systemd runs this system."""
         return self.live and Path("/run/systemd/system").is_dir()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What every program of ours in dom0 says first when the shim or all of its guard is off.
 
-The guard tells what it did; where none of it is left, as after an upgrade that switched it off,
-nobody else would.
+The guard reports what it did. Where none of it is left, as after an upgrade that switched it off,
+nothing else would.
 """
 
 import contextlib

@@ -104,7 +104,7 @@ def attempt(at: Paths, options: Options) -> Result:
 
 
 def report(at: Paths, trigger: str, before: state.State | None, result: Result) -> None:
-    """Note what came of a trigger's run; tell of a change, and of a failure that is new."""
+    """Note what came of a trigger's run; notify of a change, and of a failure that is new."""
     if before is None:
         if text := alarm.forgotten(at):
             notify.journal(at, notify.WARNING, text)

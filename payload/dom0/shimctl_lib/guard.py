@@ -36,7 +36,7 @@ class GuardFile(NamedTuple):
     seen: bytes | str | None
 
     def still(self, path: Path) -> bool:
-        """Tell whether what lies at path, here or moved, is what was seen."""
+        """Return whether what lies at path, here or moved, is what was seen."""
         return _content(path) == self.seen
 
 
@@ -94,7 +94,7 @@ def lay_down(file: GuardFile) -> None:
 
 
 def watching(at: Paths) -> bool:
-    """Tell whether systemd watches; true as well where there is no systemd to ask."""
+    """Return whether systemd watches; true as well where there is no systemd to ask."""
     if not at.systemd or (at.units / PATH_UNIT).is_symlink():
         return True
     done = programs.run(["systemctl", "is-active", "--quiet", PATH_UNIT])
@@ -109,13 +109,13 @@ def _systemctl(*arguments: str) -> None:
 
 
 def stale_units(at: Paths, found: list[GuardFile]) -> bool:
-    """Tell whether systemd must read the units anew, or start to watch."""
+    """Return whether systemd must reload the units, or start to watch."""
     changing = any(at.units in p.path.parents and p.now in ("missing", "wrong") for p in found)
     return at.systemd and (changing or not watching(at))
 
 
 def watch(at: Paths) -> None:
-    """Let systemd read the units anew, and watch."""
+    """Let systemd reload the units, and watch."""
     if at.systemd:
         _systemctl("daemon-reload")
         _systemctl("start", PATH_UNIT)

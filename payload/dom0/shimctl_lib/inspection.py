@@ -40,11 +40,11 @@ class Entry(NamedTuple):
     inode: int = 0
 
     def alike(self, other: "Entry") -> bool:
-        """Tell whether both are the same in all that `rpm -V` looks at."""
+        """Return whether both are the same in all that `rpm -V` looks at."""
         return self[2:-1] == other[2:-1]
 
     def still(self, path: Path) -> bool:
-        """Tell whether what lies at path, here or moved, is what was seen."""
+        """Return whether what lies at path, here or moved, is what was seen."""
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -71,7 +71,7 @@ class Installation(NamedTuple):
     others: list[Path]  # each scrypt that somebody finds before /usr/bin/scrypt
 
     def config_is_still(self, path: Path) -> bool:
-        """Tell whether the config, here or moved, is what was seen."""
+        """Return whether the config, here or moved, is what was seen."""
         return files.read(path) == self.config
 
     def in_the_way(self, at: Paths, method: str, again: str | None = None) -> list[str]:
@@ -154,7 +154,7 @@ def load_shim() -> ModuleType:
 
 
 def answers(path: Path) -> bool:
-    """Tell whether the program says that it is scrypt."""
+    """Return whether the program says that it is scrypt."""
     done = programs.run([str(path), "--version"])
     return done is not None and (done[1].startswith(b"scrypt ") or b"usage: scrypt" in done[2])
 
@@ -191,7 +191,7 @@ def entry(path: Path) -> Entry:
 
 
 def is_ours(content: bytes) -> bool:
-    """Tell whether it is the shim, of any version."""
+    """Return whether it is the shim, of any version."""
     return MARKER in content[:1024]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tell people: a line in the journal, and a notification on the desktop. Never fails, never waits.
+"""Messages to people: in the journal, and on the desktop. They never fail and never wait.
 
 Messages are ours; what other programs said in them went through clean().
 """

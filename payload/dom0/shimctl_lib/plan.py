@@ -146,7 +146,7 @@ class Planner:
             self.add(text, lambda: packages.divert(at, add=False), diverted="no")
 
     def orphaned(self) -> bool:
-        """Tell whether the package was removed since; it may have taken the real scrypt along."""
+        """Return whether the package was removed since; it may have taken the real scrypt along."""
         recorded = (self.found.state or {}).get("package")
         return bool(recorded) and packages.owner(self.at) is None
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _weigh(found: Proof, report: Report, *, succeeded: bool) -> None:
-    """Note what the proof tells; who saw the backup succeed knows what can't be proven."""
+    """Note what the proof shows; who saw the backup succeed knows what can't be proven."""
     if found.failed:
         report.problem(found.failed)
     elif found.unproven and not succeeded:

@@ -59,7 +59,7 @@ def _others(context: Context) -> list[str]:
 
 
 def _place(context: Context, row: dict[str, str], books: dict[str, Head]) -> dict[str, Any]:
-    """Give a run's place in dom0's order, and when its backup began, as far as that is known."""
+    """Return a run's place in dom0's order, and when its backup began, as far as that is known."""
     record, head = context.confirmed.get(row["run"]), books.get(id_of(row["run"]))
     found = retention.candidate(row["run"], record or {})
     order, made = found.order, found.made

@@ -116,7 +116,7 @@ class Store:
         return self._call("get", run)
 
     def repository(self, *, make: bool, new: bool) -> Repository:
-        """Make the repository, unless it is there; or only tell whether that would be done.
+        """Make the repository, unless it is there; or only return whether that would be done.
 
         With `new`, also where there was another one before. The qube must be running: a look must
         not start it.
@@ -128,7 +128,7 @@ class Store:
             return _repository(call.answer())
 
     def secret_names(self) -> list[str] | None:
-        """Tell which secrets there are, of SECRETS; never the secrets. The qube must be running.
+        """Return which secrets there are, of SECRETS; never the secrets. The qube must be running.
 
         Returns:
             None when the repository isn't encrypted, so that there never will be any.
@@ -143,7 +143,7 @@ class Store:
         return [name for name in SECRETS if name in names]
 
     def set_password(self, password: bytes) -> bool:
-        """Hand over the repository's password; tell whether it was taken, or there was one."""
+        """Hand over the repository's password; return whether it was taken, or there was one."""
         with self._call("set-password", "--json", feed=True, autostart=False) as call:
             call.send(password + b"\n")
             return _flag(call.answer(), "changed")
@@ -161,7 +161,7 @@ class Store:
                     raise _malformed("which runs it removed")
 
     def prune(self, keep: list[str]) -> list[tuple[str, str]]:
-        """Have it remove what isn't whole, but for keep; tell each run and what it was."""
+        """Have it remove what isn't whole, except keep; return each run and what it was."""
         keeping = ("--keep", *keep) if keep else ()
         with self._call("prune", "--lines", *keeping, patience=_LONGEST_PRUNE) as call:
             removed = [_removed(row) for row in call.lines(MAX_RUNS)]

@@ -25,7 +25,7 @@ class NoQubeError(BackupError):
 
 
 def stamps() -> dict[str, int | None]:
-    """Give the time of the last successful backup of each qube, in seconds of Unix time.
+    """Return the time of the last successful backup of each qube, in seconds of Unix time.
 
     qubesd sets the property backup_timestamp of the qubes of a backup, one after the other, when
     the backup has succeeded, and only then (qubes-core-admin qubes/backup.py Backup.backup_do).

@@ -109,7 +109,7 @@ class Check:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether its files are compressed, so that nothing tells whether they reach their end."""
+        """Whether its files are compressed, so that nothing shows whether they reach their end."""
         return self._xml is not None and qubesxml.is_compressed(self._xml)
 
     def _demand_ends(self) -> None:

@@ -19,7 +19,7 @@ Problem = Callable[[str], None]
 
 
 def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
-    """Tell why a member in this kind of container proves nothing; empty when it may be right.
+    """Return why a member in this kind of container proves nothing; empty when it may be right.
 
     Args:
         name: the member.
@@ -69,7 +69,7 @@ class Completeness:
             self._chunks.add(*chunk, length)
 
     def judge(self, qubes: list[Qube] | None) -> None:
-        """Tell what is missing.
+        """Report what is missing.
 
         Args:
             qubes: what qubes.xml promises; None when it can't be read.

@@ -38,15 +38,15 @@ class Containers:
         self._passphrase = passphrase
 
     def kind(self) -> str:
-        """Tell what is in the spool, by its first bytes."""
+        """Return what is in the spool, by its first bytes."""
         return container.kind_of(os.pread(self._spool, _HEAD, 0))
 
     def trailer(self) -> str:
-        """Give the trailer of the container in the spool, in hex."""
+        """Return the trailer of the container in the spool, in hex."""
         return os.pread(self._spool, _TAIL, max(0, self._size() - _TAIL)).hex()
 
     def zeros(self) -> int:
-        """Tell how many of the payload's last 1024 bytes are zero, up to its end."""
+        """Return how many of the payload's last 1024 bytes are zero, up to its end."""
         length = max(0, os.fstat(self._spool).st_size - _HEAD - _TAIL)
         end = os.pread(self._spool, min(length, 1024), _HEAD + max(0, length - 1024))
         return len(end) - len(end.rstrip(b"\0"))

@@ -11,7 +11,7 @@ MAX_PROBLEMS = 20  # then nothing more is looked at
 
 
 class EnoughError(Exception):
-    """What was found is enough; to go on would tell nothing."""
+    """What was found is enough; to go on would add nothing."""
 
 
 @dataclass

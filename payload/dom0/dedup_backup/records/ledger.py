@@ -15,7 +15,7 @@ from dedup_backup.errors import BackupError
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MAX_LINE = 8192
-TIMES = range(-(1 << 35), 1 << 37)  # seconds of Unix time that datetime can tell
+TIMES = range(-(1 << 35), 1 << 37)  # seconds of Unix time that datetime can hold
 ORDERS = range(1, 1 << 24)
 _OFFSETS = range(-86400, 86401)
 
@@ -60,10 +60,10 @@ class Head:
     written: float = math.inf
 
     def is_before(self, other: "Head") -> bool:
-        """Tell whether this backup was surely begun before another one.
+        """Return whether this backup was surely begun before another one.
 
-        Numbers tell it. Of a ledger that has none, or is damaged, the last row must be older than
-        the other one's first.
+        Their numbers say so. Of a ledger that has none, or is damaged, the last row must be older
+        than the other one's first.
         """
         if self.order is not None and other.order:
             return self.order < other.order
@@ -124,7 +124,7 @@ def read(paths: Paths, backup_id: str) -> Ledger | None:
 
 
 def encrypted(paths: Paths) -> list[int]:
-    """Tell when backups without a ledger were begun, by what the shim noted; the last ones.
+    """Return when backups without a ledger were begun, by what the shim noted; the last ones.
 
     Raises:
         BackupError: that can't be read.
@@ -160,7 +160,7 @@ def heads(paths: Paths) -> dict[str, Head]:
 
 
 def number(row: dict[str, Any], key: str, among: range) -> int | None:
-    """Give a number of a record, None when it isn't there.
+    """Return a number of a record, None when it isn't there.
 
     Raises:
         ValueError: it is no whole number, or not among these.

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 
 def utc(seconds: int) -> datetime:
-    """Give the moment of Unix time."""
+    """Return the moment of Unix time."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -15,7 +15,7 @@ def label(moment: datetime) -> str:
 
 
 def earliest(seconds: int) -> int:
-    """Give the earliest Unix time that qubesd may note for this moment.
+    """Return the earliest Unix time that qubesd may note for this moment.
 
     It asks libc for the Unix time of the local time (qubes-core-admin qubes/backup.py
     Backup.backup_do: `strftime("%s")` of a date without zone). In the hour that comes twice when

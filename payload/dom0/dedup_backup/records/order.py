@@ -24,7 +24,7 @@ def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> 
         elsewhere: backups that don't count, as they are confirmed in another store alone.
 
     Raises:
-        UsageError: there is none, or it can't be told.
+        UsageError: there is none, or the order isn't known.
     """
     found = {name: head for name, head in heads(paths).items() if name not in elsewhere}
     if not found:
@@ -68,9 +68,9 @@ def mend_counter(paths: Paths) -> None:
 
 
 def _counted(paths: Paths) -> tuple[int, int]:
-    """Give the counter, and the highest number that a ledger or a record has."""
+    """Return the counter, and the highest number that a ledger or a record has."""
     orders = [head.order or 0 for head in heads(paths).values()]
-    with contextlib.suppress(BackupError):  # a damaged record is told when it is needed
+    with contextlib.suppress(BackupError):  # a damaged record is reported when it is needed
         orders += [record.get("order") or 0 for record in confirmed.read(paths, None).values()]
     try:
         size = paths.order.stat().st_size

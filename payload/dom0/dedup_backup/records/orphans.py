@@ -48,7 +48,7 @@ class Orphan:
         return time.time() - self.written < _RECENT
 
     def when(self) -> str:
-        """Give the time of its last row, in UTC."""
+        """Return the time of its last row, in UTC."""
         return moment.label(moment.utc(int(self.written)))
 
 
@@ -111,7 +111,7 @@ def drop_old(
 
 
 def as_json(orphans: Iterable[Orphan]) -> list[dict[str, Any]]:
-    """Give them for a report."""
+    """Return orphans as a report has them."""
     return [
         {
             "backup_id": orphan.backup_id,
@@ -125,7 +125,7 @@ def as_json(orphans: Iterable[Orphan]) -> list[dict[str, Any]]:
 
 
 def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
-    """Give lines about them; others are names of the other stores that dom0 knows."""
+    """Return lines about orphans; others are names of the other stores that dom0 knows."""
     if not orphans:
         return []
     lines = ["", "Left dom0 in clear, and not in this store:"]
@@ -145,7 +145,7 @@ def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
 
 
 def _times(paths: Paths) -> dict[str, float]:
-    """Tell when each ledger was written last."""
+    """Return when each ledger was written last."""
     found = {}
     for name in ledger.heads(paths):
         with contextlib.suppress(FileNotFoundError):
@@ -159,7 +159,7 @@ def _orphan(paths: Paths, backup_id: str, written: float) -> Orphan:
     except BackupError:
         return Orphan(backup_id, written, None, 0)
     rows = found.rows if found else []
-    # the header is told twice: in clear, and in its container
+    # the header counts twice: in clear, and in its container
     return Orphan(backup_id, written, len(rows), sum(row.length for row in rows))
 
 

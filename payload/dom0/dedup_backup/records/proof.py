@@ -41,11 +41,11 @@ _WITHOUT = ("AdminVM", "RemoteVM")  # classes without that property (qubes/vm)
 
 @dataclass(frozen=True)
 class Proof:
-    """What the stamps tell.
+    """What the stamps prove.
 
     Attributes:
-        failed: why the backup did not succeed; empty when that can't be said.
-        unproven: why it can't be told whether it did; empty when it is proven, or failed.
+        failed: why the backup did not succeed; empty when that isn't known.
+        unproven: why that isn't known; empty when it is proven, or failed.
         first, last: the stamps that prove it.
         gone: qubes of it that can't be asked, as they have no stamp any more.
     """
@@ -58,7 +58,7 @@ class Proof:
 
 
 def of(paths: Paths, backup_id: str, book: Ledger, qubes: list[Qube], *, has_ends: bool) -> Proof:
-    """Tell whether a backup succeeded, as far as dom0 can.
+    """Judge whether a backup succeeded, as far as dom0 can.
 
     Args:
         paths: where dom0's records are.
@@ -84,7 +84,7 @@ def judge(
     *,
     has_ends: bool,
 ) -> Proof:
-    """Tell whether a backup succeeded.
+    """Judge whether a backup succeeded.
 
     qubesd sets all stamps or none, so the backup failed when all are as they were before it. A qube
     that was removed since has none; then the others prove it. A qube that was restored since has
@@ -139,7 +139,7 @@ def judge(
 
 
 def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
-    """Tell why the stamps may be another backup's."""
+    """Return why the stamps may be another backup's."""
     names = sorted(found, key=lambda name: found[name])
     first, last = found[names[0]], found[names[-1]]
     if last - first > _APART:
@@ -206,7 +206,7 @@ def _encrypted(paths: Paths, book: Ledger, stamp: int) -> Iterable[str]:
 
 
 def _is_between(theirs: Ledger, ours: Ledger, stamp: int) -> bool:
-    """Tell whether another backup went on after ours, and before the stamp."""
+    """Return whether another backup went on after ours, and before the stamp."""
     if theirs.ended is None or ours.ended is None:
         return False
     return ours.ended <= theirs.ended and moment.earliest(theirs.ended) <= stamp
@@ -218,7 +218,7 @@ def _folders(book: Ledger) -> set[str]:
 
 
 def as_record(proof: Proof) -> dict[str, Any]:
-    """Give what the record of a confirmed run keeps of its proof."""
+    """Return what the record of a confirmed run keeps of its proof."""
     if proof.first is None:
         return {"proof": "somebody saw the backup succeed"}
     stamps = dict(zip(_STAMPS, (proof.first, proof.last), strict=True))

@@ -101,7 +101,7 @@ def plan(
     partial. Whatever the store hides or invents, it can't have a confirmed run removed that would
     stay else.
 
-    Which of two runs is newer, dom0's counter says, never a clock. Dates, in UTC, only tell which
+    dom0's counter says which of two runs is newer, never a clock. Dates, in UTC, only say which
     runs share a period. They are those of dom0's clock when the backup began, and that clock may
     have been wrong. So the longest row of dates that don't go backwards, and aren't in the future,
     is taken at its word: all others are unsure. A run with an unsure date stays as long as a rule
@@ -144,7 +144,7 @@ def plan(
 
 
 def as_json(done: Plan) -> dict[str, Any]:
-    """Give a plan's parts for a report: what it keeps, by which rules, and what it leaves."""
+    """Return a plan's parts for a report: what it keeps, by which rules, and what it leaves."""
     return {
         "keep": [
             {"run": row.run, "made": _label(row), "sure": row.sure, "rules": row.rules}
@@ -155,7 +155,7 @@ def as_json(done: Plan) -> dict[str, Any]:
 
 
 def as_text(done: Plan, word: str) -> list[str]:
-    """Give a plan's lines; word is what is said of a run that goes."""
+    """Return a plan's lines; word is what is said of a run that goes."""
     return [
         *(f"keep {row.run}, of {_label(row)}: {', '.join(row.rules)}" for row in done.keep),
         *(f"left alone {run}: {reason}" for run, reason in done.left.items()),
@@ -165,7 +165,7 @@ def as_text(done: Plan, word: str) -> list[str]:
 
 
 def _left(one: Candidate, stored: Mapping[str, str], now: datetime) -> str:
-    """Tell why a policy can't look at a confirmed run; empty when it can."""
+    """Return why a policy can't look at a confirmed run; empty when it can."""
     if one.run not in stored:
         return "the store has lost it"
     if stored[one.run] == PARTIAL:
@@ -180,7 +180,7 @@ def _left(one: Candidate, stored: Mapping[str, str], now: datetime) -> str:
 
 
 def _sure(dates: list[datetime | None], now: datetime) -> list[bool]:
-    """Tell which dates belong to the longest row of them that doesn't go backwards."""
+    """Return which dates belong to the longest row of them that doesn't go backwards."""
     ends: list[datetime] = []  # for each length of a row, the lowest last date of one
     places: list[int] = []  # where that date is
     before: list[int | None] = []  # the place of each date's predecessor

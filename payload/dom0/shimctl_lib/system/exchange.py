@@ -44,7 +44,7 @@ def place(new: Path, path: Path, was: Was | None = None) -> None:
     try:
         new.replace(aside(path) if was else path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to report
             new.unlink()
         raise
     if was:
@@ -89,7 +89,7 @@ def _place_for(new: Path, path: Path, was: Was) -> None:
 
 
 def _bring(new: Path, path: Path, was: Was) -> bool:
-    """Give new the name path; tell whether what was there has new's name now."""
+    """Give new the name path; return whether what was there has new's name now."""
     if not was(path):
         raise _changed(path)
     there = os.path.lexists(path)

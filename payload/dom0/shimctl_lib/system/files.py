@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Changes to files, each in one instant and for good; never a half-written file under its name.
 
-Each takes `was`, which tells whether a file is still the one that was seen: see exchange.py.
+Each takes `was`, which returns whether a file is still the one that was seen: see exchange.py.
 """
 
 import contextlib

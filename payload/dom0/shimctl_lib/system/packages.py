@@ -54,7 +54,7 @@ def owner(at: Paths) -> str | None:
 
 
 def as_shipped(at: Paths, program: Path) -> str:
-    """Tell whether the program is, byte for byte, what its package shipped: `yes`, `no`, or `?`."""
+    """Return whether the program has the bytes that its package shipped: `yes`, `no`, or `?`."""
     lines: list[bytes] = []
     if rpm := _rpm(at):
         listing = r"[%{FILEDIGESTS} %{FILENAMES}\n]"
@@ -72,14 +72,14 @@ def as_shipped(at: Paths, program: Path) -> str:
 
 
 def rpm_installed(at: Paths) -> bool:
-    """Tell whether our own RPM is installed, and so its file trigger."""
+    """Return whether our own RPM is installed, and so its file trigger."""
     rpm = _rpm(at)
     done = programs.run([*rpm, "-q", OURS]) if rpm else None
     return done is not None and done[0] == 0
 
 
 def diverted(at: Paths) -> bool:
-    """Tell whether dpkg puts the package's /usr/bin/scrypt where our diversion says.
+    """Return whether dpkg puts the package's /usr/bin/scrypt where our diversion says.
 
     Raises:
         ShimctlError: somebody else diverts it.
