@@ -192,7 +192,8 @@ class Restic:
     def flush(self) -> None:
         """Have what was stored on the disk of a storage qube, too; a local one has it.
 
-        The service begins by that (dedup_server/serve.py flush), and ends without input.
+        The service begins by that (dedup_server engines/restic.py append_only), and ends without
+        input.
         """
         call = storage.storage_call(self._config, maintenance=False)
         if call:

@@ -6,8 +6,18 @@ import signal
 import sys
 from typing import NoReturn
 
-from dedup_server import VERSION, config, maintenance, serve, tell, undo
+from dedup_server import VERSION, config
+from dedup_server.actions import changes, discard, maintain, maintenance_open, rollback, serve
 from dedup_server.errors import StorageError
+from dedup_server.notify import notify
+
+# what people type, and what qrexec services run with their argument
+_BY_NAME = {"changes": changes.run, "rollback": rollback.run, "discard": discard.run}
+_BY_ARGUMENT = {
+    "serve": serve.run,
+    "maintain": maintain.run,
+    "maintenance-open": maintenance_open.run,
+}
 
 _EPILOG = """\
 For people:
@@ -47,18 +57,18 @@ def main() -> int:
     """Run the command line's command.
 
     Returns:
-        The exit code.
+        The exit status.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     arguments = _parse()
     try:
-        return _run(arguments)
+        return _dispatch(arguments)
     except StorageError as error:
-        tell.say(str(error))
+        notify(str(error))
         return error.exit_code
     except OSError as error:
-        tell.say(f"{error.filename or 'input or output'}: {error.strerror}")
+        notify(f"{error.filename or 'input or output'}: {error.strerror}")
         return StorageError.exit_code
     except KeyboardInterrupt:
         return 130
@@ -77,7 +87,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"dedup-server {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("serve", "maintain", "maintenance-open"):
+    for name in _BY_ARGUMENT:
         commands.add_parser(name).add_argument("argument", metavar="ARGUMENT")
     lister = commands.add_parser("changes")
     lister.add_argument("name", metavar="NAME")
@@ -89,12 +99,8 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.command in ("changes", "rollback", "discard"):
-        return undo.run(arguments, config.load(arguments.name))
+def _dispatch(arguments: argparse.Namespace) -> int:
+    if arguments.command in _BY_NAME:
+        return _BY_NAME[arguments.command](arguments, config.load(arguments.name))
     repository = config.by_argument(arguments.argument)
-    if arguments.command == "serve":
-        return serve.serve(repository)
-    if arguments.command == "maintain":
-        return maintenance.maintain(repository)
-    return maintenance.hold_open(repository)
+    return _BY_ARGUMENT[arguments.command](arguments, repository)

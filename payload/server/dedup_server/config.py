@@ -16,7 +16,7 @@ PLACE = "/rw/dedup-server"
 ENGINES = ("restic", "borg")
 MAINTENANCE_MINUTES = 240
 KEEP_REMOVED_DAYS = 7
-# what maintenance needs (room.py)
+# what maintenance needs (reserve.py)
 RESERVE_MIB = {"restic": 64, "borg": 640}
 
 # With 32 characters, service and argument stay below 64 (the limit of qrexec's old protocol).
@@ -96,13 +96,13 @@ class Repository:
 
 
 def by_argument(argument: str) -> Repository:
-    """Give the repository that a service's argument names.
+    """Return the repository that a service's argument names.
 
     Args:
         argument: `ENGINE+NAME`; untrusted.
 
     Raises:
-        UsageError: when there is none.
+        UsageError: there is none.
     """
     engine, _, name = argument.partition("+")
     if engine not in ENGINES or not _NAME.fullmatch(name):
@@ -117,11 +117,11 @@ def load(name: str) -> Repository:
     """Read the configuration of a repository.
 
     Raises:
-        UsageError: with what is wrong and where.
+        UsageError: it is missing, unsafe or wrong.
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{clean(name, 80)}' is no repository name: letters, digits, '-' and '_', at most 32"
+            f"'{clean(name, 80)}' is not a repository name: at most 32 letters, digits, '-', '_'"
         )
     path = Path(os.environ.get("DEDUP_SERVER_CONFIG_DIR") or CONFIG_DIR) / f"{name}.toml"
     values = _read(path, name)

@@ -1,39 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs the engine's own server for one repository, on stdin and stdout."""
+"""The command line of an engine's own server, and which versions of it are safe."""
 
 import contextlib
 import os
 import pwd
 import re
-import select
 import shlex
 import shutil
 import stat
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
-from dedup_server import borg_locks, borg_session, durable, kept
-from dedup_server.borg_filter import Filter
 from dedup_server.config import Repository, Ssh
-from dedup_server.errors import RefusedError, StorageError, UsageError
+from dedup_server.engines import borg_locks
+from dedup_server.errors import StorageError, UsageError
+from dedup_server.folder.files import FLUSH, replace_file
 
 # CVE-2023-36811: archives can be faked
 BORG_MIN = (1, 2, 5)
 # GHSA-45pq-889g-fcgh: `serve restic` takes `../` in paths, and most remotes follow it; the local
 # disk isn't affected, since rclone writes such names differently there
 RCLONE_MIN = (1, 75, 0)
-CREATE_SECONDS = 600  # making a repository takes a second; see borg_filter._CREATING
-_STDIN, _STDOUT = 0, 1
-_BUFFER = 1 << 20
-_TICK = 1.0  # seconds
-_STOP_SECONDS = 30
 
 
 def environment() -> dict[str, str]:
-    """The environment for engines: nothing of the caller's but where things are."""
+    """Return the environment for engines; of the caller's, it has HOME and PATH only."""
     home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
     return {
         "HOME": home,
@@ -44,17 +35,21 @@ def environment() -> dict[str, str]:
     }
 
 
-def command(repository: Repository, *, append_only: bool) -> list[str]:
-    """Give the engine's command line.
+def build(repository: Repository, *, append_only: bool) -> list[str]:
+    """Return the command line of an engine's server.
+
+    Args:
+        repository: to serve.
+        append_only: whether the server must refuse removals.
 
     Raises:
-        StorageError: when its program is missing, or too old to be safe.
-        UsageError: when the place isn't usable.
+        StorageError: its program is missing, or too old to be safe.
+        UsageError: the place isn't usable.
     """
     ssh = repository.ssh
     if ssh:
         return _ssh_command(repository, ssh, append_only=append_only)
-    require_version(repository)
+    _require_version(repository)
     config = repository.rclone_config
     if repository.folder:
         _require_folder(repository, repository.folder)
@@ -81,7 +76,7 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    flushed = f"{kept.FLUSH} . && " if repository.engine == "restic" else ""
+    flushed = f"{FLUSH} . && " if repository.engine == "restic" else ""
     remote = f"cd {shlex.quote(ssh.folder)} && {flushed}exec {shlex.join(server)}"
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]
@@ -92,14 +87,11 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
     return [*argv, "--", ssh.target, remote]
 
 
-def require_version(repository: Repository) -> None:
+def _require_version(repository: Repository) -> None:
     """Refuse a program that isn't safe to give to a hostile client.
 
-    Starting borg for its version takes as long as serving: a file that was found safe isn't asked
-    again.
-
-    Raises:
-        StorageError: with the version that is needed.
+    Starting borg for its version takes as long as serving: a note in the home folder saves it for
+    a file that was found safe.
     """
     program = "borg" if repository.engine == "borg" else "rclone"
     variables = environment()
@@ -114,13 +106,13 @@ def require_version(repository: Repository) -> None:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if note.read_text() == mark:
             return
-    _ask_version(program)
+    _check_version(program)
     with contextlib.suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept.write(note, mark.encode())
+        replace_file(note, mark.encode())
 
 
-def _ask_version(program: str) -> None:
+def _check_version(program: str) -> None:
     option = "--version" if program == "borg" else "version"
     minimum = BORG_MIN if program == "borg" else RCLONE_MIN
     result = subprocess.run(
@@ -129,7 +121,7 @@ def _ask_version(program: str) -> None:
     words = result.stdout.decode(errors="replace").split()
     match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?(.*)", words[1]) if len(words) > 1 else None
     if not match:
-        raise StorageError(f"{program} doesn't tell its version")
+        raise StorageError(f"{program} reports no version that can be read")
     version = (int(match[1]), int(match[2]), int(match[3] or 0))
     if version < minimum or (program == "borg" and version >= (2,)):
         wanted = ".".join(map(str, minimum))
@@ -146,120 +138,11 @@ def _require_folder(repository: Repository, folder: Path) -> None:
     path = folder / repository.name
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
-            raise UsageError(f"{folder} is no folder")
+            raise UsageError(f"{folder} is not a folder")
         if not stat.S_ISDIR(path.lstat().st_mode):
-            raise UsageError(f"{path} is no folder, or a link to one")
+            raise UsageError(f"{path} is not a folder, or is a link to one")
     except FileNotFoundError as error:
         if error.filename == str(folder):
             raise UsageError(f"{folder} does not exist: make it, or mount what it is on") from None
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from None
-
-
-def serve(repository: Repository) -> int:
-    """Give append-only access. Returns only for borg, whose requests are watched.
-
-    Returns:
-        The server's exit code.
-
-    Raises:
-        StorageError: when it can't be.
-        RefusedError: when the client asked for what it must not have.
-    """
-    argv = command(repository, append_only=True)
-    if repository.engine == "restic":
-        if repository.folder is None:
-            _execute(argv)
-        with durable.session(repository, repository.folder) as lock:
-            os.set_inheritable(lock, True)
-            _execute(argv)
-    with contextlib.ExitStack() as stack:
-        may_create = True
-        if repository.folder:
-            stack.enter_context(borg_session.session(repository, repository.folder))
-            path = repository.folder / repository.name
-            may_create = not path.exists() or not any(path.iterdir())
-        watched = Filter(repository.name, may_create=may_create)
-        return relay(argv, repository.folder, watched)
-
-
-def _execute(argv: list[str]) -> NoReturn:
-    try:
-        os.execvpe(argv[0], argv, environment())
-    except OSError as error:
-        raise StorageError(f"{argv[0]} can't be started: {error.strerror}") from None
-
-
-def start(argv: list[str], cwd: Path | None, stdin: int) -> subprocess.Popen[bytes]:
-    """Start a server that is ended when we are, whatever ends us.
-
-    Raises:
-        StorageError: when it can't be started.
-    """
-    death = ["setpriv", "--pdeathsig", "TERM", "--"]
-    try:
-        return subprocess.Popen([*death, *argv], stdin=stdin, cwd=cwd, env=environment())
-    except OSError as error:
-        raise StorageError(f"{argv[0]} can't be started: {error.strerror}") from None
-
-
-def relay(argv: list[str], cwd: Path | None, watched: Filter) -> int:
-    """Run borg's server behind a filter; what it answers goes to stdout directly."""
-    server = start(argv, cwd, subprocess.PIPE)
-    pipe = server.stdin
-    assert pipe is not None  # noqa: S101 (for mypy: it is a pipe)
-    try:
-        deadline = time.monotonic() + CREATE_SECONDS
-        while server.poll() is None:
-            if watched.is_creating and time.monotonic() > deadline:
-                raise RefusedError("making the repository took too long")
-            if not select.select([_STDIN], [], [], _TICK)[0]:
-                continue
-            data = os.read(_STDIN, _BUFFER)
-            if not data:
-                break
-            view = memoryview(watched.feed(data))
-            while view:
-                view = view[os.write(pipe.fileno(), view) :]
-        pipe.close()
-        return server.wait()
-    except BrokenPipeError:
-        return server.wait()
-    finally:
-        stop(server)
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """End a server that still runs."""
-    if server.stdin:
-        with contextlib.suppress(BrokenPipeError):
-            server.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(_TICK)  # borg then closes the repository in order
-    if server.poll() is None:
-        server.terminate()
-        try:
-            server.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def supervise(argv: list[str], cwd: Path | None, is_open: Callable[[], bool]) -> int:
-    """Run a server as long as it may run.
-
-    Raises:
-        RefusedError: when it may not any more.
-    """
-    if os.geteuid() == 0 and cwd and cwd.stat().st_uid == 0:
-        # root may write to any file, also to one that held.py protects
-        argv = ["setpriv", "--bounding-set=-dac_override", "--", *argv]
-    server = start(argv, cwd, _STDIN)
-    try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return server.wait(_TICK)
-            if not is_open():
-                raise RefusedError("maintenance was closed")
-    finally:
-        stop(server)

@@ -76,7 +76,7 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def test_messages_come_out_as_they_went_in_however_they_are_cut() -> None:
-    from dedup_server.wire import Splitter  # noqa: PLC0415  (conftest.py sets the path)
+    from dedup_server.engines.msgpack_stream import Splitter  # noqa: PLC0415 (see conftest.py)
 
     messages: list[object] = [
         {b"i": 1, b"m": b"put", b"a": {b"id": bytes(32), b"data": b"x" * 70_000, b"wait": True}},

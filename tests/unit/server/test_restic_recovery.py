@@ -66,7 +66,7 @@ def kept(qube: StorageQube) -> list[str]:
 
 
 def names(place: Path) -> list[str]:
-    others = ("held.", "unheld", "reserve", "made")  # test_server_held/full/gone.py
+    others = ("held.", "unheld", "reserve", "made")  # test_held_back and others
     return sorted(path.name for path in place.iterdir() if not path.name.startswith(others))
 
 

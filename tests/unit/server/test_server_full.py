@@ -13,7 +13,7 @@ from pathlib import Path
 import archives
 import pytest
 from storage_qube import QrexecStore, StorageQube
-from test_server_held import close
+from test_held_back import close
 from test_server_maintenance import opened, small
 
 # a twentieth of it is more than borg's reserve

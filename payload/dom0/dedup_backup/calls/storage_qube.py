@@ -11,7 +11,7 @@ from dedup_backup.output import say
 from dedup_backup.settings import StorageRepository
 
 _PATIENCE = 300  # seconds that a running storage qube may take to open or close it
-# dedup_server/maintenance.py hold_open
+# dedup_server/actions/maintenance_open.py
 _OPEN = b"open\n"
 _OUTCOME = re.compile(rb"held ([0-9]{1,18})\n|unheld\n")
 _MAX_OUTCOME = 64  # bytes

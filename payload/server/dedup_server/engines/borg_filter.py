@@ -3,17 +3,17 @@
 
 `borg serve --append-only` alone doesn't keep its promise (borg 1.2.9, borg/remote.py
 RepositoryServer.open): for `open` with create=True it drops append-only, and after the error that
-the repository exists already, `destroy` removes it. It also lets anyone break locks, write the
-repository's key anew, and write without a lock, with which two sessions can remove each other's
-data. So each request is read here, and one that isn't needed to store, list and read
-ends the session.
+the repository exists already, `destroy` removes it. It also lets anyone break locks, replace
+the repository's key, and write without a lock, with which two sessions can remove each other's
+data. So each request is read here, and one that isn't needed to store, list and read ends the
+session.
 
 Messages: borg/remote.py RepositoryServer.serve: a map of `i` (number), `m` (method), `a`
 (arguments by name); only the first, `negotiate`, may be the older list of four.
 """
 
+from dedup_server.engines.msgpack_stream import Splitter, Value
 from dedup_server.errors import RefusedError, clean
-from dedup_server.wire import Splitter, Value
 
 _READ = frozenset({b"__len__", b"get", b"list", b"load_key", b"scan"})
 _NONCE = frozenset({b"get_free_nonce", b"commit_nonce_reservation"})
@@ -54,7 +54,7 @@ class Filter:
             What may go on to the server: whole messages only.
 
         Raises:
-            RefusedError: when the session must end.
+            RefusedError: the session must end.
         """
         self._splitter.feed(data)
         passed = []
@@ -71,10 +71,10 @@ class Filter:
                 raise RefusedError("a message has a form that borg 1.2 doesn't use")
             return
         if not isinstance(value, dict):
-            raise RefusedError("a message is no request")
+            raise RefusedError("a message is not a request")
         method, arguments = value.get(b"m"), value.get(b"a")
         if value.keys() != {b"i", b"m", b"a"} or not isinstance(arguments, dict):
-            raise RefusedError("a message is no request")
+            raise RefusedError("a message is not a request")
         if not isinstance(method, bytes) or method not in self._allowed:
             name = clean(method.decode(errors="replace"), 40) if isinstance(method, bytes) else "?"
             raise RefusedError(f"borg's request '{name}' isn't allowed through this service")

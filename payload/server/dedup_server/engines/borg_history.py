@@ -14,9 +14,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_server import borg_session, kept
-from dedup_server.config import Repository
+from dedup_server.engines import borg_records
 from dedup_server.errors import StorageError, UsageError
+from dedup_server.folder.files import replace_file, sync_folder
+from dedup_server.folder.repository_folder import TIME_FORMAT, RepositoryFolder
 
 _LINE = re.compile(r"transaction (\d{1,18}), UTC time (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?")
 _SINCE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
@@ -29,7 +30,7 @@ _PUT, _DELETE = 0, 1
 
 @dataclass
 class Transaction:
-    """A transaction.
+    """What one session changed.
 
     Attributes:
         number: its last segment.
@@ -47,13 +48,17 @@ class Transaction:
 
 
 def transactions(path: Path) -> list[Transaction]:
-    """Read a repository's list of transactions, oldest first."""
+    """Read a borg repository's list of transactions, oldest first.
+
+    Raises:
+        StorageError: it is malformed.
+    """
     try:
         lines = (path / "transactions").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return []
     except UnicodeDecodeError:
-        raise StorageError(f"{path / 'transactions'} can't be understood") from None
+        raise StorageError(f"{path / 'transactions'} is malformed") from None
     found = []
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -63,18 +68,18 @@ def transactions(path: Path) -> list[Transaction]:
 
 
 def changes(path: Path, since: str | None) -> list[Transaction]:
-    """Tell what each transaction did.
+    """List what each transaction did.
 
     Args:
         path: a borg repository.
         since: date, or date and time, UTC; None for all.
 
     Raises:
-        UsageError: when `since` is no date.
+        UsageError: `since` is not a date.
     """
     if since is not None and not _SINCE.fullmatch(since):
         raise UsageError("--since takes a date as 2026-11-24, or a time as 2026-11-24T20:15 (UTC)")
-    files = kept.segments(path)
+    files = segments(path)
     found = []
     before = -1
     for transaction in transactions(path):
@@ -105,51 +110,66 @@ def _count(path: Path, transaction: Transaction) -> None:
             position += length
 
 
-def rollback(repository: Repository, folder: Path, number: int) -> Path:
-    """Bring a repository back to where it was after a transaction.
+def require_repository(folder: RepositoryFolder) -> None:
+    """Refuse a place without a borg repository.
 
-    What came later is moved, not removed. It can be repeated after it was interrupted.
+    Raises:
+        UsageError: there is none.
+    """
+    if not (folder.path / "config").is_file():
+        raise UsageError(f"there is no repository at {folder.path}")
+
+
+def rollback(folder: RepositoryFolder, number: int) -> Path:
+    """Bring a repository back to where it was after a transaction; nobody else may use it.
+
+    What came later is moved, not removed. This can be repeated after it was interrupted.
 
     Args:
-        repository: which; it is borg's.
-        folder: that it is in.
+        folder: of the repository.
         number: of a transaction.
 
     Returns:
         The folder that has what came later.
 
     Raises:
-        UsageError: when there is no such transaction.
-        StorageError: when it can't be reached any more.
+        UsageError: there is no such transaction.
+        StorageError: it can't be reached any more.
     """
-    path = folder / repository.name
-    if not (path / "config").is_file():
-        raise UsageError(f"there is no repository at {path}")
-    with borg_session.exclusive(repository, folder):
-        known = transactions(path)
-        wanted = [item for item in known if item.number == number]
-        if not wanted:
-            raise UsageError(f"there is no transaction {number}: see `changes {repository.name}`")
-        files = kept.segments(path)
-        if number < kept.floor(repository, folder) or number not in files:
-            raise StorageError(
-                f"transaction {number} is older than the last maintenance: its data may be gone;"
-                f" `changes {repository.name}` lists what is held back from before maintenance"
-            )
-        now = time.strftime(kept.TIME_FORMAT, time.gmtime())
-        away = kept.folder_of(repository, folder) / f"rolled-back.{now}Z"
-        away.mkdir(mode=0o700, exist_ok=True)
-        _move(path, files, number, away)
-        _restore_config(repository, folder, wanted[-1])
-        log = path / "transactions"
-        (away / "transactions").write_bytes(log.read_bytes())
-        lines = [
-            f"transaction {item.number}, UTC time {item.time[:-1]}.000000\n"
-            for item in known
-            if item.number <= number
-        ]
-        kept.write(log, "".join(lines).encode())
+    path, name = folder.path, folder.repository.name
+    known = transactions(path)
+    wanted = [item for item in known if item.number == number]
+    if not wanted:
+        raise UsageError(f"there is no transaction {number}: see `changes {name}`")
+    files = segments(path)
+    if number < borg_records.floor(folder) or number not in files:
+        raise StorageError(
+            f"transaction {number} is older than the last maintenance: its data may be gone;"
+            f" `changes {name}` lists what is held back from before maintenance"
+        )
+    now = time.strftime(TIME_FORMAT, time.gmtime())
+    away = folder.beside / f"rolled-back.{now}Z"
+    away.mkdir(mode=0o700, exist_ok=True)
+    _move(path, files, number, away)
+    _restore_config(folder, wanted[-1])
+    log = path / "transactions"
+    (away / "transactions").write_bytes(log.read_bytes())
+    lines = [
+        f"transaction {item.number}, UTC time {item.time[:-1]}.000000\n"
+        for item in known
+        if item.number <= number
+    ]
+    replace_file(log, "".join(lines).encode())
     return away
+
+
+def segments(path: Path) -> dict[int, Path]:
+    """Find a repository's segment files (borg/repository.py LoggedIO.segment_filename)."""
+    found = {}
+    for file in (path / "data").glob("*/*"):
+        if file.name.isdecimal() and file.parent.name.isdecimal():
+            found[int(file.name)] = file
+    return found
 
 
 def _move(path: Path, files: dict[int, Path], number: int, away: Path) -> None:
@@ -157,19 +177,19 @@ def _move(path: Path, files: dict[int, Path], number: int, away: Path) -> None:
     for file in path.iterdir():
         if _INDEX.fullmatch(file.name):
             file.rename(away / file.name)
-    kept.sync(path)
+    sync_folder(path)
     for segment in sorted((item for item in files if item > number), reverse=True):
         files[segment].rename(away / str(segment))
-        kept.sync(files[segment].parent)
-    kept.sync(away)
+        sync_folder(files[segment].parent)
+    sync_folder(away)
 
 
-def _restore_config(repository: Repository, folder: Path, transaction: Transaction) -> None:
+def _restore_config(folder: RepositoryFolder, transaction: Transaction) -> None:
     """Put the `config` back that was there at a transaction; the one of now is among the copies."""
     at = transaction.time.translate({ord(char): None for char in "-:Z"})
-    known = kept.copies(repository, folder)
+    known = borg_records.copies(folder)
     fitting = [path for taken, path in known if taken <= at] or [known[0][1]]
-    config = folder / repository.name / "config"
+    config = folder.path / "config"
     data = fitting[-1].read_bytes()
     if data != config.read_bytes():
-        kept.write(config, data)
+        replace_file(config, data)

@@ -19,8 +19,8 @@ _NAMES = 3  # of a command line: python, its options, its script
 def host_id() -> str:
     """Name this qube in locks.
 
-    borg itself takes a network card's address, or without one a number that is new each time: it
-    could then never tell that a lock's owner is dead.
+    borg itself takes a network card's address, or without one a number that is new each time: then
+    it would take each lock's owner for a living one.
     """
     return f"dedup-server@{socket.gethostname()}"
 

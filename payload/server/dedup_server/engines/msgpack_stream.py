@@ -99,7 +99,7 @@ class _Reader:
         for _ in range(count):
             key = yield from self.value(depth + 1)
             if not isinstance(key, bytes) or key in result:
-                raise RefusedError("a message has a key twice, or one that is no string")
+                raise RefusedError("a message has a key twice, or one that isn't a string")
             result[key] = yield from self.value(depth + 1)
         return result
 
@@ -113,7 +113,7 @@ class Splitter:
     """Collects a stream and gives back whole messages."""
 
     def __init__(self) -> None:
-        """Start with nothing."""
+        """Begin with an empty stream."""
         self._data = bytearray()
         self._begin()
 
@@ -126,10 +126,10 @@ class Splitter:
         self._data += data
 
     def next(self) -> tuple[bytes, Value] | None:
-        """Give the next message, as it came and decoded; None when it isn't complete.
+        """Return the next message, as it came and decoded; None while it isn't complete.
 
         Raises:
-            RefusedError: when it can't be a message of borg's.
+            RefusedError: it can't be a message of borg's.
         """
         try:
             next(self._reading)
