@@ -113,7 +113,6 @@ class Splitter:
     """Collects a stream and gives back whole messages."""
 
     def __init__(self) -> None:
-        """Begin with an empty stream."""
         self._data = bytearray()
         self._begin()
 
