@@ -102,9 +102,9 @@ class Installation(NamedTuple):
             return None
         if PLAIN.search(self.config or b""):
             return (
-                f"{path} says `mode = plain`, which is no more: it sent backups in clear. Until you"
-                " choose another with `sudo shimctl install --mode authenticated` (or off), it"
-                " counts as off: each backup is really encrypted, and none deduplicates;"
+                f"{path} says `mode = plain`, which no longer exists: it sent backups in clear."
+                " Until you choose another with `sudo shimctl install --mode authenticated` (or"
+                " off), it counts as off: each backup is really encrypted, and none deduplicates;"
                 f" {GUIDES_BACKUPS}"
             )
         return (
