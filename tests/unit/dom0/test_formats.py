@@ -26,6 +26,7 @@ from typing import Any
 
 import memory_engine
 import pytest
+from backup_format import limits
 from dedup_backup.records import confirmed, ledger
 from dedup_backup.settings import StoreAddress
 from dedup_store.engine_directory import DirectoryWriter
@@ -268,3 +269,9 @@ def test_directory_is_written_like_that(tmp_path: Path) -> None:
         writer.put_manifest(io.BytesIO(MANIFEST + RECIPE), vector("summary"))
     written = {path.name: path.read_bytes() for path in (tmp_path / RUN).iterdir()}
     assert written == {"0": OBJECT, "manifest": MANIFEST + RECIPE, "objects.json": INDEX}
+
+
+def test_limits_are_those_that_the_page_lists() -> None:
+    numbers = limits.MAX_MEMBERS, limits.CHUNK_BYTES, limits.MAX_HEADER, limits.MAX_XML
+    rows = PAGE.partition("| what | at most |")[2].partition("\n\n")[0]
+    assert re.findall(r"\| ([0-9][0-9,]+)", rows) == [f"{number:,}" for number in numbers]
