@@ -3,22 +3,21 @@
 
 import hashlib
 import os
-import pwd
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dedup_store import tuning
+from dedup_store import engine_options
 from dedup_store.errors import UsageError, clean
+from dedup_store.system.environment import home
 
 CONFIG_DIR = "/rw/config/dedup-store"
 REPOSITORY = "/rw/dedup-store/{profile}/repo"
 MOUNT_DIR = "/mnt/dedup-store"  # has a mount point for each device, named as its label
 ON_DEVICE = "dedup-store/{profile}"
 ENGINES = ("restic", "borg", "directory")
-RUNS = "dedup-store-runs"  # in a repository of the engine directory
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -32,7 +31,7 @@ _KEYS = {
     "chunks": str,
     "pack_size": int,
 }
-_TUNING = ("compression", "chunks", "pack_size")
+_ENGINE_OPTIONS = ("compression", "chunks", "pack_size")
 # file systems allow more in a label; this much fits a line of /etc/fstab and a file name
 _LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 # a repository in the storage qube: names as qubes-core-admin qubes/vm/__init__.py validate_name
@@ -54,7 +53,7 @@ class Config:
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
         device: label of the file system that the repository is on, attached when needed; or None.
-        compression: as the engine's own option takes it; None for our default (tuning.py).
+        compression: as the engine's own option takes it; None for our default (engine_options.py).
         chunks: `large`, `medium` or `small` (borg); None for our default.
         pack_size: in MiB (restic); None for its own default.
     """
@@ -91,11 +90,6 @@ class Config:
         return (match[1], match[2]) if match else None
 
 
-def home() -> str:
-    """Give the caller's home folder."""
-    return os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
-
-
 def normal(repository: str) -> str:
     """Write a path in one way, so that a place has one name; leave other locations alone."""
     # what comes before `..` can be a link, and then the path means another place
@@ -109,7 +103,7 @@ def state_folder() -> Path:
     return Path(home()) / ".config" / "dedup-store"
 
 
-def state_file(config: "Config", kind: str) -> Path:
+def state_file(config: Config, kind: str) -> Path:
     """Name a file for what this qube knows of a repository."""
     name = hashlib.sha256(config.repository.encode()).hexdigest()[:32]
     return state_folder() / f"{name}.{kind}"
@@ -156,8 +150,8 @@ def load(profile: str) -> Config:
         pack_size=values.get("pack_size"),
     )
     _check(config, path)
-    for key in _TUNING:
-        if key in values and (wrong := tuning.problem(config.engine, key, values[key])):
+    for key in _ENGINE_OPTIONS:
+        if key in values and (wrong := engine_options.problem(config.engine, key, values[key])):
             raise UsageError(f"{path}: {wrong}")
     if not config.is_encrypted:
         _check_directory(config, path, has_password="password_file" in values)

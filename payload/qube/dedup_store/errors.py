@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Errors that end a command, each with its exit code, and the cleaning of foreign text."""
 
+MOVED, OLDER = "moved", "older"  # kinds of QuestionError
 EXIT_PARTIAL = 3
 EXIT_READER_GONE = 141  # as a shell reports a program that SIGPIPE ended
 
@@ -25,7 +26,7 @@ class EngineError(StoreError):
 
 
 class DiskError(EngineError):
-    """A disk is full, read-only, broken: waiting doesn't mend it (trouble.py).
+    """A disk is full, read-only, broken: waiting doesn't mend it (system/disk_errors.py).
 
     Attributes:
         is_damage: whether it may be of what is read alone, so that a check goes on.
@@ -35,6 +36,19 @@ class DiskError(EngineError):
         """Tell of it."""
         super().__init__(text, said)
         self.is_damage = is_damage
+
+
+class QuestionError(EngineError):
+    """A repository isn't as this qube saw it last, and a person has to decide about it.
+
+    Attributes:
+        kind: MOVED or OLDER, which can be accepted; or another.
+    """
+
+    def __init__(self, kind: str, text: str, said: str) -> None:
+        """Take the kind, the error in one line, and what the engine said."""
+        super().__init__(text, said)
+        self.kind = kind
 
 
 class UsageError(StoreError):

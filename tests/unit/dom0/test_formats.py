@@ -29,9 +29,9 @@ import pytest
 from backup_format import limits
 from dedup_backup.records import confirmed, ledger
 from dedup_backup.settings import StoreAddress
-from dedup_store.engine_directory import DirectoryWriter
-from dedup_store.manifest import from_json, pack_summary, read_summary
-from dedup_store.recipe import operations
+from dedup_store.archive.manifest import from_json, pack_summary, read_summary
+from dedup_store.archive.recipe import operations
+from dedup_store.engines.directory.writer import DirectoryWriter
 from dom0_common.paths import Paths
 from shim_driver import temporary_root
 from store_profile import Store

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup_format.limits import CHUNK_BYTES
-from dedup_store.get import Choice, Joiner
-from dedup_store.manifest import Manifest
-from dedup_store.pipes import Source
-from dedup_store.recipe import RecipeWriter
-from dedup_store.splitter import PayloadSink, Splitter
-from dedup_store.structure import Verdict
+from dedup_store.archive.completeness import Verdict
+from dedup_store.archive.joiner import Joiner, MemberSelection
+from dedup_store.archive.manifest import Manifest
+from dedup_store.archive.recipe import RecipeWriter
+from dedup_store.archive.splitter import PayloadSink, Splitter
+from dedup_store.system.streams import InputStream
 
 
 class Objects:
@@ -39,13 +39,13 @@ class Objects:
         self._data = b"".join(self.objects[number] for number in objects)
 
     def readinto(self, buffer: memoryview) -> int:
-        """See engine.Stream."""
+        """See streams.Stream."""
         piece, self._data = self._data[: len(buffer)], self._data[len(buffer) :]
         buffer[: len(piece)] = piece
         return len(piece)
 
     def close(self) -> None:
-        """See engine.Stream."""
+        """See streams.Stream."""
 
 
 @dataclass
@@ -61,9 +61,9 @@ class Split:
         """Give the stream, or members of it, back."""
         fd = os.memfd_create("joined")
         try:
-            choice = Choice(self.manifest, prefixes)
-            self.payload.rewind(choice.objects)
-            joiner = Joiner(self.manifest, self.payload, fd, choice)
+            selection = MemberSelection(self.manifest, prefixes)
+            self.payload.rewind(selection.objects)
+            joiner = Joiner(self.manifest, self.payload, fd, selection)
             joiner.run(self.recipe)
             return os.pread(fd, joiner.written + 1, 0)
         finally:
@@ -78,10 +78,10 @@ def split(stream: bytes, chunk: int = CHUNK_BYTES) -> Split:
         os.lseek(fd, 0, os.SEEK_SET)
         recipe, payload = RecipeWriter(), Objects()
         sink = PayloadSink(payload)
-        source = Source(fd)
+        source = InputStream(fd)
         splitter = Splitter(source, recipe, sink, chunk)
         splitter.run()
-        verdict = splitter.structure.judge()
+        verdict = splitter.completeness.judge()
         file, sha256 = recipe.finish()
         packed = file.read()
         file.close()
@@ -94,7 +94,7 @@ def split(stream: bytes, chunk: int = CHUNK_BYTES) -> Split:
             reason=verdict.reason,
             qubes=verdict.qubes,
             stream_length=len(stream),
-            header=splitter.structure.header,
+            header=splitter.completeness.header,
             objects=sink.objects,
             recipe_length=len(packed),
             recipe_sha256=sha256,

@@ -14,7 +14,7 @@ import archives
 import pytest
 from archives import Qube
 from borg_blocks import Piece, overlaps, pieces, read
-from dedup_store import borg_counter
+from dedup_store.engines.borg import counter
 from store_profile import Store
 
 pytestmark = pytest.mark.engines
@@ -248,29 +248,29 @@ def test_counter_that_can_not_be_kept_stops_a_put(store: Store) -> None:
 def test_later_machines_begin_further_on() -> None:
     """Nothing but the clock is later on a new machine than all that was on the old one."""
     for seconds in (60 * 86400, YEAR, 80 * YEAR):
-        counts = [borg_counter.ahead(None, NOW, 0) for _ in range(50)]
-        later = [borg_counter.ahead(None, NOW + seconds, 0) for _ in range(50)]
+        counts = [counter.ahead(None, NOW, 0) for _ in range(50)]
+        later = [counter.ahead(None, NOW + seconds, 0) for _ in range(50)]
         assert max(counts) + (1 << 36) < min(later)  # a TiB
         assert len({value >> 34 for value in (*counts, *later)}) == 100
 
 
 def test_the_clock_overtakes_a_volume_that_went_back() -> None:
     """Whatever was stored until some hours ago, from an old state as from the real one."""
-    real = old = borg_counter.ahead(None, NOW, 0)
+    real = old = counter.ahead(None, NOW, 0)
     now = NOW + 100 * 86400
     for day in range(1, 200):
-        real = borg_counter.ahead(real, now + day * 86400, real) + (1 << 36)
+        real = counter.ahead(real, now + day * 86400, real) + (1 << 36)
     now += 199 * 86400
-    assert borg_counter.ahead(old, now + 5 * 3600, 0) > real
+    assert counter.ahead(old, now + 5 * 3600, 0) > real
 
 
 @pytest.mark.parametrize("clock", [0, NOW, NOW + 10_000 * YEAR])
 def test_the_room_suffices(clock: int) -> None:
     """A hundred years with a start and a TiB a day, by any clock."""
-    count = borg_counter.ahead(None, clock, 0)
+    count = counter.ahead(None, clock, 0)
     end = (1 << 64) - (1 << 40)
     for _ in range(100 * 366):
-        last, count = count, borg_counter.ahead(count, clock, count)
+        last, count = count, counter.ahead(count, clock, count)
         assert last <= count < end
         count += (1 << 28) + (1 << 36)
     assert count < end

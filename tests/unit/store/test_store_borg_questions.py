@@ -9,8 +9,8 @@ from pathlib import Path
 import archives
 import pytest
 from borg_blocks import overlaps, pieces
-from dedup_store import borg_questions
 from dedup_store.config import Config
+from dedup_store.engines.borg import questions
 from dedup_store.errors import EngineError
 from store_profile import Store, refusal
 
@@ -165,7 +165,7 @@ def test_places_in_a_storage_qube_are_told_as_a_profile_has_them(tmp_path: Path)
         "Warning: The repository at location ssh://sys-storage/./new was previously located at"
         " ssh://sys-usb/./old\nDo you want to continue? [yN] no (from X)\nAborting.\n"
     )
-    question = borg_questions.find(EngineError("", said), profile)
+    question = questions.find(EngineError("", said), profile)
     assert question is not None
     assert "qrexec:sys-storage/new was at qrexec:sys-usb/old when" in str(question)
     assert "`dedup-store accept --profile other moved qrexec:sys-storage/new`" in str(question)

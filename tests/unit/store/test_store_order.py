@@ -11,7 +11,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from dedup_store.ordering import in_order, notes
+from dedup_store.archive.order import clock_notes, in_order
 from store_profile import ENCRYPTED, Store
 from test_store_borg_counter import boot, replace
 
@@ -175,7 +175,7 @@ def test_runs_of_an_older_version_come_before() -> None:
     ]
     names = [run["run"][-1] for run in in_order(runs)]
     assert names == ["5", "2", "1", "4", "3"]
-    assert notes(in_order(runs)) == {}
+    assert clock_notes(in_order(runs)) == {}
 
 
 def test_puts_at_once_have_different_numbers(directory_store: Store) -> None:

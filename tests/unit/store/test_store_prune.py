@@ -43,7 +43,7 @@ def in_order(*runs: dict[str, int]) -> list[dict[str, int]]:
 
 
 def size_of(store: Store) -> int:
-    """Without the room that is kept for removing (dedup_store/reserve.py)."""
+    """Without the room that is kept for removing (dedup_store/repository/reserve.py)."""
     files = (path for path in store.repository.rglob("*") if path.is_file())
     return sum(path.stat().st_size for path in files if path.name != "dedup-store.reserve")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import archives
 import pytest
 from archives import Qube
-from dedup_store.manifest import is_run_name, new_run_name
+from dedup_store.archive.manifest import is_run_name, new_run_name
 from store_profile import ENCRYPTED, PAYLOAD, Store
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-20261123T231500-4711-[0-9a-f]{4}")

@@ -10,11 +10,11 @@ import tarfile
 
 import archives
 import pytest
-from dedup_store import splitter
+from dedup_store.archive import splitter
+from dedup_store.archive.manifest import from_json
+from dedup_store.archive.recipe import COPY, LITERAL, operations
 from dedup_store.errors import DamagedError
-from dedup_store.manifest import from_json
-from dedup_store.pipes import Source
-from dedup_store.recipe import COPY, LITERAL, operations
+from dedup_store.system.streams import InputStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_engine import split
@@ -299,7 +299,7 @@ def test_stream_through_a_slow_pipe(tmp_path: archives.Path) -> None:
     command = ["dd", f"if={tmp_path / 'stream'}", "bs=777", "status=none"]
     with subprocess.Popen(command, stdout=write):
         os.close(write)
-        source = Source(read)
+        source = InputStream(read)
         got = b""
         while head := source.peek(1000):
             assert stream[len(got) :].startswith(head)

@@ -26,7 +26,7 @@ UNENCRYPTED_WARNING = (
 PARTIAL = "partial"
 _STATUSES = ("whole", PARTIAL, "opaque")
 REMOVED = (PARTIAL, "unfinished")
-# as dedup_store/manifest.py names runs: also of a stream that was no backup
+# as dedup_store/archive/manifest.py names runs: also of a stream that was no backup
 _ANY_RUN = re.compile(r"[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9-]{1,80}")
 _FORGET_AT_ONCE = 50  # its answer, with their names, is one line
 _LONGEST_PRUNE = 7 * 24 * 3600  # seconds; it says nothing until its end

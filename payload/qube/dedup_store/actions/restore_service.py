@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The qrexec service dedupbackup.Restore: sends members of a run to dom0.
+"""restore-service: what the qrexec service dedupbackup.Restore runs; sends members to dom0.
 
 For `qvm-backup-restore -d QUBE --location-is-service dedupbackup.Restore+RUN`. Protocol
 (qubes-core-admin-client qubesadmin/backup/restore.py _start_retrieval_process): one line with the
@@ -10,17 +10,19 @@ Upstream's qubes.Restore ignores how its command ended. Here, when not all could
 is killed before it can end the stream properly, and the exit code tells dom0.
 """
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 
+from dedup_store.config import Config
 from dedup_store.errors import StoreError, UsageError
-from dedup_store.get import Reading
+from dedup_store.repository.opening import Purpose, open_repository
+from dedup_store.runs.reader import RunReader
 
-DEFAULT_PROFILE = "default"
-MAX_LINE = 64 * 1024
+_MAX_LINE = 64 * 1024
 _MAX_PREFIXES = 8000
 # members: `backup-header`, `qubes.xml.000.enc`, `vm7/`, `dom0-home/USER`
 _PREFIX = re.compile(r"[A-Za-z0-9_][!-~]{0,254}")
@@ -28,13 +30,17 @@ _STDIN = 0
 _UPSTREAM = "/usr/lib/qubes"
 
 
-def split_argument(argument: str) -> tuple[str, str]:
-    """Give the profile and the run that the service's argument names: `RUN` or `PROFILE+RUN`."""
-    profile, plus, run = argument.partition("+")
-    return (profile, run) if plus else (DEFAULT_PROFILE, argument)
+def run(arguments: argparse.Namespace, settings: Config) -> int:
+    """Send what dom0 wants of a run."""
+    _require_dom0()
+    prefixes = _read_prefixes(_STDIN)
+    repository = open_repository(settings, Purpose.READ).engine
+    with RunReader(repository, arguments.run, prefixes) as reader:
+        reader.warn_unless_whole()
+        return _send(reader, prefixes)
 
 
-def read_prefixes(fd: int) -> list[str]:
+def _read_prefixes(fd: int) -> list[str]:
     """Read the line of wanted names, and nothing behind it.
 
     Raises:
@@ -42,7 +48,7 @@ def read_prefixes(fd: int) -> list[str]:
     """
     line = bytearray()
     while not line.endswith(b"\n"):
-        if len(line) > MAX_LINE:
+        if len(line) > _MAX_LINE:
             raise UsageError("the list of wanted members is too long")
         byte = os.read(fd, 1)
         if not byte:
@@ -57,7 +63,7 @@ def read_prefixes(fd: int) -> list[str]:
     return prefixes
 
 
-def require_dom0() -> None:
+def _require_dom0() -> None:
     """Refuse a call from another qube, which policy does too.
 
     Raises:
@@ -67,11 +73,11 @@ def require_dom0() -> None:
         raise UsageError("only dom0 may call this service")
 
 
-def send(reading: Reading, prefixes: Sequence[str]) -> int:
+def _send(reader: RunReader, prefixes: Sequence[str]) -> int:
     """Send the wanted members of a run.
 
     Args:
-        reading: the run, opened for these members.
+        reader: the run, opened for these members.
         prefixes: beginnings of the wanted names.
 
     Returns:
@@ -90,7 +96,7 @@ def send(reading: Reading, prefixes: Sequence[str]) -> int:
             os.close(source)
             source = -1
             try:
-                reading.write(sink)
+                reader.write(sink)
             except BrokenPipeError:
                 pass  # it has all that it wants, or its exit code tells
             except BaseException:

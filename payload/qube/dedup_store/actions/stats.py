@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command stats: what the runs take, and what they would take without deduplication."""
+"""stats: tell what the runs take, and what they would take without deduplication."""
 
 import argparse
 from typing import Any
 
-from dedup_store import config, get, tell
-from dedup_store.commands import open_repository
-from dedup_store.manifest import STATUSES
+from dedup_store.archive.manifest import STATUSES
+from dedup_store.config import Config
+from dedup_store.repository.opening import Purpose, open_repository
+from dedup_store.runs.catalog import list_runs
+from dedup_store.system import notify
 
 _UNKNOWN = "not known"
 
 
-def stats(arguments: argparse.Namespace, settings: config.Config) -> int:
+def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Tell what is in the repository, and how much room it takes."""
-    repository = open_repository(settings)
-    runs = get.list_runs(repository)
+    repository = open_repository(settings, Purpose.READ).engine
+    runs = list_runs(repository)
     usage = repository.usage()
     streams = sum(run["stream_bytes"] for run in runs)
     newest = runs[-1] if runs else None
@@ -30,7 +32,7 @@ def stats(arguments: argparse.Namespace, settings: config.Config) -> int:
         "stored_is": usage.how,
         "ratio": ratio,
     }
-    tell.report(report, _text(report), to_program=arguments.json)
+    notify.report(report, _text(report), to_program=arguments.json)
     return 0
 
 
@@ -38,11 +40,11 @@ def _text(report: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in report["runs"].items() if count)
     newest, stored, ratio = report["newest"], report["stored_bytes"], report["ratio"]
     objects = report["objects"]
-    size = _UNKNOWN if stored is None else f"{tell.size(stored)} ({report['stored_is']})"
+    size = _UNKNOWN if stored is None else f"{notify.size(stored)} ({report['stored_is']})"
     rows = [
         ("runs", counts or "none"),
-        ("their streams", tell.size(report["stream_bytes"])),
-        ("newest", f"{newest['run']}, {tell.size(newest['stream_bytes'])}" if newest else "none"),
+        ("their streams", notify.size(report["stream_bytes"])),
+        ("newest", f"{newest['run']}, {notify.size(newest['stream_bytes'])}" if newest else "none"),
         ("payload objects", _UNKNOWN if objects is None else objects),
         ("stored", size),
         ("stored / streams", _UNKNOWN if ratio is None else f"{100 * ratio:.1f} %"),

@@ -14,8 +14,8 @@ from backup_format import container, qubesxml
 from backup_format.limits import CHUNK_BYTES, MAX_HEADER, MAX_XML
 from backup_format.members import HEADER, HMAC, XML, XML_VOLUME, ChunkSequence, split_chunk
 
-from dedup_store import tarformat
-from dedup_store.manifest import OPAQUE, PARTIAL, WHOLE
+from dedup_store.archive import tar
+from dedup_store.archive.manifest import OPAQUE, PARTIAL, WHOLE
 
 _MAX_PROBLEMS = 5
 
@@ -28,7 +28,7 @@ class Volume:
     chunks: int = 0
     payload: int = 0
     hidden: bool = False
-    inner: tarformat.Follower = field(default_factory=tarformat.Follower)
+    inner: tar.Follower = field(default_factory=tar.Follower)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Verdict:
     qubes: list[dict[str, Any]]
 
 
-class Structure:
+class Completeness:
     """Takes members and payloads in the order of the stream.
 
     Attributes:

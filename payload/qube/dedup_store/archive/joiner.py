@@ -1,76 +1,19 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""get: joins a run's payload and recipe to the stream that was stored."""
+"""Joins a run's payload and recipe to the stream that was stored, or to some of its members."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from dedup_store import engine, manifest, pipes, progress, recipe
-from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
-from dedup_store.manifest import Manifest, Member, is_run_name
-from dedup_store.ordering import in_order
-from dedup_store.processes import ChildStream, Stream
+from dedup_store.archive import recipe
+from dedup_store.archive.manifest import Manifest, Member
+from dedup_store.errors import DamagedError, clean
+from dedup_store.system import streams
+from dedup_store.system.streams import Stream
 
 _ZEROS = bytes(64 * 1024)
 
 
-def list_runs(repository: engine.Engine) -> list[dict[str, Any]]:
-    """List the summaries of all runs, oldest first (ordering.py)."""
-    runs = repository.runs()
-    return in_order(manifest.unpack_summary(stored.summary, stored.run) for stored in runs)
-
-
-def find(repository: engine.Engine, wanted: str) -> dict[str, Any]:
-    """Find a run.
-
-    Args:
-        repository: where.
-        wanted: a run's name, or `latest`, the newest whole one.
-
-    Raises:
-        NoRunError: when there is none.
-    """
-    runs = list_runs(repository)
-    if wanted == "latest":
-        whole = [run for run in runs if run["status"] == manifest.WHOLE]
-        if not whole:
-            raise NoRunError("there is no whole run yet")
-        return whole[-1]
-    for run in runs:
-        if run["run"] == wanted:
-            return run
-    raise NoRunError(f"there is no run '{clean(wanted, 120)}': see `dedup-store list`")
-
-
-def resolve(repository: engine.Engine, wanted: str) -> str:
-    """Give the name of a run: a list, which takes a start of the engine, is read only if needed."""
-    return wanted if is_run_name(wanted) else str(find(repository, wanted)["run"])
-
-
-def read_manifest(repository: engine.Engine, run: str) -> tuple[Manifest, bytes]:
-    """Read a run's manifest and compressed recipe.
-
-    Raises:
-        NoRunError: when there is no such run.
-        DamagedError: when they aren't what was stored.
-    """
-    try:
-        data = repository.manifest(run)
-    except StoreError:
-        find(repository, run)
-        raise
-    line, _, packed = data.partition(b"\n")
-    found = manifest.from_json(line, run)
-    if len(packed) != found.recipe_length or _sha256(packed) != found.recipe_sha256:
-        raise DamagedError(f"the recipe of {run} is damaged")
-    return found, packed
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class Choice:
+class MemberSelection:
     """The members that are wanted of a run, and the payload objects that have them.
 
     Attributes:
@@ -80,7 +23,7 @@ class Choice:
     """
 
     def __init__(self, found: Manifest, prefixes: Sequence[str] | None) -> None:
-        """Choose.
+        """Select.
 
         Args:
             found: the run.
@@ -118,13 +61,15 @@ class Joiner:
         written: bytes so far.
     """
 
-    def __init__(self, found: Manifest, payload: Stream, fd: int, choice: "Choice") -> None:
+    def __init__(
+        self, found: Manifest, payload: Stream, fd: int, selection: MemberSelection
+    ) -> None:
         """Read payload, write to fd."""
         self._members = iter(found.members)
-        self._choice = choice
+        self._selection = selection
         self._payload = payload
         self._fd = fd
-        self._buffer = memoryview(bytearray(pipes.BUFFER))
+        self._buffer = memoryview(bytearray(streams.BUFFER))
         self._member: Member | None = None
         self._hash = hashlib.sha256()
         self.written = 0
@@ -134,18 +79,18 @@ class Joiner:
         for kind, count, data in recipe.operations(packed):
             if kind == recipe.MEMBER:
                 self._check_member()
-                if self._choice.is_done(self.written):
+                if self._selection.is_done(self.written):
                     return
                 self._member = next(self._members, None)
                 self._hash = hashlib.sha256()
-            elif self._choice.wants(self._member):
+            elif self._selection.wants(self._member):
                 self._do(kind, count, data)
-            elif kind == recipe.COPY and self._choice.reads(self._member):
+            elif kind == recipe.COPY and self._selection.reads(self._member):
                 self._skip(count)
         self._check_member()
         if next(self._members, None) is not None:
             raise DamagedError("the recipe is shorter than the manifest says")
-        if self._choice.is_all and self._payload.readinto(self._buffer):
+        if self._selection.is_all and self._payload.readinto(self._buffer):
             raise DamagedError("there is more payload than the recipe uses")
 
     def _do(self, kind: bytes, count: int, data: bytes) -> None:
@@ -165,7 +110,7 @@ class Joiner:
         member = self._member
         if (
             member
-            and self._choice.wants(member)
+            and self._selection.wants(member)
             and self._hash.hexdigest() != member.payload_sha256
         ):
             raise DamagedError(f"{clean(member.name or 'the unsplit part', 120)} is damaged")
@@ -182,7 +127,7 @@ class Joiner:
 
     def _pieces(self, count: int) -> Iterator[memoryview]:
         while count:
-            got = self._payload.readinto(self._buffer[: min(count, pipes.BUFFER)])
+            got = self._payload.readinto(self._buffer[: min(count, streams.BUFFER)])
             if not got:
                 raise DamagedError("there is less payload than the recipe needs")
             yield self._buffer[:got]
@@ -195,70 +140,5 @@ class Joiner:
             count -= len(piece)
 
     def _write(self, data: bytes | memoryview) -> None:
-        pipes.write_all(self._fd, data)
+        streams.write_all(self._fd, data)
         self.written += len(data)
-
-
-class Reading:
-    """A run that is read, as a context manager that stops the engine.
-
-    Attributes:
-        manifest: of the run.
-    """
-
-    def __init__(
-        self, repository: engine.Engine, wanted: str, prefixes: Sequence[str] | None = None
-    ) -> None:
-        """Begin.
-
-        Args:
-            repository: where from.
-            wanted: a run's name, or `latest`, the newest whole one.
-            prefixes: only members whose names begin with one of these, each with all of its bytes;
-                None for the whole stream. Only payload objects that have some of them are read.
-
-        Raises:
-            NoRunError: when there is no such run.
-            StoreError: when the engine failed, or the manifest isn't what was stored.
-        """
-        run = resolve(repository, wanted)
-        begun = repository.begin(run) if prefixes is None else None
-        self._payload: Stream | None = begun
-        try:
-            self.manifest, self._recipe = read_manifest(repository, run)
-            self._choice = Choice(self.manifest, prefixes)
-            if self._choice.objects:
-                self._payload = repository.payload(run, self._choice.objects, begun)
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> "Reading":
-        """Nothing more to do."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop what still runs."""
-        self.close()
-
-    def close(self) -> None:
-        """Stop the engine."""
-        if self._payload:
-            self._payload.close()
-
-    def write(self, fd: int) -> None:
-        """Write the stream, or what is wanted of it, to a file descriptor.
-
-        Raises:
-            StoreError: when the engine failed, or the data aren't what was stored; what was
-                written by then is not the whole stream, or not known to be right.
-            BrokenPipeError: when the reader has gone.
-        """
-        pipes.widen(fd)
-        payload = self._payload if self._choice.objects else None
-        joiner = Joiner(self.manifest, payload or ChildStream(), fd, self._choice)
-        with progress.shown(lambda: joiner.written):
-            joiner.run(self._recipe)
-        if joiner.written != self._choice.length:
-            run, wrong, right = self.manifest.run, joiner.written, self._choice.length
-            raise DamagedError(f"{run} has {wrong} bytes instead of {right}")

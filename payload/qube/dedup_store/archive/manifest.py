@@ -90,7 +90,7 @@ class Manifest:
         recipe_length: bytes of the compressed recipe.
         recipe_sha256: of the compressed recipe.
         members: in the order of the stream.
-        order: the run's number in its repository (ordering.py), 0 in what older versions stored.
+        order: the run's number in its repository (order.py), 0 in what older versions stored.
     """
 
     run: str

@@ -14,11 +14,11 @@ from backup_format import container
 from backup_format.limits import CHUNK_BYTES, MAX_MEMBERS
 from backup_format.members import split_chunk
 
-from dedup_store import tarformat
-from dedup_store.manifest import Member
-from dedup_store.pipes import Source
-from dedup_store.recipe import RecipeWriter
-from dedup_store.structure import Structure
+from dedup_store.archive import tar
+from dedup_store.archive.completeness import Completeness
+from dedup_store.archive.manifest import Member
+from dedup_store.archive.recipe import RecipeWriter
+from dedup_store.system.streams import InputStream
 
 OBJECT_BYTES = 16 << 20  # a volume at least this large gets a payload object of its own
 INLINE_BYTES = 64 * 1024  # a member up to this size stays in the recipe
@@ -27,7 +27,7 @@ _NOTHING = hashlib.sha256().hexdigest()
 
 
 class Writer(Protocol):
-    """Where payload goes: see engine.Writer."""
+    """Where payload goes: see engines/base.py."""
 
     def open_object(self) -> None:
         """Begin the next payload object."""
@@ -106,12 +106,12 @@ class Splitter:
 
     Attributes:
         members: what was found, in the order of the stream.
-        structure: what is needed to judge it.
+        completeness: judges what was seen.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: InputStream,
         recipe: RecipeWriter,
         sink: PayloadSink,
         chunk: int = CHUNK_BYTES,
@@ -125,7 +125,7 @@ class Splitter:
             chunk: bytes of the largest chunk.
         """
         self.members: list[Member] = []
-        self.structure = Structure(chunk)
+        self.completeness = Completeness(chunk)
         self._chunk = chunk
         self._source = source
         self._recipe = recipe
@@ -139,17 +139,17 @@ class Splitter:
             StoreError: when the engine fails.
         """
         try:
-            while head := self._source.peek(tarformat.BLOCK):
-                if self._archive_start is not None and tarformat.is_zero(head):
+            while head := self._source.peek(tar.BLOCK):
+                if self._archive_start is not None and tar.is_zero(head):
                     self._end_of_archive()
                 else:
                     self._member()
             if self._archive_start is not None:
                 raise _CutError
         except _CutError:
-            self.structure.problem(f"the stream is cut after {self._source.position} bytes")
-        except tarformat.TarError as error:
-            self.structure.problem(
+            self.completeness.problem(f"the stream is cut after {self._source.position} bytes")
+        except tar.TarError as error:
+            self.completeness.problem(
                 f"no backup archive from byte {self._source.position} on: {error}"
             )
             self._rest()
@@ -158,28 +158,28 @@ class Splitter:
 
     def _end_of_archive(self) -> None:
         """Two zero blocks, and padding to a full record."""
-        if not tarformat.is_zero(self._literal(2 * tarformat.BLOCK)[tarformat.BLOCK :]):
-            raise tarformat.TarError("half an end marker")
+        if not tar.is_zero(self._literal(2 * tar.BLOCK)[tar.BLOCK :]):
+            raise tar.TarError("half an end marker")
         start = self._archive_start or 0
-        if self._literal(-(self._source.position - start) % tarformat.RECORD).strip(b"\0"):
-            raise tarformat.TarError("data behind the end marker")
+        if self._literal(-(self._source.position - start) % tar.RECORD).strip(b"\0"):
+            raise tar.TarError("data behind the end marker")
         self._archive_start = None
 
     def _member(self) -> None:
         """One member: extension headers, header, data, padding."""
         if len(self.members) >= MAX_MEMBERS:  # from here on the stream is kept unsplit
-            raise tarformat.TarError("too many members")
-        head = self._source.peek(tarformat.BLOCK)
-        if len(head) == tarformat.BLOCK:
-            tarformat.parse_header(head)  # or all from here on is no member
+            raise tar.TarError("too many members")
+        head = self._source.peek(tar.BLOCK)
+        if len(head) == tar.BLOCK:
+            tar.parse_header(head)  # or all from here on is no member
         if self._archive_start is None:
             self._archive_start = self._source.position
         part = self._start_member()
         header = self._header()
         part.member.name = header.name
         self._data(part, header)
-        self._literal(-header.size % tarformat.BLOCK)
-        self.structure.finish(header.name)
+        self._literal(-header.size % tar.BLOCK)
+        self.completeness.finish(header.name)
         if split_chunk(header.name) and part.member.payload_length < self._chunk:
             self._sink.end_if_large()
 
@@ -195,34 +195,34 @@ class Splitter:
         if self.members:
             self.members[-1].length = self._source.position - self.members[-1].offset
 
-    def _header(self) -> tarformat.Header:
+    def _header(self) -> tar.Header:
         overrides: dict[str, str] = {}
         while True:
             # looked at before it is consumed: what isn't a header belongs to the unsplit rest
-            header = tarformat.parse_header(self._peek_block())
-            if header.is_extension and header.size > tarformat.MAX_EXTENSION:
-                raise tarformat.TarError("an extension header is too long")
-            self._literal(tarformat.BLOCK)
+            header = tar.parse_header(self._peek_block())
+            if header.is_extension and header.size > tar.MAX_EXTENSION:
+                raise tar.TarError("an extension header is too long")
+            self._literal(tar.BLOCK)
             if not header.is_extension:
-                tarformat.apply_overrides(header, overrides)
+                tar.apply_overrides(header, overrides)
                 return header
-            data = self._literal(tarformat.padded(header.size))
-            tarformat.apply_extension(header.kind, data[: header.size], overrides)
+            data = self._literal(tar.padded(header.size))
+            tar.apply_extension(header.kind, data[: header.size], overrides)
 
     def _peek_block(self) -> bytes:
-        block = self._source.peek(tarformat.BLOCK)
-        if len(block) < tarformat.BLOCK:
-            self._literal(tarformat.BLOCK)
+        block = self._source.peek(tar.BLOCK)
+        if len(block) < tar.BLOCK:
+            self._literal(tar.BLOCK)
         return block
 
-    def _data(self, part: _Part, header: tarformat.Header) -> None:
+    def _data(self, part: _Part, header: tar.Header) -> None:
         """A member's data: a container that we know, or anything."""
         member, size = part.member, header.size
         start = self._source.peek(min(size, container.HEAD_BYTES))
         member.container = _kind_of(start, size)
         known = member.container == container.AUTHENTICATED
         payload = size - container.OVERHEAD if known else size
-        self.structure.begin(header.name, member.container, payload)
+        self.completeness.begin(header.name, member.container, payload)
         if known:
             self._literal(container.HEAD_BYTES)
         try:
@@ -239,7 +239,7 @@ class Splitter:
             head = left
             if left > INLINE_BYTES:
                 self._sink.begin(left)
-                head = tarformat.head_length(self._source.peek(min(left, _PEEK)))
+                head = tar.head_length(self._source.peek(min(left, _PEEK)))
             self._payload_literal(part, head)
             left -= head
         self._copy(part, left)
@@ -256,7 +256,7 @@ class Splitter:
             limit -= len(data)
             self._sink.write(data)
             part.add(data)
-            self.structure.feed(data)
+            self.completeness.feed(data)
             self._recipe.copied(len(data))
             member.object_length += len(data)
         if not member.object_length:
@@ -276,7 +276,7 @@ class Splitter:
         data = self._source.exactly(count)
         self._recipe.literal(data, payload=True)
         part.add(data)
-        self.structure.feed(memoryview(data))
+        self.completeness.feed(memoryview(data))
         if len(data) < count:
             raise _CutError
 

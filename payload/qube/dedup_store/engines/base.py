@@ -1,16 +1,28 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an engine is to dedup-store."""
+"""What an engine is to dedup-store. All that knows a repository's contents goes by this."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from dedup_store.config import Config
-from dedup_store.lock import Lock
-from dedup_store.processes import ChildStream, Stream
-from dedup_store.stored import StoredObject, Usage
+from dedup_store.system.processes import ChildStream
+from dedup_store.system.streams import Stream
 
-MAX_MANIFEST = 1 << 30
+MAX_MANIFEST = 1 << 30  # bytes of a manifest object
+RESERVE = "dedup-store.reserve"  # a file of ours in a repository's folder: repository/reserve.py
+
+
+@dataclass(frozen=True)
+class Session:
+    """What an engine must know of the command that uses it.
+
+    Attributes:
+        lock: descriptor that the engine's processes keep open, so that they hold the lock too.
+        removes: whether the command may remove something.
+    """
+
+    lock: int
+    removes: bool
 
 
 @dataclass(frozen=True)
@@ -19,6 +31,34 @@ class StoredRun:
 
     run: str
     summary: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A payload object as the repository has it.
+
+    Attributes:
+        length: its bytes.
+        content: the same for objects that are the same to the engine; empty when it can't tell.
+    """
+
+    length: int
+    content: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a repository takes.
+
+    Attributes:
+        stored_bytes: its size, None when it isn't known.
+        how: what was counted, in words.
+        objects: payload objects of all runs, None when it would take long to count them.
+    """
+
+    stored_bytes: int | None
+    how: str
+    objects: int | None
 
 
 class Writer(Protocol):
@@ -124,13 +164,15 @@ class Engine(Protocol):
     def usage(self) -> Usage:
         """Tell what the repository takes."""
 
+    def is_asking(self, kind: str) -> bool:
+        """Tell whether the repository isn't as this qube saw it last.
 
-def open_engine(config: Config, lock: Lock) -> Engine:
-    """Give the engine that a profile is configured for; its processes hold the lock too."""
-    from dedup_store.engine_borg import Borg  # noqa: PLC0415  (they import this module)
-    from dedup_store.engine_directory import Directory  # noqa: PLC0415
-    from dedup_store.engine_restic import Restic  # noqa: PLC0415
+        Args:
+            kind: of the difference: errors.MOVED or errors.OLDER.
 
-    if config.engine == "directory":
-        return Directory(config)
-    return Restic(config, lock) if config.engine == "restic" else Borg(config, lock)
+        Raises:
+            QuestionError: there is a difference of another kind.
+        """
+
+    def accept(self, kind: str) -> None:
+        """Take the repository as it is from now on, if it is asking that."""

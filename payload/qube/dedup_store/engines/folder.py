@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a local repository's folder holds."""
+"""Which engine's data a repository's folder in this qube holds."""
 
 import contextlib
-import os
 from pathlib import Path
 
-from dedup_store import known, trouble
-from dedup_store.config import RUNS, Config
+from dedup_store.config import Config
+from dedup_store.engines.directory.layout import ID_FILE, RUNS
 from dedup_store.errors import UsageError
+from dedup_store.system import disk_errors
 
 
 def kind_of_folder(path: Path) -> str | None:
@@ -22,11 +22,11 @@ def kind_of_folder(path: Path) -> str | None:
         return None
     except PermissionError as error:
         raise UsageError(
-            f"repository {path} can't be read: {error.strerror}: {trouble.DENIED.advice}"
+            f"repository {path} can't be read: {error.strerror}: {disk_errors.DENIED.advice}"
         ) from None
     except OSError as error:
         raise UsageError(f"repository {path} can't be read: {error.strerror}") from None
-    if names <= {known.ID_FILE}:  # a repository of plain files whose making was cut short
+    if names <= {ID_FILE}:  # a repository of plain files whose making was cut short
         return None
     if {"config", "keys", "snapshots"} <= names:
         return "restic"
@@ -56,38 +56,9 @@ def check(config: Config) -> bool:
     return kind is not None
 
 
-def require(config: Config) -> None:
-    """Refuse to go on without a repository of the profile's engine.
-
-    Raises:
-        UsageError: when there never was one.
-        StoreError: when it is gone.
-    """
-    if not check(config):
-        if record := known.read(config):
-            raise known.gone(config, record)
-        raise UsageError(
-            f"there is no repository at {config.repository}:"
-            f" run `dedup-store init --profile {config.profile}`"
-        )
-
-
 def has_restic_locks(config: Config) -> bool:
     """Tell whether a local repository of restic's has locks."""
     path = config.local_repository
     with contextlib.suppress(OSError):
         return bool(path and config.engine == "restic" and any((path / "locks").iterdir()))
     return False
-
-
-def flush(path: Path) -> None:
-    """Have a folder's entries on the disk.
-
-    Raises:
-        OSError: it can't be opened, or the disk doesn't take them.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -14,8 +14,8 @@ class StorageCall:
 
     Attributes:
         command: for a splitter like the shell's. Both engines add arguments of their own, which
-            qrexec-client-vm would take for a local program: so a program beside this one calls
-            it, and ignores them.
+            qrexec-client-vm would take for a local program: so our program qrexec-call calls it,
+            and ignores them.
         location: the repository, in the engine's words.
         hint: for its error messages; the engines don't tell what qrexec said.
     """
@@ -35,7 +35,7 @@ def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
     if config.storage is None:
         return None
     qube, name = config.storage
-    program = Path(__file__).resolve().parent / "qrexec-call"
+    program = Path(__file__).resolve().parents[1] / "qrexec-call"
     kind = "Maintenance" if maintenance else "Repository"
     service = f"dedupbackup.{kind}+{config.engine}+{name}"
     doubt = f"does policy allow it, and is {name} set up there?"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Numbers the runs of a repository: which one is newer, whatever the clock says.
+"""Gives the runs of a repository their numbers (archive/order.py).
 
 The counter is a file's size, which grows by a byte for each run: an append is atomic and can't go
 back (write(2), O_APPEND). Its time of change is the date of the run that was counted last.
@@ -16,37 +16,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dedup_store import tell
+from dedup_store.archive.order import order_of
 from dedup_store.config import Config, state_file
 from dedup_store.errors import StoreError
+from dedup_store.system import notify
 
-MAX_ORDER = 1 << 24
 _SLACK = 2  # seconds
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # drivers/char/random.c random_table
-
-
-def order_of(run: dict[str, Any]) -> int:
-    """Give the number of a run by its summary or manifest; 0 when it has none."""
-    found = run.get("order")
-    return found if type(found) is int and 0 <= found < MAX_ORDER else 0
-
-
-def in_order(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sort summaries, oldest first: those without a number by their names, then by number."""
-    return sorted(runs, key=lambda run: (order_of(run), run["run"]))
-
-
-def notes(runs: list[dict[str, Any]]) -> dict[str, str]:
-    """Tell of runs, in their order, whose date is later than that of one after them."""
-    found, after = {}, None
-    for run in reversed(runs):
-        if not order_of(run):
-            break
-        if after and run["run"][:16] > after[:16]:
-            found[run["run"]] = f"dated later than {after}, which came after it: a clock was wrong"
-        else:
-            after = run["run"]
-    return found
 
 
 def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int:
@@ -72,7 +48,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         except StoreError as error:
             if not path.exists():
                 raise
-            tell.warn(f"whether the counter {path} is old can't be told: {error}")
+            notify.warn(f"whether the counter {path} is old can't be told: {error}")
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "wb", buffering=0) as counter:
@@ -85,10 +61,10 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         if is_right:
             _note(config)
     except OSError as error:
-        tell.warn(f"{path}: {error.strerror}: so the run's number is taken from the list")
+        notify.warn(f"{path}: {error.strerror}: so the run's number is taken from the list")
         return max(map(order_of, listed()), default=0) + 1
     if last > now + _SLACK:
-        tell.warn(
+        notify.warn(
             f"the run before this one is dated {_date(last)}, and it is {_date(now)} now: this"
             " qube's clock is, or was, wrong; the order of runs is that in which they came"
         )

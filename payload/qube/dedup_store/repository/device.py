@@ -5,7 +5,6 @@
 the role backup_qube has it written at each start of the qube.
 """
 
-import argparse
 import contextlib
 import errno
 import json
@@ -15,10 +14,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from dedup_store import tell
 from dedup_store.config import Config
 from dedup_store.errors import StoreError, UsageError, clean
-from dedup_store.processes import environment
+from dedup_store.system.environment import environment
 
 FSTAB = Path("/etc/fstab")
 # A qube takes calls before it has run rc.local.d (qubes-core-agent-linux vm-systemd/
@@ -84,15 +82,6 @@ def require_writable(config: Config) -> None:
             f" {path}`), detach the device in dom0, and attach it without `--ro`, and without a"
             " write protection of its own. If neither is there, it has errors: see `journalctl -k`"
         )
-
-
-def mount(arguments: argparse.Namespace, settings: Config) -> int:
-    """Mount the device, as each other command does, and tell what hinders."""
-    require(settings)
-    place = str(settings.mount_point) if settings.mount_point else None
-    text = f"{settings.device} is mounted at {place}" if place else "the profile has no device"
-    tell.report({"device": settings.device, "mounted": place}, text, to_program=arguments.json)
-    return 0
 
 
 def make_folder(config: Config) -> None:

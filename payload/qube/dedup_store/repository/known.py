@@ -7,28 +7,20 @@ others. A location can have several: disks with the same label, used in turn.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
-import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dedup_store import tell
-from dedup_store.borg_questions import QuestionError
 from dedup_store.config import Config, state_file
-from dedup_store.errors import DiskError, EngineError, StoreError, clean
+from dedup_store.engines.base import Engine
+from dedup_store.engines.directory import layout
+from dedup_store.errors import DiskError, EngineError, QuestionError, StoreError, clean
+from dedup_store.system import files, notify
 
-if TYPE_CHECKING:
-    from dedup_store.engine import Engine
-
-ID_FILE = "dedup-store-id"  # in a repository of the engine directory
 _BORG_ID = re.compile(r"^id = ([0-9a-f]{64})$", re.MULTILINE)  # borg/repository.py Repository.open
-_DIRECTORY_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_FILE = 1 << 20
 _QUESTION = "is what holds it attached, mounted, reachable, and not renamed?"
 
@@ -70,7 +62,7 @@ def read(config: Config) -> Record | None:
         ) from None
 
 
-def note(config: Config, repository: "Engine") -> None:
+def note(config: Config, repository: Engine) -> None:
     """Remember the repository that is there; one of plain files without an id gets one.
 
     Raises:
@@ -83,7 +75,7 @@ def note(config: Config, repository: "Engine") -> None:
     if config.engine == "directory" and mark is None:
         # it is older than ids, or its id was damaged
         with contextlib.suppress(OSError):  # it can't be written: then there is nothing to lose
-            make_directory_id(Path(config.repository))
+            layout.make_id(Path(config.repository))
             mark = _mark(config)
     needs_identity = mark is None or config.engine == "restic"
     found = [repository.identity() if needs_identity else None, mark]
@@ -93,7 +85,7 @@ def note(config: Config, repository: "Engine") -> None:
         _write(_path(config), Record(config.repository, since, (*old_marks, *new)))
 
 
-def expect(config: Config, repository: "Engine", *, to_write: bool) -> None:
+def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
     """Compare the repository that is there with what is remembered.
 
     Args:
@@ -119,17 +111,17 @@ def expect(config: Config, repository: "Engine", *, to_write: bool) -> None:
     except StoreError as error:
         if to_write:
             raise
-        tell.warn(str(error))
+        notify.warn(str(error))
     if to_write:
         try:
             note(config, repository)
         except EngineError:
             return  # what is done next will tell
         except StoreError as error:  # a backup doesn't fail because of that
-            tell.warn(f"it is not remembered that {config.repository} is in use: {error}")
+            notify.warn(f"it is not remembered that {config.repository} is in use: {error}")
 
 
-def require(config: Config, repository: "Engine", record: Record) -> None:
+def require(config: Config, repository: Engine, record: Record) -> None:
     """Refuse to go on without the repository that is remembered.
 
     Raises:
@@ -148,7 +140,7 @@ def require(config: Config, repository: "Engine", record: Record) -> None:
         raise gone(config, record)
 
 
-def _compare(config: Config, repository: "Engine", record: Record) -> None:
+def _compare(config: Config, repository: Engine, record: Record) -> None:
     identity = repository.identity()
     if record.marks and identity not in record.marks:
         which = clean(identity[:8]) if identity else "one without an id"
@@ -182,7 +174,7 @@ def _mark(config: Config) -> str | None:
         return None
     with contextlib.suppress(OSError):
         if config.engine == "directory":
-            return directory_id(place)
+            return layout.read_id(place)
         with (place / "config").open("rb") as file:
             content = file.read(_MAX_FILE)
         if config.engine == "restic":
@@ -192,51 +184,13 @@ def _mark(config: Config) -> str | None:
     return None
 
 
-def make_directory_id(place: Path) -> None:
-    """Give a repository of the engine directory its id, unless it has one.
-
-    Whatever is cut short here can be repeated.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if directory_id(place) is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(place / ID_FILE, flags, 0o600), "wb", buffering=0) as file:
-                file.write(secrets.token_hex(16).encode("ascii"))
-                os.fsync(file.fileno())
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def directory_id(place: Path) -> str | None:
-    """Give the id of a repository of the engine directory, None when it has none."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        text = (place / ID_FILE).read_text(encoding="ascii")
-        return text if _DIRECTORY_ID.fullmatch(text) else None
-    return None
-
-
 def _path(config: Config) -> Path:
     return state_file(config, "known")
 
 
 def _write(path: Path, record: Record) -> None:
-    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new.open("x", encoding="utf-8") as file:
-            json.dump(asdict(record), file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        files.replace(path, json.dumps(asdict(record), indent=1) + "\n")
     except OSError as error:
         raise StoreError(f"{path} can't be made: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            new.unlink()

@@ -7,7 +7,6 @@ the engine's processes, which may outlive it. A repository is one backup qube's.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -15,14 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_store import tell, trouble
-from dedup_store.config import Config, home, state_file
+from dedup_store.config import Config, state_file
 from dedup_store.errors import StoreError
+from dedup_store.system import disk_errors, notify
+from dedup_store.system.disk_errors import NO_ROOM
+from dedup_store.system.environment import home
 
 _POLL = 0.1  # seconds
 # What the file holds: the same length each, so that a full disk takes the change in place.
 _IDLE, _STORING, _REMOVING = b"idle    \n", b"storing \n", b"removing\n"
-NO_ROOM = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Waiting:
         if time.monotonic() >= self._end:
             raise StoreError(f"{self._other} uses the repository: try again later")
         if not self._is_told:
-            tell.say(f"waiting for {self._other} that uses the repository")
+            notify.say(f"waiting for {self._other} that uses the repository")
         self._is_told = True
         time.sleep(_POLL)
 
@@ -146,8 +146,8 @@ def _open(path: Path) -> int:
             for place in (path, *path.parents):
                 with contextlib.suppress(FileNotFoundError):
                     return os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        disk = trouble.home_disk(Path(home()))
-        raise trouble.of_file(error, f"{path} can't be made", disk) from None
+        disk = disk_errors.home_disk(Path(home()))
+        raise disk_errors.of_file(error, f"{path} can't be made", disk) from None
     if os.fstat(fd).st_size < len(_IDLE):
         with contextlib.suppress(OSError):
             os.pwrite(fd, _IDLE, 0)

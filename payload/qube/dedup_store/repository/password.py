@@ -9,10 +9,15 @@ from pathlib import Path
 
 from dedup_store.config import Config
 from dedup_store.errors import UsageError
+from dedup_store.system import files
 
 # What both engines take as it is (restic trims spaces off the file) and a person can type
 _PASSWORD = re.compile(rb"[!-~][ -~]{14,510}[!-~]\n")
 MAX_LINE = 513  # bytes of the longest password's line
+UNENCRYPTED = (
+    "the engine directory encrypts nothing. Whoever can read the repository's file system reads all"
+    " backups in it, so that must be encrypted"
+)
 
 
 def require(config: Config) -> None:
@@ -100,11 +105,7 @@ def store(path: Path, line: bytes) -> bool:
             path.hardlink_to(new)  # there whole or not at all; of two callers, one wins
         finally:
             new.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.flush(path.parent)
     except FileExistsError:
         return False
     except OSError as error:

@@ -10,10 +10,12 @@ import contextlib
 import os
 from pathlib import Path
 
-from dedup_store import tell, trouble
-from dedup_store.config import Config, home
+from dedup_store.config import Config
+from dedup_store.engines.base import RESERVE
 from dedup_store.errors import DiskError, StoreError
-from dedup_store.stored import RESERVE, files_bytes
+from dedup_store.system import disk_errors, notify
+from dedup_store.system.environment import home
+from dedup_store.system.files import files_bytes, free_bytes
 
 _MIB = 1 << 20
 # Of the file system, what the reserve takes at most.
@@ -50,10 +52,10 @@ class Reserve:
         Whether it does depends on what it has to move, which only borg knows.
         """
         if self._folder and self._engine == "borg" and (free := self._free()) < _SEGMENT:
-            tell.warn(
-                f"{self._disk(self._folder)} has {tell.size(free)} left, and borg demands"
-                f" {tell.size(_SEGMENT)} to write or remove anything, once it has some runs:"
-                f" {trouble.enlarge(self._folder, Path(home()))}"
+            notify.warn(
+                f"{self._disk(self._folder)} has {notify.size(free)} left, and borg demands"
+                f" {notify.size(_SEGMENT)} to write or remove anything, once it has some runs:"
+                f" {disk_errors.enlarge(self._folder, Path(home()))}"
             )
 
     def _keep(self, folder: Path, least: int) -> None:
@@ -72,7 +74,7 @@ class Reserve:
             with contextlib.suppress(OSError):
                 path.unlink()
             what = f"{path} can't be made"
-            raise trouble.of_file(error, what, self._disk(folder)) from None
+            raise disk_errors.of_file(error, what, self._disk(folder)) from None
 
     def release(self) -> None:
         """Give the room up, if it is needed to remove something."""
@@ -91,15 +93,10 @@ class Reserve:
         try:
             self.keep()
         except DiskError as error:
-            tell.warn(str(error))
-
-    def spare(self) -> int | None:
-        """Give the bytes that are free now; None for a repository that isn't in this qube."""
-        return self._free() if self._folder else None
+            notify.warn(str(error))
 
     def _free(self) -> int:
-        status = os.statvfs(self._folder or "/")
-        return status.f_bavail * status.f_frsize
+        return free_bytes(self._folder or Path("/"))
 
     def _wanted(self, folder: Path) -> int:
         names, times = _INDEXES[self._engine]
@@ -121,11 +118,11 @@ class Reserve:
     def _full(self, wanted: int) -> DiskError:
         folder = self._folder or Path()
         text = (
-            f"{self._disk(folder)} has {tell.size(self._free())} left, and forget and prune need"
-            f" {tell.size(wanted)} to make room: {trouble.enlarge(folder, Path(home()))}"
+            f"{self._disk(folder)} has {notify.size(self._free())} left, and forget and prune need"
+            f" {notify.size(wanted)} to make room: {disk_errors.enlarge(folder, Path(home()))}"
         )
         return DiskError(text, "", is_damage=False)
 
     @staticmethod
     def _disk(folder: Path) -> str:
-        return trouble.repository_disk(folder, Path(home()))
+        return disk_errors.repository_disk(folder, Path(home()))

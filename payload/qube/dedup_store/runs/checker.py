@@ -1,75 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command check: whether what was stored is still there, and what is hit if it isn't."""
+"""Finds out what is damaged in a repository, and which runs and qubes are hit by it."""
 
-import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from backup_format.members import HEADER, HMAC, XML_VOLUME
 
-from dedup_store import config, engine, get, progress, recipe, tell
-from dedup_store.commands import open_repository
-from dedup_store.errors import DamagedError, DiskError, NoRunError, StoreError, clean
-from dedup_store.manifest import Manifest, Member
-from dedup_store.stored import StoredObject
+from dedup_store.archive import recipe
+from dedup_store.archive.joiner import Joiner, MemberSelection
+from dedup_store.archive.manifest import Manifest, Member
+from dedup_store.engines.base import Engine, StoredObject
+from dedup_store.errors import DamagedError, DiskError, StoreError, clean
+from dedup_store.runs.catalog import read_manifest
+from dedup_store.system import progress
 
 _LOST = "unknown"  # status of a run without a manifest
 _MAX_REASON, _MAX_CAUSE = 400, 240  # characters
-_SERVED = (
-    "ok as far as the storage qube tells, which checked its files itself: with --read-data, all"
-    " data are compared in this qube"
-)
 
 
-def check(arguments: argparse.Namespace, settings: config.Config) -> int:
-    """Check the repository, and all runs or those that are named."""
-    repository = open_repository(settings)
-    runs, trouble = _choose(repository, arguments.runs)
-    found = _check_repository(repository, read_data=arguments.read_data)
-    if trouble and not found:
-        raise trouble
-    if trouble:
-        tell.say(f"the runs can't be told: {trouble}")
-    elif found:
-        tell.say("the repository is damaged: these runs are read, to see which of them are hit")
-    reads = arguments.read_data or bool(found)
-    checker = _Checker(repository, reads=reads, is_damaged=bool(found))
-    rows = [checker.check(run) for run in runs]
-    if found and not trouble and not arguments.runs:
-        rows += checker.lost()
-    is_served = settings.storage is not None and settings.engine == "borg"
-    message = found or (_SERVED if is_served and not arguments.read_data else "ok")
-    _report(arguments, {"ok": not found, "message": message}, rows)
-    is_well = not found and all(row["ok"] for row in rows)
-    return 0 if is_well else DamagedError.exit_code
-
-
-def _choose(
-    repository: engine.Engine, wanted: list[str]
-) -> tuple[list[dict[str, Any]], StoreError | None]:
-    """Find the runs to check; all, when none is named.
-
-    Returns:
-        Their summaries, and why they can't be told: that is damage, if the engine's check says so.
-
-    Raises:
-        NoRunError: one that is named isn't there.
-    """
-    try:
-        runs = get.list_runs(repository)
-    except StoreError as error:
-        return [], error
-    known = {run["run"]: run for run in runs}
-    for run in wanted:
-        if run not in known:
-            raise NoRunError(f"there is no run '{clean(run, 120)}': see `dedup-store list`")
-    return [known[run] for run in dict.fromkeys(wanted)] if wanted else runs, None
-
-
-def _check_repository(repository: engine.Engine, *, read_data: bool) -> str:
+def check_repository(repository: Engine, *, read_data: bool) -> str:
     """Run the engine's own check; give what it found, nothing when all is well."""
     try:
         repository.check(read_data=read_data)
@@ -78,23 +29,23 @@ def _check_repository(repository: engine.Engine, *, read_data: bool) -> str:
     return ""
 
 
-class _Objects(get.Choice):
-    """Chooses the members whose payload is in some payload objects."""
+class _MembersOf(MemberSelection):
+    """Selects the members whose payload is in some payload objects."""
 
     def __init__(self, found: Manifest, objects: Iterable[int]) -> None:
-        """Choose."""
-        self._chosen = set(objects)
+        """Select."""
+        self._selected = set(objects)
         super().__init__(found, ())
 
     def wants(self, member: Member | None) -> bool:
         """Tell whether a member is wanted."""
-        return member is not None and member.object in self._chosen
+        return member is not None and member.object in self._selected
 
 
-class _Checker:
+class RunChecker:
     """Checks runs, one after the other, and goes on after damage."""
 
-    def __init__(self, repository: engine.Engine, *, reads: bool, is_damaged: bool) -> None:
+    def __init__(self, repository: Engine, *, reads: bool, is_damaged: bool) -> None:
         """Prepare.
 
         Args:
@@ -124,7 +75,7 @@ class _Checker:
         run = summary["run"]
         try:
             with self._damage_only():
-                found, packed = get.read_manifest(self._repository, run)
+                found, packed = read_manifest(self._repository, run)
                 problems = _contradictions(found, packed)
         except DamagedError as error:
             return _without_manifest(summary, clean(str(error), _MAX_CAUSE))
@@ -200,13 +151,13 @@ class _Checker:
         """
         if not objects:
             return ""
-        choice = _Objects(found, objects)
+        selection = _MembersOf(found, objects)
         nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             with self._damage_only():
-                payload = self._repository.payload(found.run, choice.objects)
+                payload = self._repository.payload(found.run, selection.objects)
                 try:
-                    joiner = get.Joiner(found, payload, nothing, choice)
+                    joiner = Joiner(found, payload, nothing, selection)
                     with progress.shown(lambda: joiner.written):
                         joiner.run(packed)
                     # only at their end engines tell whether all went well
@@ -301,33 +252,3 @@ def _damaged_row(
         "restorable": restorable,
         "reason": clean(reason, _MAX_REASON),
     }
-
-
-def _report(
-    arguments: argparse.Namespace, whole: dict[str, Any], rows: list[dict[str, Any]]
-) -> None:
-    if arguments.lines:
-        tell.as_lines([{"repository": whole}, *rows])
-        return
-    if arguments.json:
-        tell.as_json({"repository": whole, "runs": rows})
-        return
-    state = "" if whole["ok"] else "damaged: "
-    lines = [f"repository: {state}{whole['message']}"]
-    lines += [f"{row['run']} ({row['status']}): {_text(row)}" for row in rows]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
-
-
-def _text(row: dict[str, Any]) -> str:
-    if row["ok"]:
-        return "ok"
-    parts = [f"damaged: {_names(row['damaged']) or 'unknown'}"]
-    if row["damaged"] or row["restorable"]:
-        parts = [f"damaged: {_names(row['damaged']) or 'no qube'}"]
-        parts.append(f"can still be restored: {_names(row['restorable']) or 'no qube'}")
-    return "; ".join([*parts, row["reason"]])
-
-
-def _names(qubes: list[str]) -> str:
-    return ", ".join(clean(qube, 80) for qube in qubes)

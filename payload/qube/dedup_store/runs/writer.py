@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""put: keeps a stream as a run."""
+"""Stores a stream as a run."""
 
 import shutil
 import tempfile
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from dedup_store import engine, progress
-from dedup_store.manifest import Manifest, new_run_name, pack_summary
-from dedup_store.pipes import Source
-from dedup_store.recipe import RecipeWriter
-from dedup_store.splitter import PayloadSink, Splitter
-from dedup_store.tarformat import RECORD
+from dedup_store.archive.manifest import Manifest, new_run_name, pack_summary
+from dedup_store.archive.recipe import RecipeWriter
+from dedup_store.archive.splitter import PayloadSink, Splitter
+from dedup_store.archive.tar import RECORD
+from dedup_store.engines.base import Engine
+from dedup_store.system import progress
+from dedup_store.system.streams import InputStream
 
 COMPRESSED = (
     "the backup is compressed, so it will hardly deduplicate:"
@@ -21,8 +22,8 @@ COMPRESSED = (
 )
 
 
-def put(
-    repository: engine.Engine, fd: int, number: Callable[[], int], warn: Callable[[str], None]
+def store(
+    repository: Engine, fd: int, number: Callable[[], int], warn: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Store the stream that comes from a file descriptor.
 
@@ -40,7 +41,7 @@ def put(
     Raises:
         StoreError: when the engine failed.
     """
-    source = Source(fd)
+    source = InputStream(fd)
     beginning = source.peek(RECORD)
     if not beginning:
         return None
@@ -53,21 +54,21 @@ def put(
         splitter = Splitter(source, recipe, sink)
         splitter.run()
         writer.finish()
-        verdict = splitter.structure.judge()
+        verdict = splitter.completeness.judge()
         file, sha256 = recipe.finish()
         manifest = Manifest(
             run=run,
             created=created,
             **asdict(verdict),
             stream_length=source.position,
-            header=splitter.structure.header,
+            header=splitter.completeness.header,
             objects=sink.objects,
             recipe_length=recipe.length,
             recipe_sha256=sha256,
             members=splitter.members,
             order=order,
         )
-        if splitter.structure.is_compressed:
+        if splitter.completeness.is_compressed:
             warn(COMPRESSED)
         summary = manifest.summary()
         with file, tempfile.TemporaryFile() as whole:

@@ -2,7 +2,7 @@
 """Errors that waiting doesn't mend: what they are, which disk they are about, and what to do.
 
 The one place for that, for all engines and for our own files; docs/troubleshooting.md has the same
-table. A question that borg asks is told in borg_questions.py.
+table. What borg asks is in engines/borg/questions.py.
 """
 
 import errno
@@ -74,6 +74,7 @@ FAILING = Kind(
     "attach it anew; if that doesn't help, copy what can be read to another one"
     " (`sudo dmesg` in that qube tells more)",
 )
+NO_ROOM = READ_ONLY.numbers + FULL.numbers  # nothing can be written
 KINDS = (NARROW, READ_ONLY, FULL, DENIED, FAILING)
 PRUNE = "`sudo qubes-dedup-backup forget` and `prune` in dom0 make room"
 
@@ -83,7 +84,7 @@ _TRIED = re.compile(r"returned error, retrying after|\) failed: |^rclone: .*\bER
 _OTHER_SIDE = re.compile(r"^(?:rclone|Remote): ")
 # borg says without that mark why another borg didn't get its lock
 _OF_LOCK = re.compile(r"acquire the lock|/lock\.(?:exclusive|roster)")
-# a repository in a storage qube, as storage.py tells the engines
+# a repository in a storage qube, as engines/storage_call.py names it
 _STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
 
 

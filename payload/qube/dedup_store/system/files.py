@@ -1,50 +1,49 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an engine tells of what lies in its repository."""
+"""Files that must outlive a power cut, and the room that files take. All raise OSError."""
 
 import os
-from dataclasses import dataclass
+import secrets
 from pathlib import Path
 
-RESERVE = "dedup-store.reserve"  # the file in a repository's folder that reserve.py makes
+
+def flush(folder: Path) -> None:
+    """Have a folder's entries on the disk."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-@dataclass(frozen=True)
-class StoredObject:
-    """A payload object as the repository has it.
-
-    Attributes:
-        length: its bytes.
-        content: the same for objects that are the same to the engine; empty when it can't tell.
-    """
-
-    length: int
-    content: str = ""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a repository takes.
-
-    Attributes:
-        stored_bytes: its size, None when it isn't known.
-        how: what was counted, in words.
-        objects: payload objects of all runs, None when it would take long to count them.
-    """
-
-    stored_bytes: int | None
-    how: str
-    objects: int | None
+def replace(path: Path, text: str) -> None:
+    """Write a file so that it has the old or the new text whenever the power fails."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with new.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    flush(path.parent)
 
 
-def files_bytes(folder: Path, *, allocated: bool = False) -> int:
-    """Add up the sizes of the files below a folder, or what their file system took for them.
+def free_bytes(folder: Path) -> int:
+    """Give the bytes that are free on a folder's file system for an ordinary user."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
 
-    Our reserve isn't counted.
 
-    What vanishes while we count isn't counted.
+def files_bytes(folder: Path, *, without: str = "", allocated: bool = False) -> int:
+    """Add up the sizes of the files below a folder.
 
-    Raises:
-        OSError: a folder can't be read.
+    What vanishes meanwhile isn't counted.
+
+    Args:
+        folder: where to begin.
+        without: name of files that aren't counted.
+        allocated: count what the file system took for each file, instead of its size.
     """
     total = 0
     folders = [folder]
@@ -54,7 +53,7 @@ def files_bytes(folder: Path, *, allocated: bool = False) -> int:
         except FileNotFoundError:
             continue
         for entry in entries:
-            if entry.name == RESERVE:
+            if entry.name == without:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))

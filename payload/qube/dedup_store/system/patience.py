@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from dedup_store import tell
+from dedup_store.system import notify
 
 _FIRST, _MOST = 10, 600  # seconds between two lines
 _PAUSE = 1  # seconds; whoever waits again as soon is still waiting for the same
@@ -57,7 +57,7 @@ class _Watch:
             now, what = time.monotonic(), self._what
             silent = now - self._since
             if what and silent >= _FIRST and now - told >= gap:
-                tell.say(f"still waiting for {what()}: nothing for {int(silent)} s")
+                notify.say(f"still waiting for {what()}: nothing for {int(silent)} s")
                 told, gap = now, min(2 * gap, _MOST)
 
 

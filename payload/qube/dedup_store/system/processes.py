@@ -16,41 +16,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-from dedup_store import patience, pipes
-from dedup_store.complaints import STDERR_BYTES, Complaints
-from dedup_store.config import home
 from dedup_store.errors import DamagedError, DiskError, EngineError, StoreError, clean
-from dedup_store.trouble import Places
+from dedup_store.system import patience, streams
+from dedup_store.system.disk_errors import Places
+from dedup_store.system.stderr_tail import STDERR_BYTES, StderrTail
 
 _STOP_SECONDS = 10
 _LAST_WORDS = 1  # seconds that a failing or ended engine gets to end by itself
 _POLL = 0.02
 _MAX_WORDS = 160  # characters of what an engine that is waited for said last
-
-
-class Stream(Protocol):
-    """Bytes that come back from the repository."""
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes; 0 at the end, and only when the engine succeeded.
-
-        Raises:
-            StoreError: when the engine failed.
-        """
-
-    def close(self) -> None:
-        """Stop the engine, wherever it is."""
-
-
-def environment() -> dict[str, str]:
-    """The environment for engines: nothing of the caller's but where things are."""
-    variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home(), "PATH": os.defpath}
-    for name in ("PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
-        if value := os.environ.get(name):
-            variables[name] = value
-    return variables
 
 
 @dataclass(frozen=True)
@@ -120,8 +96,8 @@ class Child:
         pipe = self._process.stdin if feed else self._process.stdout
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
-            pipes.widen(self.fd)
-        self._errors = Complaints(Places(command.variables, removes=command.removes))
+            streams.widen(self.fd)
+        self._errors = StderrTail(Places(command.variables, removes=command.removes))
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -159,7 +135,7 @@ class Child:
         """
         try:
             with self.waited_for():
-                pipes.write_all(self.fd, data)
+                streams.write_all(self.fd, data)
         except BrokenPipeError:
             raise self.failure() from None
         patience.moved()
@@ -291,7 +267,7 @@ class ChildStream:
             return
 
     def readinto(self, buffer: memoryview) -> int:
-        """Read the next bytes; see Stream."""
+        """Read the next bytes; see streams.Stream."""
         while self._children:
             if len(self._children) < 2:
                 self._start_next()
@@ -309,21 +285,3 @@ class ChildStream:
         for child in self._children:
             child.stop()
         self._children.clear()
-
-
-def read_all(stream: Stream, limit: int) -> bytes:
-    """Read a stream of bounded size to its end.
-
-    Raises:
-        StoreError: when it is longer, or the engine failed.
-    """
-    data = bytearray()
-    buffer = memoryview(bytearray(pipes.BUFFER))
-    try:
-        while got := stream.readinto(buffer):
-            data += buffer[:got]
-            if len(data) > limit:
-                raise StoreError("the repository gave back more than can be")
-    finally:
-        stream.close()
-    return bytes(data)

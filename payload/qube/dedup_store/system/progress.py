@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from dedup_store import tell
+from dedup_store.system import notify
 
 _STDERR = 2
 _PAUSE = 0.5  # seconds
@@ -34,16 +34,17 @@ def shown(position: Callable[[], int]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        tell.clear_line()
+        notify.clear_line()
 
 
 def _show(position: Callable[[], int], ended: threading.Event) -> None:
     start = time.monotonic()
     while not ended.wait(_PAUSE):
-        tell.line(_text(position(), time.monotonic() - start))
+        notify.line(_text(position(), time.monotonic() - start))
 
 
 def _text(done: int, seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{tell.size(done)}  {tell.size(int(done / seconds))}/s  {hours}:{minute:02}:{second:02}"
+    speed = notify.size(int(done / seconds))
+    return f"{notify.size(done)}  {speed}/s  {hours}:{minute:02}:{second:02}"

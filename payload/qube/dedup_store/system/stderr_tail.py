@@ -6,7 +6,7 @@ import json
 import re
 
 from dedup_store.errors import clean
-from dedup_store.trouble import Places, Trouble, is_of_other_side
+from dedup_store.system.disk_errors import Places, Trouble, is_of_other_side
 
 STDERR_BYTES = 8192
 # borg/archiver.py main: a message, a traceback, and (helpers/misc.py sysinfo) where it runs. Other
@@ -24,7 +24,7 @@ _FIRST_LINES = 2
 _MAX_FIRST = 300  # characters
 
 
-class Complaints:
+class StderrTail:
     """The beginning and the end of what a program writes to stderr.
 
     Attributes:

@@ -1,11 +1,46 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading and writing of file descriptors with large buffers and no copies in between."""
+"""Streams of bytes: large buffers, and no copies in between."""
 
 import contextlib
 import fcntl
 import os
+from typing import Protocol
+
+from dedup_store.errors import StoreError
 
 BUFFER = 1 << 20
+
+
+class Stream(Protocol):
+    """Bytes that come back from the repository."""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes; 0 at the end, and only when the engine succeeded.
+
+        Raises:
+            StoreError: when the engine failed.
+        """
+
+    def close(self) -> None:
+        """Stop the engine, wherever it is."""
+
+
+def read_all(stream: Stream, limit: int) -> bytes:
+    """Read a stream of bounded size to its end, and close it.
+
+    Raises:
+        StoreError: when it is longer, or the engine failed.
+    """
+    data = bytearray()
+    buffer = memoryview(bytearray(BUFFER))
+    try:
+        while got := stream.readinto(buffer):
+            data += buffer[:got]
+            if len(data) > limit:
+                raise StoreError("the repository gave back more than can be")
+    finally:
+        stream.close()
+    return bytes(data)
 
 
 def widen(fd: int) -> None:
@@ -37,8 +72,8 @@ def drain(fd: int) -> None:
             pass
 
 
-class Source:
-    """The stream that comes in.
+class InputStream:
+    """The stream that comes in, read from a file descriptor.
 
     Attributes:
         position: bytes consumed so far.

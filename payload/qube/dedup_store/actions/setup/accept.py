@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command accept: a person says that a repository is as it should be (borg_questions.py)."""
+"""accept: a person says that a repository is right, though it isn't as this qube saw it last."""
 
 import argparse
-import dataclasses
 import json
 import os
 import time
 
-from dedup_store import config, device, folder, lock, password, tell
-from dedup_store.engine_borg import Borg
+from dedup_store import config
 from dedup_store.errors import StoreError, UsageError, clean
+from dedup_store.repository.opening import Purpose, open_repository
+from dedup_store.system import notify
 
 
-def accept(arguments: argparse.Namespace, settings: config.Config) -> int:
+def run(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Answer one of borg's questions, if it asks that one now."""
     kind, location = arguments.kind, config.normal(arguments.location)
     if settings.engine != "borg":
@@ -22,12 +22,7 @@ def accept(arguments: argparse.Namespace, settings: config.Config) -> int:
             f"the repository of profile {settings.profile} is {settings.repository},"
             f" not {clean(location, 120)}"
         )
-    password.require(settings)
-    device.require(settings)
-    folder.require(settings)
-    held = lock.take(settings, exclusive=True)  # what others do goes by what is changed here
-    # but nothing is removed from the repository
-    repository = Borg(settings, dataclasses.replace(held, exclusive=False))
+    repository = open_repository(settings, Purpose.ACCEPT).engine
     repository.unlock()
     changed = repository.is_asking(kind)
     if changed:
@@ -35,7 +30,7 @@ def accept(arguments: argparse.Namespace, settings: config.Config) -> int:
         repository.accept(kind)
     text = f"accepted: {location} is {kind}" if changed else f"nothing to accept at {location}"
     report = {"changed": changed, "accepted": kind, "repository": location}
-    tell.report(report, text, to_program=arguments.json)
+    notify.report(report, text, to_program=arguments.json)
     return 0
 
 

@@ -1,25 +1,26 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tells which programs are at work."""
+"""version: tell the versions of dedup-store and of the engines."""
 
 import argparse
 import subprocess
 
-from dedup_store import VERSION, tell
+from dedup_store import VERSION
 from dedup_store.errors import clean
-from dedup_store.processes import environment
+from dedup_store.system import notify
+from dedup_store.system.environment import environment
 
 _ENGINES = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
 _SECONDS = 60
 _MAX_LINE = 200  # characters
 
 
-def version(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Tell the versions of dedup-store and of the engines that are installed."""
     found = {"dedup-store": f"dedup-store {VERSION}"}
     found |= {name: _ask(command) for name, command in _ENGINES.items()}
     lines = [line or f"{name}: not found" for name, line in found.items()]
     known = {name: line or None for name, line in found.items()}
-    tell.report(known, "\n".join(lines), to_program=arguments.json)
+    notify.report(known, "\n".join(lines), to_program=arguments.json)
     return 0
 
 

@@ -28,8 +28,8 @@ from pathlib import Path
 
 from dedup_store.config import state_folder
 from dedup_store.errors import StoreError
-from dedup_store.folder import flush
-from dedup_store.processes import environment
+from dedup_store.system import files
+from dedup_store.system.environment import environment
 
 # Counts are blocks of 16 bytes. borg reserves 2^28 and what it needs, and fails at 2^64.
 _LOWEST = 1 << 60  # what borg alone never reaches
@@ -131,8 +131,8 @@ def _advance(folder: Path, shown: Callable[[], bytes]) -> None:
     count = _read_count(folder / _COUNT)
     if count is None or _read(folder / _START) != start:
         count = ahead(count, time.time(), _end_of(shown()))
-        _replace(folder / _COUNT, f"{count:016x}")
-        _replace(folder / _START, start)
+        files.replace(folder / _COUNT, f"{count:016x}")
+        files.replace(folder / _START, start)
     if count >= _END:
         raise StoreError(
             f"borg's counter in {folder / _COUNT} is at its end: nothing can be written into this"
@@ -172,16 +172,6 @@ def _read_count(path: Path) -> int | None:
         data = bytes.fromhex(_read(path) or "")
         return int.from_bytes(data) if len(data) == 8 else None
     return None
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.dedup-store")
-    with new.open("w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    flush(path.parent)
 
 
 def _with_one(repository: str, folder: Path) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What borg's environment tells it."""
+"""What borg finds in its environment: its version, this qube's name, answers to its questions."""
 
 import contextlib
 import functools
@@ -11,11 +11,13 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from dedup_store import folder
-from dedup_store.config import home, state_folder
+from dedup_store.config import state_folder
 from dedup_store.errors import StoreError, clean
-from dedup_store.lock import NO_ROOM
-from dedup_store.processes import Child, ChildStream, Command, environment, read_all
+from dedup_store.system import files
+from dedup_store.system.disk_errors import NO_ROOM
+from dedup_store.system.environment import environment, home
+from dedup_store.system.processes import Child, ChildStream, Command
+from dedup_store.system.streams import read_all
 
 _SAFE_VERSION = (1, 2, 5)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -101,4 +103,4 @@ def _make(path: Path) -> None:
             path.hardlink_to(new)  # of two processes, one wins
     finally:
         new.unlink(missing_ok=True)
-    folder.flush(path.parent)
+    files.flush(path.parent)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedup_store import borg_environment, tell
+from dedup_store.engines.borg import environment
 from dedup_store.errors import EngineError, StoreError, clean
+from dedup_store.system import notify
 
 _LOCKED = "acquire the lock"
 _EXCLUSIVE, _ROSTER = "lock.exclusive", "lock.roster"
@@ -34,7 +35,7 @@ class Owner:
 
     def may_live(self) -> bool:
         """Tell whether it may still run, without a signal to anybody."""
-        if self.host != borg_environment.host_id():
+        if self.host != environment.host_id():
             return True
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")[:_NAMES]
@@ -83,7 +84,7 @@ class Waiting:
                 error.said,
             )
         if living and not self._is_told:
-            tell.say(f"waiting for another borg that has locked the repository ({living[0]})")
+            notify.say(f"waiting for another borg that has locked the repository ({living[0]})")
             self._is_told = True
 
 

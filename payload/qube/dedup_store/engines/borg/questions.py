@@ -10,30 +10,16 @@ import re
 import shlex
 
 from dedup_store.config import Config
-from dedup_store.errors import EngineError, clean
+from dedup_store.errors import MOVED, OLDER, EngineError, QuestionError, clean
 
-MOVED, OLDER = "moved", "older"
 _REFUSED = "refused"
 _MOVED = re.compile(r"The repository at location .+ was previously located at (.+)")
 _OLDER = "newer than repository"
 # PlaintextKey: borg's own class for what isn't encrypted
 _CLEAR = ("previously unknown unencrypted repository", "Cache is newer than repository")
-# in what borg_counter.prepare gave
+# in what counter.prepare gave
 _OTHER_ID = re.compile(r"Permission denied: '.+/dedup-store/borg/[0-9a-f]{64}/[0-9a-f]{64}'")
 _OTHER_CIPHER = "Repository encryption method changed since last access"
-
-
-class QuestionError(EngineError):
-    """A person has to decide.
-
-    Attributes:
-        kind: MOVED or OLDER, which can be accepted; or another.
-    """
-
-    def __init__(self, kind: str, text: str, said: str) -> None:
-        """Tell of it."""
-        super().__init__(text, said)
-        self.kind = kind
 
 
 def find(error: EngineError, config: Config, *, is_moved: bool = False) -> QuestionError | None:
@@ -82,7 +68,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
 
 
 def _place(location: str) -> str:
-    """Give a location of borg's as a profile has it (storage.py StorageCall)."""
+    """Give a location of borg's as a profile has it (storage_call.py StorageCall)."""
     return re.sub(r"^ssh://([^/@:]+)/\./([^/]+)$", r"qrexec:\1/\2", clean(location, 120))
 
 

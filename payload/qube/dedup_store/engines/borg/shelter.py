@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from dedup_store.borg_counter import cache_folder, security_folder
+from dedup_store.engines.borg.counter import cache_folder, security_folder
 
 _MEMORY = Path("/dev/shm")  # noqa: S108 -- only mkdtemp makes something there
 _ROOM = 1 << 16  # bytes; more than borg needs for its locks and notes

@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from dedup_store import pipes
-from dedup_store.engine_borg import MANIFEST, PAYLOAD, Borg, object_name
+from dedup_store.engines.borg.runner import BorgRunner
 from dedup_store.errors import StoreError
-from dedup_store.processes import Child
+from dedup_store.system import streams
+from dedup_store.system.processes import Child
 
+PAYLOAD, MANIFEST = ".payload", ".manifest"  # ends of archives' names
 # borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
 # iter_separated), and take slashes out (os.path.normpath): so a path is written that long
 _PATH_RECORD = 4096
@@ -28,10 +29,15 @@ _CREATE = ["create", "--files-cache", "disabled"]
 _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags", "--numeric-ids"]
 
 
-class BorgWriter:
-    """Stores a run: one borg process for the payload, one for the manifest (see engine.Writer)."""
+def object_name(number: int) -> str:
+    """Name the file in the payload's archive that has an object."""
+    return f"{number:06}"
 
-    def __init__(self, borg: Borg, run: str) -> None:
+
+class BorgWriter:
+    """Stores a run: one borg process for the payload, one for the manifest (see base.Writer)."""
+
+    def __init__(self, borg: BorgRunner, run: str) -> None:
         """Begin a run."""
         self._borg = borg
         self._run = run
@@ -61,12 +67,12 @@ class BorgWriter:
             self._object = self._offer(self._child, path)
         else:
             self._object = self._borg.when_unlocked(partial(self._start_payload, path))
-        pipes.widen(self._object)
+        streams.widen(self._object)
 
     def _start_payload(self, path: Path) -> int:
         options = ["--read-special", "--paths-from-stdin", f"::{self._run}{PAYLOAD}"]
         child = self._borg.start(
-            *_CREATE, *self._borg.tuning(), *options, feed=True, cwd=path.parent
+            *_CREATE, *self._borg.create_options(), *options, feed=True, cwd=path.parent
         )
         self._child = child
         try:
@@ -95,7 +101,7 @@ class BorgWriter:
     def write(self, data: memoryview) -> None:
         """Add to the open object."""
         try:
-            pipes.write_all(self._object, data)
+            streams.write_all(self._object, data)
         except BrokenPipeError:
             if self._child is None:
                 raise
@@ -119,7 +125,7 @@ class BorgWriter:
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest's archive."""
         archive = f"::{self._run}{MANIFEST}"
-        options = [*self._borg.tuning(), "--stdin-name", "manifest", "--comment", summary]
+        options = [*self._borg.create_options(), "--stdin-name", "manifest", "--comment", summary]
 
         def attempt() -> None:
             file.seek(0)

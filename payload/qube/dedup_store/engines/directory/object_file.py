@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from dedup_store import pipes
+from dedup_store.system import streams
 
 # A multiple of the blocks of Btrfs and XFS (4 KiB), and of ZFS's records (128 KiB).
 BLOCK = 256 * 1024
@@ -99,7 +99,7 @@ class ObjectFile:
         if block != _ZEROS[: len(block)]:
             shared = self._share(block)
             os.lseek(self._fd, self._end + shared, os.SEEK_SET)
-            pipes.write_all(self._fd, block[shared:])
+            streams.write_all(self._fd, block[shared:])
         self._end += len(block)
         self._filled = 0
 

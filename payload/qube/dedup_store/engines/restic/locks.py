@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dedup_store import tell
 from dedup_store.errors import StoreError, clean
+from dedup_store.system import notify
 
 _LOCKED = "already locked"
 _PAUSE = 1  # seconds
@@ -96,7 +96,7 @@ def when_free(restic: Callable[..., bytes], wait: int, *arguments: str) -> None:
                     " restic works on it any more, run restic's own `unlock --remove-all`"
                 )
             if not is_told:
-                tell.say(f"waiting for another restic that has locked the repository ({owner})")
+                notify.say(f"waiting for another restic that has locked the repository ({owner})")
             is_told = True
             time.sleep(_PAUSE)
 

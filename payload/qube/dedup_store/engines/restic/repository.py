@@ -10,32 +10,31 @@ Two puts at once work: restic needs no exclusive lock to add data.
 import contextlib
 import json
 import os
-import shlex
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from dedup_store import engine, folder, restic_locks, storage, tuning
+from dedup_store.archive.manifest import is_run_name
 from dedup_store.config import Config
+from dedup_store.engines import folder
+from dedup_store.engines.base import (
+    MAX_MANIFEST,
+    RESERVE,
+    Session,
+    StoredObject,
+    StoredRun,
+    Usage,
+)
+from dedup_store.engines.restic.runner import HOST, READ_ONLY, ResticRunner
+from dedup_store.engines.restic.writer import ResticWriter
 from dedup_store.errors import DamagedError, DiskError, StoreError
-from dedup_store.lock import Lock
-from dedup_store.manifest import is_run_name
-from dedup_store.processes import Child, ChildStream, Command, Stream, environment, read_all
-from dedup_store.reserve import Reserve
-from dedup_store.stored import StoredObject, Usage, files_bytes
+from dedup_store.system.files import files_bytes, free_bytes
+from dedup_store.system.processes import Child, ChildStream
+from dedup_store.system.streams import Stream, read_all
 
-_HOST = "dedup-store"
-_CONSTANT_TIME = "2000-01-01 00:00:00"
-_STOP = signal.SIGINT  # restic then removes its lock
-_MAX_LIST = 512 << 20
-_SNAPSHOTS = ("snapshots", "--json", "--host", _HOST)
-# Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
-# (internal/restic/lock.go waitBeforeLockCheck).
-_READ_ONLY = ("--no-lock",)
-_CACHE_ROOM = 200 << 20  # bytes
+_SNAPSHOTS = ("snapshots", "--json", "--host", HOST)
 _AT_ONCE = 500  # snapshots in one command line
 # cmd/restic/cmd_check.go runCheck
 _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
@@ -50,52 +49,17 @@ class _Objects:
     all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
 
 
-def _has_room(variables: dict[str, str]) -> bool:
-    """Tell whether restic's cache has room to grow; restic is slower without, or fails with it."""
-    folder = Path(variables.get("XDG_CACHE_HOME") or f"{variables['HOME']}/.cache")
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        status = os.statvfs(folder)
-    except OSError:
-        return False
-    is_writable = not status.f_flag & os.ST_RDONLY and os.access(folder, os.W_OK)
-    return is_writable and status.f_bavail * status.f_frsize >= _CACHE_ROOM
-
-
 class Restic:
-    """A restic repository (see engine.Engine)."""
+    """A restic repository (see base.Engine)."""
 
-    def __init__(self, config: Config, lock: Lock) -> None:
+    def __init__(self, config: Config, session: Session) -> None:
         """Use the repository of a profile."""
         self._config = config
-        self._lock = lock
+        self._restic = ResticRunner(config, session)
         self._known: dict[str, _Objects] | None = None
         self._is_list_needed = False  # whether what was begun without it has failed
         self._id = ""
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
-        self._options: list[str] = []
-
-    def start(self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = "") -> Child:
-        """Start restic on the repository; the hint is for its error message."""
-        call = storage.storage_call(self._config, maintenance=self._lock.exclusive)
-        variables = environment() | {
-            "RESTIC_REPOSITORY": call.location if call else self._config.repository,
-            "RESTIC_PASSWORD_FILE": str(self._config.password_file),
-        }
-        # restic speaks to `rclone serve restic --stdio`, in the storage qube
-        options = ["-o", f"rclone.program={call.command}"] if call else []
-        if not _has_room(variables):
-            options.append("--no-cache")
-        argv = ["restic", "--quiet", *options, *self._options, *arguments]
-        hint += call.hint if call else ""
-        removes, keep = self._lock.exclusive, (self._lock.fd,)
-        command = Command(argv, variables, _STOP, keep=keep, hint=hint, removes=removes)
-        return Child(command, feed)
-
-    def tuning(self) -> list[str]:
-        """Give the arguments for `restic backup` that the profile chose."""
-        return tuning.restic_arguments(self._config.compression, self._config.pack_size)
 
     def exists(self) -> bool:
         """Tell whether the password opens the repository."""
@@ -115,41 +79,39 @@ class Restic:
         """Give its id (internal/restic/config.go Config)."""
         try:
             if not self._id:
-                self._id = str(json.loads(self._run(*_READ_ONLY, "cat", "config"))["id"])
+                self._id = str(json.loads(self._restic.run(*READ_ONLY, "cat", "config"))["id"])
             return self._id
         except (ValueError, KeyError, TypeError):
             raise StoreError("restic's configuration can't be understood") from None
 
     def create(self) -> None:
         """Make the repository."""
-        self._run("init")
+        self._restic.run("init")
 
     def key(self) -> None:
         """There is none: with the password, restic opens its own, in the repository."""
 
-    def runs(self) -> list[engine.StoredRun]:
+    def runs(self) -> list[StoredRun]:
         """List the runs."""
         found = self._objects()
         return [
-            engine.StoredRun(run, item.summary)
-            for run, item in found.items()
-            if item.summary is not None
+            StoredRun(run, item.summary) for run, item in found.items() if item.summary is not None
         ]
 
-    def writer(self, run: str) -> "ResticWriter":
+    def writer(self, run: str) -> ResticWriter:
         """Begin a new run."""
-        return ResticWriter(self, run)
+        return ResticWriter(self._restic, run)
 
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
         try:
-            return read_all(ChildStream(self._dump(run, "manifest")), engine.MAX_MANIFEST)
+            return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
         except StoreError:
             if self._known is not None or run not in self._objects():
                 raise
         # one damaged snapshot keeps restic from finding any by its tags; a list leaves it out
         self._is_list_needed = True
-        return read_all(ChildStream(self._dump(run, "manifest")), engine.MAX_MANIFEST)
+        return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
 
     def begin(self, run: str) -> ChildStream:
         """Begin to read the first payload object of a run."""
@@ -173,7 +135,7 @@ class Restic:
         for kind in (0, 1):
             ids = [snapshot for run in runs for snapshot in known[run].all[kind]]
             for start in range(0, len(ids), _AT_ONCE):
-                self._run_alone("forget", *ids[start : start + _AT_ONCE])
+                self._restic.run_alone("forget", *ids[start : start + _AT_ONCE])
 
     def prune(self) -> None:
         """Give back the space of what was removed.
@@ -181,32 +143,20 @@ class Restic:
         What is left of files that aren't needed as a whole is stored anew first: as much as half
         of the room allows, so that the others go in any case.
         """
-        room = Reserve(self._config).spare()
-        limit = [] if room is None else ["--max-repack-size", str(room // 2)]
-        self._run_alone("prune", *limit)
+        place = self._config.local_repository
+        limit = ["--max-repack-size", str(free_bytes(place) // 2)] if place else []
+        self._restic.run_alone("prune", *limit)
 
     def unlock(self) -> None:
         """Remove the locks of processes that are gone, unless somebody else's restic may run."""
-        restic_locks.remove(self._run)
-
-    def flush(self) -> None:
-        """Have what was stored on the disk of a storage qube, too; a local one has it.
-
-        The service begins by that (dedup_server engines/restic.py append_only), and ends without
-        input.
-        """
-        call = storage.storage_call(self._config, maintenance=False)
-        if call:
-            argv, keep = shlex.split(call.command), (self._lock.fd,)
-            how = Command(argv, environment(), _STOP, keep=keep, hint=call.hint)
-            read_all(ChildStream(partial(Child, how, False)), 4096)
+        self._restic.remove_dead_locks()
 
     def check(self, *, read_data: bool) -> None:
         """Run restic's check, without its lock: backups and restores would fail meanwhile.
 
         Without it, what a put adds meanwhile can look like damage; so damage must be seen twice.
         """
-        self._options = ["--no-cache"]  # what is kept in this qube would hide damage
+        self._restic.leave_cache()
         try:
             self._check(read_data=read_data)
         except DamagedError:
@@ -215,7 +165,7 @@ class Restic:
     def _check(self, *, read_data: bool) -> None:
         more = ["--read-data"] if read_data else []
         with Path(os.devnull).open("rb") as nothing:
-            child = self.start(*_READ_ONLY, "check", *more, feed=nothing)
+            child = self._restic.start(*READ_ONLY, "check", *more, feed=nothing)
         child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
@@ -235,9 +185,9 @@ class Restic:
         which trees it couldn't load.
         """
         known = dict(pair for item in self._objects().values() for pair in item.payload.values())
-        find = ("find", "--json", "--host", _HOST, "payload")
+        find = ("find", "--json", "--host", HOST, "payload")
         try:
-            found = json.loads(self._run(*_READ_ONLY, *find)) or []
+            found = json.loads(self._restic.run(*READ_ONLY, *find)) or []
             return {
                 known[hit["snapshot"]]: hit["matches"][0]["size"]
                 for hit in found
@@ -248,7 +198,7 @@ class Restic:
         sizes = {}
         for tree, snapshot in snapshots.items():
             with contextlib.suppress(StoreError, ValueError):
-                for line in self._run(*_READ_ONLY, "ls", "--json", snapshot).splitlines():
+                for line in self._restic.run(*READ_ONLY, "ls", "--json", snapshot).splitlines():
                     item = json.loads(line)
                     if item.get("path") == "/payload":
                         sizes[tree] = item["size"]
@@ -259,11 +209,11 @@ class Restic:
         runs = [item for item in self._objects().values() if item.summary is not None]
         objects = sum(len(item.payload) for item in runs)
         if self._config.local_repository:
-            size = files_bytes(self._config.local_repository)
+            size = files_bytes(self._config.local_repository, without=RESERVE)
             return Usage(size, "the sizes of the repository's files", objects)
         statistics = ("stats", "--mode", "raw-data", "--json")
         try:
-            size = json.loads(self._run(*_READ_ONLY, *statistics))["total_size"]
+            size = json.loads(self._restic.run(*READ_ONLY, *statistics))["total_size"]
         except (ValueError, KeyError, TypeError):
             raise StoreError("restic's statistics can't be understood") from None
         return Usage(size, "the data that runs use, as restic counts them", objects)
@@ -274,7 +224,7 @@ class Restic:
         With a list that was read anyway, by its id.
         """
         tag = f"run={run}" if number is None else f"run={run},object={number}"
-        find = ["--host", _HOST, "--path", f"/{name}", "--tag", tag, "latest"]
+        find = ["--host", HOST, "--path", f"/{name}", "--tag", tag, "latest"]
         if known := (self._known or {}).get(run):
             if number is None:
                 find = known.all[0][:1] or find
@@ -282,21 +232,13 @@ class Restic:
                 find = [known.payload[number][0]]
         what = name if number is None else f"{name} object {number}"
         hint = f" (reading the {what} of {run})"
-        return partial(self.start, *_READ_ONLY, "dump", *find, f"/{name}", hint=hint)
-
-    def _run(self, *arguments: str) -> bytes:
-        """Run restic to its end, and give its output."""
-        stream = ChildStream(partial(self.start, *arguments))
-        return read_all(stream, _MAX_LIST)
-
-    def _run_alone(self, *arguments: str) -> None:
-        restic_locks.when_free(self._run, self._config.lock_wait, *arguments)
+        return partial(self._restic.start, *READ_ONLY, "dump", *find, f"/{name}", hint=hint)
 
     def _objects(self) -> dict[str, _Objects]:
         """Find all objects by their tags, with one start of restic."""
         if self._known is None:
             try:
-                snapshots = json.loads(self._run(*_READ_ONLY, *_SNAPSHOTS)) or []
+                snapshots = json.loads(self._restic.run(*READ_ONLY, *_SNAPSHOTS)) or []
             except ValueError:
                 raise StoreError("restic's list of snapshots can't be understood") from None
             self._known = {}
@@ -318,74 +260,9 @@ class Restic:
             objects.payload[int(tags["object"])] = snapshot["id"], snapshot["tree"]
             objects.all[1].append(snapshot["id"])
 
+    def is_asking(self, kind: str) -> bool:  # noqa: ARG002 (the engines' interface)
+        """Never: restic remembers nothing of repositories in this qube."""
+        return False
 
-class ResticWriter:
-    """Stores a run, one restic process per object (see engine.Writer).
-
-    A process is started when the object before is complete, as it must know its data, and not only
-    when the next one begins: dom0 reads a whole volume before the first of its bytes comes
-    (qubes-core-admin qubes/tarwriter.py get_sparse_map). The last one is for nothing.
-    """
-
-    def __init__(self, restic: Restic, run: str) -> None:
-        """Begin a run."""
-        self._restic = restic
-        self._run = run
-        self._count = 0
-        self._child: Child | None = None
-        self._next: Child | None = None
-
-    def __enter__(self) -> "ResticWriter":
-        """Begin."""
-        self._start_next()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop what still runs."""
-        for child in (self._child, self._next):
-            if child:
-                child.stop()
-
-    def _start_next(self) -> None:
-        tag = f"object={self._count}"
-        self._next = self._backup("payload", tag, "--time", _CONSTANT_TIME)
-
-    def open_object(self) -> None:
-        """Begin the next object."""
-        self._child, self._next = self._next, None
-        self._count += 1
-
-    def write(self, data: memoryview) -> None:
-        """Add to the open object."""
-        if self._child:
-            self._child.write(data)
-
-    def close_object(self) -> None:
-        """End the open object."""
-        self._wait()
-        self._start_next()
-
-    def finish(self) -> None:
-        """Have the process that waits for another object end while the manifest is stored."""
-        if self._next:
-            self._next.interrupt()
-
-    def _wait(self) -> None:
-        """Wait until the object that restic has is complete."""
-        if self._child:
-            child, self._child = self._child, None
-            try:
-                child.finish()
-            finally:
-                child.stop()
-
-    def put_manifest(self, file: IO[bytes], summary: str) -> None:
-        """Store the manifest object."""
-        self._child = self._backup("manifest", f"summary={summary}", feed=file)
-        self._wait()
-        self._restic.flush()
-
-    def _backup(self, filename: str, tag: str, *more: str, feed: bool | IO[bytes] = True) -> Child:
-        arguments = ["backup", "--stdin", "--stdin-filename", filename, "--host", _HOST]
-        arguments += self._restic.tuning()
-        return self._restic.start(*arguments, "--tag", f"run={self._run},{tag}", *more, feed=feed)
+    def accept(self, kind: str) -> None:
+        """There is nothing to accept."""

@@ -12,7 +12,7 @@ import pytest
 from archives import Qube
 from backup_format import qubesxml
 from backup_format.limits import CHUNK_BYTES
-from dedup_store.structure import Verdict
+from dedup_store.archive.completeness import Verdict
 from memory_engine import split
 
 Parts = list[tuple[str, bytes]]

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs borg on a repository: with its password, past its locks, and past what it asks.
+
+A second put waits for the repository's lock (`lock_wait`), and so do `get` and `list`; the waiting
+is ours, because borg would look only once a minute (locking.py TimeoutTimer: a tenth of the time
+it may wait), also for the lock of a process that was killed.
+"""
+
+import os
+import re
+import signal
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, TypeVar
+
+from dedup_store import engine_options
+from dedup_store.config import Config
+from dedup_store.engines.base import MAX_MANIFEST, Session
+from dedup_store.engines.borg import counter, environment, locks, questions, shelter
+from dedup_store.engines.storage_call import storage_call
+from dedup_store.errors import MOVED, EngineError, StoreError
+from dedup_store.system import notify
+from dedup_store.system.processes import Child, ChildStream, Command
+from dedup_store.system.streams import read_all
+
+_STOP = signal.SIGTERM  # borg then rolls back and removes its lock
+_LOCK_TRY = 2  # seconds that borg itself waits for a lock; it looks ten times then
+# In what borg says when it can't write its lock, which isn't a lock that others hold: EACCES,
+# ENOSPC, EROFS, EDQUOT. Those who only read do without one: our own keeps removals away.
+NOT_WRITABLE = re.compile(r"\[Errno (?:13|28|30|122)\]")
+_READING = frozenset({"check", "extract", "info", "list"})
+_WRITING = frozenset({"compact", "create", "delete"})
+# borg can't make folders for repositories with other ids then, also not as root (counter.py)
+_CONFINED = ("--bounding-set=-dac_override", "--inh-caps=-dac_override")
+_MANIFEST_ID = "0" * 64  # borg/helpers/manifest.py Manifest.MANIFEST_ID
+_ID = re.compile(r"^(?:id = |BORG_KEY )([0-9a-f]{64})$", re.MULTILINE)
+# in a traceback: borg/cache.py CacheConfig and LocalCache read the cache's files, not all of which
+# borg has flushed to the disk
+_TORN_CACHE = re.compile(r'/cache\.py", line \d+, in (?:load|rollback|_do_open)\n')
+
+T = TypeVar("T")
+
+
+class BorgRunner:
+    """Starts borg for a command of ours, and remembers what it learnt about the repository."""
+
+    def __init__(self, config: Config, session: Session) -> None:
+        """Use the repository of a profile."""
+        self._config = config
+        self._session = session
+        self._is_moved = False  # and that is accepted
+        self._is_unlocked = False  # as it can't be written, or its lock's owner is dead
+        self._shelter: shelter.Shelter | None = None  # as home can't be written
+        self._id = ""
+
+    def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
+        """Do something as often as needed to get the repository's lock, within `lock_wait`.
+
+        A cache that a power cut left in pieces is removed first; borg makes it anew.
+
+        Args:
+            attempt: runs borg, and can be repeated when it raises.
+            reads: whether it only reads, and so can do without the lock when nothing can be
+                written.
+
+        Raises:
+            QuestionError: a person has to decide.
+        """
+        is_torn = was_torn = False
+        waiting = locks.Waiting(self._lock_folders, self._config.lock_wait)
+        while True:
+            try:
+                if is_torn:
+                    self._once("delete", "--cache-only")
+                    is_torn = False
+                return attempt()
+            except EngineError as error:
+                if question := questions.find(error, self._config, is_moved=self._is_moved):
+                    raise question from None
+                is_stuck = bool(NOT_WRITABLE.search(error.said))
+                if reads and is_stuck and not self._is_unlocked:
+                    self._is_unlocked = True
+                elif _TORN_CACHE.search(error.said) and not was_torn:
+                    notify.say("borg's cache is damaged, as by a power cut; it is made anew")
+                    is_torn = was_torn = True
+                elif is_stuck or not waiting.is_about(error):
+                    raise
+                elif waiting.is_for_dead() and reads and not self._is_moved:
+                    self._is_unlocked, self._shelter = True, shelter.make()
+                else:
+                    waiting.go_on(error)
+
+    def start(
+        self, *arguments: str, feed: bool | IO[bytes] = False, cwd: Path | None = None
+    ) -> Child:
+        """Start borg on the repository; it reads the password from a file descriptor."""
+        call = storage_call(self._config, maintenance=self._session.removes)
+        if call:
+            environment.require_safe_version()
+        security = None
+        if arguments[0] in _WRITING and "--cache-only" not in arguments:
+            security = counter.prepare(self.identity(), self._encrypted_manifest)
+        try:
+            password = os.open(self._config.password_file, os.O_RDONLY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise StoreError(f"the password file can't be read: {error.strerror}") from None
+        variables = environment.variables(is_moved=self._is_moved) | {
+            "BORG_REPO": self._config.repository,
+            "BORG_PASSPHRASE_FD": str(password),
+        }
+        if call:
+            variables |= {"BORG_REPO": call.location, "BORG_RSH": call.command}
+        options = ["--lock-wait", str(min(self._config.lock_wait, _LOCK_TRY))]
+        if self._is_unlocked and arguments[0] in _READING:
+            options.append("--bypass-lock")
+        if arguments[0] in _READING:
+            variables |= self._sheltered()
+        limits: tuple[str, ...] = ()
+        if security:
+            variables["BORG_SECURITY_DIR"] = str(security)
+            limits = _CONFINED if os.geteuid() == 0 else ()
+        argv = ["borg", *options, *arguments]
+        try:
+            hint = call.hint if call else ""
+            keep = (password, self._session.lock)
+            removes = self._session.removes
+            return Child(Command(argv, variables, _STOP, cwd, keep, hint, limits, removes), feed)
+        finally:
+            os.close(password)
+
+    def create_options(self) -> list[str]:
+        """Give the arguments for `borg create` that the profile chose."""
+        return engine_options.borg_arguments(self._config.compression, self._config.chunks)
+
+    def run(self, *arguments: str) -> bytes:
+        """Run borg to its end, and give its output."""
+        reads = arguments[0] in _READING
+        return self.when_unlocked(partial(self._once, *arguments), reads=reads)
+
+    def _once(self, *arguments: str) -> bytes:
+        stream = ChildStream(partial(self.start, *arguments))
+        return read_all(stream, MAX_MANIFEST)
+
+    def identity(self) -> str:
+        """Give the repository's id, as whoever holds it says."""
+        if not self._id:
+            if place := self._config.local_repository:
+                try:
+                    text = (place / "config").read_text(errors="replace")
+                except OSError as error:
+                    raise StoreError(f"{place / 'config'}: {error.strerror}") from None
+            else:
+                text = self.run("key", "export", "::").decode(errors="replace")
+            if not (found := _ID.search(text)):
+                raise StoreError(f"{self._config.repository} doesn't tell borg's id of it")
+            self._id = found[1]
+        return self._id
+
+    def accept(self, kind: str) -> None:
+        """Take the repository as it is: moved, or older than what this qube knows of it."""
+        self._shelter, self._is_moved = None, kind == MOVED
+        if kind != MOVED:
+            counter.forget_state(self.identity())
+
+    def remove_dead_locks(self) -> None:
+        """Remove the locks of dead processes, also if others have their numbers by now."""
+        locks.remove_dead(self._lock_folders())
+
+    def _lock_folders(self) -> list[Path]:
+        """Give the folders in this qube that have borg's locks."""
+        cache, repository = (
+            counter.cache_folder(self.identity()),
+            self._config.local_repository,
+        )
+        return [repository, cache] if repository else [cache]
+
+    def _sheltered(self) -> dict[str, str]:
+        """Give borg's variables for what only reads, where home can't be written."""
+        if self._is_moved:  # what is accepted must be kept
+            return {}
+        if not self._shelter and not shelter.is_home_writable():
+            self._shelter = shelter.make()
+        return self._shelter.variables() if self._shelter else {}
+
+    def _encrypted_manifest(self) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="dedup-store-") as folder_name:
+            path = Path(folder_name) / "manifest"
+            self.run("debug", "get-obj", "::", _MANIFEST_ID, str(path))
+            try:
+                return path.read_bytes()
+            except OSError:
+                raise StoreError("borg's manifest is missing in the repository") from None

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs restic on a repository, with its password and the way to it."""
+
+import os
+import shlex
+import signal
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from dedup_store import engine_options
+from dedup_store.config import Config
+from dedup_store.engines.base import Session
+from dedup_store.engines.restic import locks
+from dedup_store.engines.storage_call import storage_call
+from dedup_store.system.environment import environment
+from dedup_store.system.processes import Child, ChildStream, Command
+from dedup_store.system.streams import read_all
+
+HOST = "dedup-store"  # of all our snapshots
+# Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
+# (internal/restic/lock.go waitBeforeLockCheck).
+READ_ONLY = ("--no-lock",)
+_STOP = signal.SIGINT  # restic then removes its lock
+_MAX_OUTPUT = 512 << 20
+_CACHE_ROOM = 200 << 20  # bytes
+
+
+def _has_room(variables: dict[str, str]) -> bool:
+    """Tell whether restic's cache has room to grow; restic is slower without, or fails with it."""
+    folder = Path(variables.get("XDG_CACHE_HOME") or f"{variables['HOME']}/.cache")
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return False
+    is_writable = not status.f_flag & os.ST_RDONLY and os.access(folder, os.W_OK)
+    return is_writable and status.f_bavail * status.f_frsize >= _CACHE_ROOM
+
+
+class ResticRunner:
+    """Starts restic for a command of ours."""
+
+    def __init__(self, config: Config, session: Session) -> None:
+        """Use the repository of a profile."""
+        self._config = config
+        self._session = session
+        self._options: list[str] = []
+
+    def leave_cache(self) -> None:
+        """Have the next processes do without restic's cache, which would hide damage."""
+        self._options = ["--no-cache"]
+
+    def start(self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = "") -> Child:
+        """Start restic on the repository; the hint is for its error message."""
+        call = storage_call(self._config, maintenance=self._session.removes)
+        variables = environment() | {
+            "RESTIC_REPOSITORY": call.location if call else self._config.repository,
+            "RESTIC_PASSWORD_FILE": str(self._config.password_file),
+        }
+        # restic speaks to `rclone serve restic --stdio`, in the storage qube
+        options = ["-o", f"rclone.program={call.command}"] if call else []
+        if not _has_room(variables):
+            options.append("--no-cache")
+        argv = ["restic", "--quiet", *options, *self._options, *arguments]
+        hint += call.hint if call else ""
+        removes, keep = self._session.removes, (self._session.lock,)
+        command = Command(argv, variables, _STOP, keep=keep, hint=hint, removes=removes)
+        return Child(command, feed)
+
+    def backup_options(self) -> list[str]:
+        """Give the arguments for `restic backup` that the profile chose."""
+        return engine_options.restic_arguments(self._config.compression, self._config.pack_size)
+
+    def run(self, *arguments: str) -> bytes:
+        """Run restic to its end, and give its output."""
+        stream = ChildStream(partial(self.start, *arguments))
+        return read_all(stream, _MAX_OUTPUT)
+
+    def run_alone(self, *arguments: str) -> None:
+        """Run what wants a lock for itself, and wait for another restic that has one."""
+        locks.when_free(self.run, self._config.lock_wait, *arguments)
+
+    def remove_dead_locks(self) -> None:
+        """Remove the locks of processes that are gone, unless somebody else's restic may run."""
+        locks.remove(self.run)
+
+    def flush(self) -> None:
+        """Have what was stored on the disk of a storage qube, too; a local one has it.
+
+        The service begins by that (dedup_server engines/restic.py append_only), and ends without
+        input.
+        """
+        call = storage_call(self._config, maintenance=False)
+        if call:
+            argv, keep = shlex.split(call.command), (self._session.lock,)
+            how = Command(argv, environment(), _STOP, keep=keep, hint=call.hint)
+            read_all(ChildStream(partial(Child, how, False)), 4096)

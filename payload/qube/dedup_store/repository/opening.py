@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opens the repository of a profile: password, device, folder, lock, engine.
+
+The only module that knows all engines.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from dedup_store.config import Config
+from dedup_store.engines import folder
+from dedup_store.engines.base import Engine, Session
+from dedup_store.engines.borg.repository import Borg
+from dedup_store.engines.directory.repository import Directory
+from dedup_store.engines.restic.repository import Restic
+from dedup_store.errors import UsageError
+from dedup_store.repository import device, known, lock, password, reserve
+from dedup_store.repository.lock import Lock
+
+
+class Purpose(Enum):
+    """What a command opens a repository for."""
+
+    MAKE = auto()  # there may be none yet; the caller has looked
+    READ = auto()
+    STORE = auto()
+    REMOVE = auto()  # nothing else may use the repository meanwhile
+    ACCEPT = auto()  # likewise, but nothing is removed from it
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A repository that a command may use.
+
+    Attributes:
+        engine: gives access to it.
+        lock: is held until the process and the engine's have ended.
+    """
+
+    engine: Engine
+    lock: Lock
+
+
+def open_repository(config: Config, purpose: Purpose) -> Opened:
+    """Open the repository of a profile; wait for other commands as long as they hinder it.
+
+    Raises:
+        UsageError: there is none, or this qube isn't prepared for it.
+        StoreError: it is gone, another one than before, or can't be used for the purpose.
+    """
+    if purpose is not Purpose.MAKE:
+        password.require(config)
+        device.require(config)
+        _require_folder(config)
+    if purpose in (Purpose.STORE, Purpose.REMOVE):
+        device.require_writable(config)
+    held = lock.take(config, exclusive=purpose in (Purpose.REMOVE, Purpose.ACCEPT))
+    engine = _engine(config, Session(held.fd, removes=purpose is Purpose.REMOVE))
+    if purpose is Purpose.READ:
+        known.expect(config, engine, to_write=False)
+    elif purpose in (Purpose.STORE, Purpose.REMOVE):
+        known.expect(config, engine, to_write=True)
+    if purpose is Purpose.STORE:
+        kept = reserve.Reserve(config)
+        kept.keep()
+        kept.warn_if_narrow()
+        held.begin_put(engine.unlock, has_locks=folder.has_restic_locks(config))
+    return Opened(engine, held)
+
+
+def _engine(config: Config, session: Session) -> Engine:
+    if config.engine == "directory":
+        return Directory(config)
+    return Restic(config, session) if config.engine == "restic" else Borg(config, session)
+
+
+def _require_folder(config: Config) -> None:
+    """Refuse to go on without a repository of the profile's engine.
+
+    Raises:
+        UsageError: when there never was one.
+        StoreError: when it is gone.
+    """
+    if not folder.check(config):
+        if record := known.read(config):
+            raise known.gone(config, record)
+        raise UsageError(
+            f"there is no repository at {config.repository}:"
+            f" run `dedup-store init --profile {config.profile}`"
+        )

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Keeps a removal of runs apart from all else, and keeps room for the next one."""
+
+import contextlib
+from collections.abc import Iterator
+
+from dedup_store.errors import NoRunError
+from dedup_store.repository.opening import Opened
+from dedup_store.repository.reserve import Reserve
+
+
+@contextlib.contextmanager
+def removing(opened: Opened, kept: Reserve) -> Iterator[None]:
+    """Note that runs are removed; afterwards keep room again, however it ended.
+
+    A removal that was cut short stays noted: the next command cleans up after it. One that ended
+    with NoRunError has removed nothing.
+
+    Args:
+        opened: the repository, opened to remove.
+        kept: its reserve, which the caller gives up when that is needed.
+    """
+    opened.lock.begin_removal()
+    try:
+        opened.engine.unlock()
+        yield
+        opened.lock.end()
+    except NoRunError:
+        opened.lock.end()
+        raise
+    finally:
+        kept.renew()

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finds runs in a repository, and reads their manifests."""
+
+import hashlib
+from typing import Any
+
+from dedup_store.archive import manifest
+from dedup_store.archive.manifest import Manifest, is_run_name
+from dedup_store.archive.order import in_order
+from dedup_store.engines.base import Engine
+from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
+
+
+def list_runs(repository: Engine) -> list[dict[str, Any]]:
+    """List the summaries of all runs, oldest first (archive/order.py)."""
+    runs = repository.runs()
+    return in_order(manifest.unpack_summary(stored.summary, stored.run) for stored in runs)
+
+
+def find(repository: Engine, wanted: str) -> dict[str, Any]:
+    """Find a run.
+
+    Args:
+        repository: where.
+        wanted: a run's name, or `latest`, the newest whole one.
+
+    Raises:
+        NoRunError: when there is none.
+    """
+    runs = list_runs(repository)
+    if wanted == "latest":
+        whole = [run for run in runs if run["status"] == manifest.WHOLE]
+        if not whole:
+            raise NoRunError("there is no whole run yet")
+        return whole[-1]
+    for run in runs:
+        if run["run"] == wanted:
+            return run
+    raise NoRunError(f"there is no run '{clean(wanted, 120)}': see `dedup-store list`")
+
+
+def resolve(repository: Engine, wanted: str) -> str:
+    """Give the name of a run: a list, which takes a start of the engine, is read only if needed."""
+    return wanted if is_run_name(wanted) else str(find(repository, wanted)["run"])
+
+
+def read_manifest(repository: Engine, run: str) -> tuple[Manifest, bytes]:
+    """Read a run's manifest and compressed recipe.
+
+    Raises:
+        NoRunError: when there is no such run.
+        DamagedError: when they aren't what was stored.
+    """
+    try:
+        data = repository.manifest(run)
+    except StoreError:
+        find(repository, run)
+        raise
+    line, _, packed = data.partition(b"\n")
+    found, sha256 = manifest.from_json(line, run), hashlib.sha256(packed).hexdigest()
+    if len(packed) != found.recipe_length or sha256 != found.recipe_sha256:
+        raise DamagedError(f"the recipe of {run} is damaged")
+    return found, packed
+
+
+def without_qubes(summary: dict[str, Any]) -> dict[str, Any]:
+    """Give a summary of bounded length, for programs that read line by line."""
+    short = {key: value for key, value in summary.items() if key != "qubes"}
+    return short | {"reason": clean(summary["reason"])}
