@@ -181,7 +181,7 @@ class Contender:
         return done.stdout
 
 
-_RESERVE = "dedup-store.reserve"  # repository/reserve.py; what it takes is no matter of the contents
+_RESERVE = "dedup-store.reserve"  # repository/reserve.py; what it takes is no content
 
 
 def size_of(folder: Path) -> int:
