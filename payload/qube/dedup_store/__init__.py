@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """dedup-store: keeps official Qubes OS backup streams in a deduplicating repository.
 
+cli.py calls an action; the action has repository/ open the repository and give an engine; runs/
+brings the engine and archive/, the format, together.
+
 What lies in the repository, per run (one stored backup):
 
 - **payload objects**, numbered from 0: what the archive's chunks carry, without the wrapping,
   contiguous per volume. A volume of 16 MiB or more has an object of its own, smaller ones share.
-- one **manifest object**, written last, which makes the run: one line of JSON (see manifest.py)
-  and then the **recipe** (recipe.py): every byte that isn't in a payload object. Both are small
-  and always read together, so they share an object and one start of the engine.
+- one **manifest object**, written last, which makes the run: one line of JSON (archive/manifest.py)
+  and then the **recipe** (archive/recipe.py): every byte that isn't in a payload object. Both are
+  small and always read together, so they share an object and one start of the engine.
 
 How objects map to engines, and why (figures: 2 cores, restic 0.14, borg 1.2):
 

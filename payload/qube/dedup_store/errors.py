@@ -33,7 +33,6 @@ class DiskError(EngineError):
     """
 
     def __init__(self, text: str, said: str, *, is_damage: bool) -> None:
-        """Tell of it."""
         super().__init__(text, said)
         self.is_damage = is_damage
 

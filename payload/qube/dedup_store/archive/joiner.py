@@ -64,7 +64,6 @@ class Joiner:
     def __init__(
         self, found: Manifest, payload: Stream, fd: int, selection: MemberSelection
     ) -> None:
-        """Read payload, write to fd."""
         self._members = iter(found.members)
         self._selection = selection
         self._payload = payload

@@ -31,7 +31,6 @@ class RecipeWriter:
     """Collects a recipe, compressed (about 4 MB per TB of stream), beside the stream that flows."""
 
     def __init__(self) -> None:
-        """Start an empty recipe."""
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this)
         self._zlib = zlib.compressobj(6)
         self._hash = hashlib.sha256()

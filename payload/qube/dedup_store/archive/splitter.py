@@ -51,7 +51,6 @@ class PayloadSink:
     """
 
     def __init__(self, writer: Writer) -> None:
-        """Start without an object."""
         self._writer = writer
         self._is_open = False
         self.objects: list[int] = []

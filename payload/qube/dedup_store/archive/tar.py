@@ -158,7 +158,6 @@ class Follower:
     """Follows an archive that arrives in pieces, to learn whether it reached its end."""
 
     def __init__(self) -> None:
-        """Start before the archive's first byte."""
         self.ended = False
         self.broken = False
         self._block = bytearray()

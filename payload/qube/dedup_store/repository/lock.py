@@ -99,7 +99,6 @@ class _Waiting:
     """Waits for another command, and says so once."""
 
     def __init__(self, seconds: int, other: str) -> None:
-        """Begin."""
         self._end = time.monotonic() + seconds
         self._other = other
         self._is_told = False

@@ -32,7 +32,6 @@ class Reserve:
     """The reserve of a profile's repository; none, if it isn't in this qube."""
 
     def __init__(self, config: Config) -> None:
-        """Take over what there is."""
         place = config.local_repository
         self._folder = place if place and config.engine in _INDEXES else None
         self._engine = config.engine

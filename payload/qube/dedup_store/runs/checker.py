@@ -33,7 +33,6 @@ class _MembersOf(MemberSelection):
     """Selects the members whose payload is in some payload objects."""
 
     def __init__(self, found: Manifest, objects: Iterable[int]) -> None:
-        """Select."""
         self._selected = set(objects)
         super().__init__(found, ())
 

@@ -48,11 +48,9 @@ class RunReader:
             raise
 
     def __enter__(self) -> "RunReader":
-        """Nothing more to do."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop what still runs."""
         self.close()
 
     def close(self) -> None:

@@ -20,7 +20,6 @@ class _Watch:
     """What is waited for."""
 
     def __init__(self) -> None:
-        """Wait for nothing."""
         self._what: Callable[[], str] | None = None
         self._since = self._left = 0.0
         self._has_thread = False

@@ -80,7 +80,6 @@ class InputStream:
     """
 
     def __init__(self, fd: int) -> None:
-        """Read from fd."""
         self._fd = fd
         self._view = memoryview(bytearray(BUFFER))
         self._start = self._end = 0

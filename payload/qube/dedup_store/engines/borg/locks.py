@@ -30,7 +30,6 @@ class Owner:
     pid: int
 
     def __str__(self) -> str:
-        """Name it for a person."""
         return f"process {self.pid} on {clean(self.host, 60)}"
 
     def may_live(self) -> bool:

@@ -39,7 +39,6 @@ class Borg:
     """A borg repository (see base.Engine)."""
 
     def __init__(self, config: Config, session: Session) -> None:
-        """Use the repository of a profile."""
         self._config = config
         self._borg = BorgRunner(config, session)
 

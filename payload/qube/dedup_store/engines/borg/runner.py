@@ -47,7 +47,6 @@ class BorgRunner:
     """Starts borg for a command of ours, and remembers what it learnt about the repository."""
 
     def __init__(self, config: Config, session: Session) -> None:
-        """Use the repository of a profile."""
         self._config = config
         self._session = session
         self._is_moved = False  # and that is accepted

@@ -38,7 +38,6 @@ class BorgWriter:
     """Stores a run: one borg process for the payload, one for the manifest (see base.Writer)."""
 
     def __init__(self, borg: BorgRunner, run: str) -> None:
-        """Begin a run."""
         self._borg = borg
         self._run = run
         self._count = 0
@@ -47,7 +46,6 @@ class BorgWriter:
         self._object = -1
 
     def __enter__(self) -> "BorgWriter":
-        """Begin."""
         return self
 
     def __exit__(self, *_: object) -> None:

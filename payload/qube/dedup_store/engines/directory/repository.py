@@ -43,7 +43,6 @@ class Directory:
     """A folder with a folder for each run (see base.Engine)."""
 
     def __init__(self, config: Config) -> None:
-        """Use the repository of a profile."""
         self._config = config
         self._place = Path(config.repository)
         self._runs = self._place / layout.RUNS

@@ -13,7 +13,6 @@ class DirectoryStream:
     """Objects, one after the other, each compared with what was stored (see Stream)."""
 
     def __init__(self, run: Path, objects: list[tuple[str, Stored]]) -> None:
-        """Read from a run's folder."""
         self._run = run
         self._objects = objects
         self._fd: int | None = None

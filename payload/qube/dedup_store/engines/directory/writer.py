@@ -48,7 +48,6 @@ class DirectoryWriter:
         self._object: ObjectFile | None = None
 
     def __enter__(self) -> "DirectoryWriter":
-        """Make the folder."""
         with self._writing():
             if self._older and has_reflinks(self._whole.parent):
                 with contextlib.suppress(StoreError):
@@ -57,7 +56,6 @@ class DirectoryWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what isn't a run."""
         if self._object:
             self._object.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)  # what stays is for prune

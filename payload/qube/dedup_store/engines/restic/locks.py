@@ -34,7 +34,6 @@ class _Owner:
     time: str
 
     def __str__(self) -> str:
-        """Name it for a person."""
         return f"process {self.pid} on {clean(self.host, 60)}, {clean(self.time, 40)}"
 
     def may_live(self) -> bool:

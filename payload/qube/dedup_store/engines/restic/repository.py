@@ -53,7 +53,6 @@ class Restic:
     """A restic repository (see base.Engine)."""
 
     def __init__(self, config: Config, session: Session) -> None:
-        """Use the repository of a profile."""
         self._config = config
         self._restic = ResticRunner(config, session)
         self._known: dict[str, _Objects] | None = None

@@ -43,7 +43,6 @@ class ResticRunner:
     """Starts restic for a command of ours."""
 
     def __init__(self, config: Config, session: Session) -> None:
-        """Use the repository of a profile."""
         self._config = config
         self._session = session
         self._options: list[str] = []

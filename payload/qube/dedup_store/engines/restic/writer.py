@@ -18,7 +18,6 @@ class ResticWriter:
     """
 
     def __init__(self, restic: ResticRunner, run: str) -> None:
-        """Begin a run."""
         self._restic = restic
         self._run = run
         self._count = 0
@@ -26,12 +25,10 @@ class ResticWriter:
         self._next: Child | None = None
 
     def __enter__(self) -> "ResticWriter":
-        """Begin."""
         self._start_next()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop what still runs."""
         for child in (self._child, self._next):
             if child:
                 child.stop()
