@@ -12,30 +12,31 @@ exit codes:
   0    success
   1    the engine or the repository failed
   2    wrong command line or configuration
-  3    put: the stream is no whole backup; what came is kept as a partial run
+  3    put: the stream is not a whole backup; what came is kept as a partial run
        (nothing is kept of an empty stream)
   4    get, show, check, forget: there is no such run
   5    get, show: what came back is not what was stored; do not use the output
-       check: something is damaged, and the report tells which runs and qubes are hit
+       check: something is damaged; the report lists the runs and qubes that are hit
   130  interrupted
   141  the reader closed the pipe before the end; for get that is success
   143  terminated
 
-put reads its input to the end whatever happens. A run is `whole` when its structure is,
-`partial` with a reason when not, and `opaque` when it is encrypted, so that it can't be told;
-`latest` is the newest whole run. With borg, a command waits for another one that works on the
-repository (setting lock_wait); with restic and directory, several can put and get at the same time.
-forget and prune work alone: they wait for all others, and all others for them.
-list, show and get also work where the repository can't be written: read-only, or a full disk.
+put reads its input to the end whatever happens. A run is `whole` when nothing of the backup is
+missing, `partial` with a reason when something is, and `opaque` when the backup is encrypted, so
+that this can't be seen; `latest` is the newest whole run. With borg, a command waits for another
+one that uses the repository (setting lock_wait); with restic and directory, several can put and get
+at the same time. forget and prune wait for all other commands, and these wait for them.
+list, show and get also work when the repository can't be written to: read-only, or a full disk.
 
 check runs the engine's own check, and compares each run's manifest and recipe with the payload that
-is in the repository; with --read-data it also reads all of it, and compares it as get does. A
-damaged repository is read in any case, to tell what of it can still be restored: then `get RUN
---members PATH` gives it. A run that is gone as a whole isn't missed here: dom0 knows it. While
-borg checks, other commands wait; and borg reads all its files even without --read-data.
+is in the repository; with --read-data it also reads all payload, and compares it as get does. When
+the repository is damaged, check reads it in any case, to find what can still be restored; `get RUN
+--members PATH` then restores it. check can't notice that a whole run is gone; dom0 can, by its
+records. While borg checks, other commands wait; and borg reads all its files even without
+--read-data.
 
-prune removes partial runs, and what puts that failed left. With a repository in a storage qube,
-forget and prune need maintenance, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
+prune removes partial runs, and what failed puts left. With a repository in a storage qube, forget
+and prune need a maintenance window, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
 
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic", "borg", or "directory": plain files, not encrypted (so the file system
@@ -100,7 +101,9 @@ def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     )
     maker = commands.add_parser("init", parents=[common], help="make the repository")
     maker.add_argument(
-        "--check", action="store_true", help="change nothing, tell whether there is something to do"
+        "--check",
+        action="store_true",
+        help="change nothing; report whether there is something to do",
     )
     maker.add_argument(
         "--new",
@@ -109,14 +112,14 @@ def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
         " empty one",
     )
     commands.add_parser(
-        "mount", parents=[common], help="mount the device, and tell what hinders if that fails"
+        "mount", parents=[common], help="mount the device; if that fails, report why"
     )
     exporter = commands.add_parser(
         "export-keys",
         parents=[common],
         help="show the password and borg's key, to be kept off this machine",
     )
-    exporter.add_argument("--names", action="store_true", help="tell only which there are")
+    exporter.add_argument("--names", action="store_true", help="list only which there are")
 
 
 def _add_runs(commands: "_Commands", common: argparse.ArgumentParser) -> None:
@@ -138,7 +141,7 @@ def _add_runs(commands: "_Commands", common: argparse.ArgumentParser) -> None:
 
 def _add_care(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     checker = commands.add_parser(
-        "check", parents=[common], help="tell whether what was stored is still there"
+        "check", parents=[common], help="check that what was stored is still there"
     )
     checker.add_argument("runs", metavar="RUN", nargs="*", help="a run's name (default: all)")
     checker.add_argument("--read-data", action="store_true", help="read all data, and compare them")
@@ -146,7 +149,7 @@ def _add_care(commands: "_Commands", common: argparse.ArgumentParser) -> None:
         "--lines", action="store_true", help="a line of JSON for the repository and each run"
     )
     commands.add_parser(
-        "stats", parents=[common], help="tell how much is stored, and what room it takes"
+        "stats", parents=[common], help="report how much is stored, and how much room it takes"
     )
     forgetter = commands.add_parser(
         "forget", parents=[common], help="remove runs; prune gives back their space"
@@ -155,9 +158,9 @@ def _add_care(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     pruner = commands.add_parser(
         "prune",
         parents=[common],
-        help="remove what isn't whole, give back the space of all removed",
+        help="remove what isn't whole, and give back the space of all that was removed",
     )
-    pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="not these")
+    pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="runs that stay")
     pruner.add_argument("--lines", action="store_true", help="a line of JSON for each removed run")
 
 
@@ -165,15 +168,15 @@ def _add_others(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     accepter = commands.add_parser(
         "accept",
         parents=[common],
-        help="borg: say that a repository which isn't as this qube saw it last is right",
+        help="borg: accept a repository that isn't as this qube last saw it",
         description="Accept once that the profile's borg repository was moved here, or is older"
-        " than what this qube last saw of it. An error tells when that is needed, and the whole"
-        " command. What was accepted is noted in ~/.config/dedup-store/accepted.",
+        " than when this qube last used it. When that is needed, an error message gives the whole"
+        " command. What was accepted is recorded in ~/.config/dedup-store/accepted.",
     )
     accepter.add_argument("kind", choices=(MOVED, OLDER))
     accepter.add_argument("location", metavar="LOCATION", help="`repository` of the profile")
     commands.add_parser(
-        "version", parents=[common], help="tell the versions of dedup-store and the engines"
+        "version", parents=[common], help="print the versions of dedup-store and the engines"
     )
     restorer = commands.add_parser(
         "restore-service", help="what the qrexec service dedupbackup.Restore runs"

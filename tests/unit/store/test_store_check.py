@@ -140,12 +140,12 @@ def test_damaged_summary_hides_no_other(borg: Filled) -> None:
     runs = {run["run"]: run for run in borg.store.runs()}
     assert runs.keys() == set(borg.runs)
     assert runs[borg.runs[0]]["status"] == "whole"
-    assert runs[borg.runs[1]]["reason"] == "its summary can't be understood"
+    assert runs[borg.runs[1]]["reason"] == "its summary is malformed"
     assert borg.store.get("latest") == borg.streams[0]
     rows = by_run(checked(borg.store, code=5))
     assert rows[borg.runs[0]] == is_well(borg, 0)
     assert rows[borg.runs[1]].items() >= {"ok": False, "damaged": [], "restorable": []}.items()
-    assert "its qubes can't be told" in rows[borg.runs[1]]["reason"]
+    assert "its qubes are unknown" in rows[borg.runs[1]]["reason"]
 
 
 def test_runs_that_cannot_be_listed(borg: Filled) -> None:
@@ -157,7 +157,7 @@ def test_runs_that_cannot_be_listed(borg: Filled) -> None:
     report = json.loads(result.stdout)
     assert report["repository"]["ok"] is False
     assert report["runs"] == []
-    assert b"the runs can't be told" in result.stderr
+    assert b"the runs can't be listed" in result.stderr
 
 
 def run_with(store: Store, script: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -243,7 +243,7 @@ def test_lost_snapshot(restic: Filled) -> None:
     rows = by_run(checked(restic.store, code=5))
     assert rows[restic.runs[0]] == is_well(restic, 0)
     assert rows[restic.runs[1]].items() >= {"status": "unknown", "ok": False}.items()
-    assert "its qubes can't be told" in rows[restic.runs[1]]["reason"]
+    assert "its qubes are unknown" in rows[restic.runs[1]]["reason"]
 
 
 @pytest.mark.thorough

@@ -310,7 +310,7 @@ def test_list_of_an_engine_that_makes_no_sense(borg_store: Store, answer: str) -
     command = [PAYLOAD / "dedup-store", "list"]
     result = subprocess.run(command, env=variables, capture_output=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == b"dedup-store: borg's list of archives can't be understood\n"
+    assert result.stderr == b"dedup-store: borg's list of archives is malformed\n"
 
 
 @pytest.mark.parametrize("chunks", [10, pytest.param(2000, marks=pytest.mark.thorough)])

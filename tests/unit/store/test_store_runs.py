@@ -299,10 +299,10 @@ def test_objects_of_others_in_the_repository(restic_store: Store) -> None:
     runs = {item["run"]: item for item in restic_store.runs()}
     assert set(runs) == {good, run}
     assert runs[run]["status"] == "partial"
-    assert runs[run]["reason"] == "its summary can't be understood"
+    assert runs[run]["reason"] == "its summary is malformed"
     result = restic_store.run("get", run)
     assert result.returncode == 5
-    assert b"can't be understood" in result.stderr
+    assert b"is malformed" in result.stderr
     assert b"Traceback" not in result.stderr
 
 

@@ -14,7 +14,7 @@ from dedup_store.runs.checker import RunChecker, check_repository
 from dedup_store.system import notify
 
 _SERVED = (
-    "ok as far as the storage qube tells, which checked its files itself: with --read-data, all"
+    "ok as far as the storage qube says, which checked its files itself: with --read-data, all"
     " data are compared in this qube"
 )
 
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
     if trouble and not found:
         raise trouble
     if trouble:
-        notify.say(f"the runs can't be told: {trouble}")
+        notify.say(f"the runs can't be listed: {trouble}")
     elif found:
         notify.say("the repository is damaged: these runs are read, to see which of them are hit")
     reads = arguments.read_data or bool(found)
@@ -48,7 +48,7 @@ def _choose(
     """Find the runs to check; all, when none is named.
 
     Returns:
-        Their summaries, and why they can't be told: that is damage, if the engine's check says so.
+        Their summaries, and why they can't be listed: damage, if the engine's check says so.
 
     Raises:
         NoRunError: one that is named isn't there.

@@ -33,7 +33,7 @@ def _chosen(repository: Engine, keep: list[str]) -> list[dict[str, str]]:
     for stored in sorted(repository.runs(), key=lambda stored: stored.run):
         summary = read_summary(stored.summary, stored.run)
         if summary is None:
-            notify.warn(f"{stored.run} is kept: its summary can't be understood")
+            notify.warn(f"{stored.run} is kept: its summary is malformed")
         elif summary["status"] == PARTIAL and stored.run not in keep:
             rows.append({"run": stored.run, "was": PARTIAL})
     return rows

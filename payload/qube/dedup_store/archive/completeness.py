@@ -121,7 +121,7 @@ class Completeness:
         """Parse `key=value` lines (qubes-core-admin-client restore.py BackupHeader.load)."""
         text = bytes(self._texts[HEADER])
         if len(text) > MAX_HEADER or not text.isascii():
-            self.problem("the backup-header can't be understood")
+            self.problem("the backup-header is malformed")
             return
         for line in text.decode().splitlines():
             key, equals, value = line.partition("=")

@@ -164,7 +164,7 @@ def from_json(line: bytes, run: str) -> Manifest:
             if manifest.run == run and manifest.status in STATUSES and _has_sound_sizes(manifest):
                 return manifest
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DamagedError(f"the manifest of {run} can't be understood") from None
+        raise DamagedError(f"the manifest of {run} is malformed") from None
     if version != FORMAT:
         raise DamagedError(f"the manifest of {run} is of a format that this version doesn't know")
     raise DamagedError(f"the manifest of {run} contradicts itself")
@@ -196,7 +196,7 @@ def read_summary(text: str, run: str) -> dict[str, Any] | None:
         run: the run it must be of.
 
     Returns:
-        The summary; None when it can't be understood.
+        The summary; None when it is malformed.
     """
     with contextlib.suppress(ValueError, zlib.error, RecursionError):
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -213,7 +213,7 @@ def unpack_summary(text: str, run: str) -> dict[str, Any]:
         "time": "",
         "backup_id": "",
         "status": PARTIAL,
-        "reason": "its summary can't be understood",
+        "reason": "its summary is malformed",
         "stream_bytes": 0,
         "qubes": [],
     }

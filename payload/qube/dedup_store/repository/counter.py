@@ -48,7 +48,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         except StoreError as error:
             if not path.exists():
                 raise
-            notify.warn(f"whether the counter {path} is old can't be told: {error}")
+            notify.warn(f"can't find out whether the counter {path} is old: {error}")
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(path, flags), "wb", buffering=0) as counter:

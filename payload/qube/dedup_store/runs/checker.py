@@ -91,7 +91,7 @@ class RunChecker:
     def lost(self) -> list[dict[str, Any]]:
         """Tell of runs that have no manifest, in a repository that is damaged."""
         reason = (
-            "it has no manifest, so its qubes can't be told:"
+            "it has no manifest, so its qubes are unknown:"
             " that is lost, or a backup that failed left this"
         )
         runs: list[str] = []
@@ -236,7 +236,7 @@ def _without_manifest(summary: dict[str, Any], cause: str) -> dict[str, Any]:
     qubes = [qube["name"] or qube["path"] for qube in summary["qubes"]]
     reason = "nothing of it can be restored without its manifest"
     if not qubes:
-        reason += ", and its qubes can't be told"
+        reason += ", and its qubes are unknown"
     return _damaged_row(summary["run"], summary["status"], qubes, [], f"{reason}: {cause}")
 
 

@@ -44,7 +44,7 @@ READ_ONLY = Kind(
     (errno.EROFS,),
     "read-only file system",
     "is read-only",
-    "attach it writable; when nobody made it so, `sudo dmesg` in that qube tells why",
+    "attach it writable; when nobody made it so, `sudo dmesg` in that qube says why",
 )
 # borg/repository.py check_free_space; 545 MB as soon as it has something to move in ten segments
 NARROW = Kind(
@@ -72,7 +72,7 @@ FAILING = Kind(
     "|stale (?:nfs )?file handle|structure needs cleaning",
     "doesn't answer as a disk should",
     "attach it anew; if that doesn't help, copy what can be read to another one"
-    " (`sudo dmesg` in that qube tells more)",
+    " (`sudo dmesg` in that qube says more)",
 )
 NO_ROOM = READ_ONLY.numbers + FULL.numbers  # nothing can be written
 KINDS = (NARROW, READ_ONLY, FULL, DENIED, FAILING)

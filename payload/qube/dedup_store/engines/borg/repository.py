@@ -90,7 +90,7 @@ class Borg:
         """Give the key, as `borg key import` takes it; its password encrypts it."""
         text = self._borg.run("key", "export", "::").decode(errors="replace")
         if not text.startswith("BORG_KEY "):
-            raise StoreError("borg's key can't be understood")
+            raise StoreError("borg's key is malformed")
         return text
 
     def runs(self) -> list[StoredRun]:
@@ -154,7 +154,7 @@ class Borg:
             items = map(json.loads, output.splitlines())
             return {int(item["path"]): StoredObject(item["size"]) for item in items}
         except (ValueError, KeyError, TypeError):
-            raise StoreError(f"borg's list of {run}{PAYLOAD} can't be understood") from None
+            raise StoreError(f"borg's list of {run}{PAYLOAD} is malformed") from None
 
     def usage(self) -> Usage:
         """Tell what the repository takes."""
@@ -164,7 +164,7 @@ class Borg:
         try:
             size = json.loads(self._borg.run("info", "--json"))["cache"]["stats"]["unique_csize"]
         except (ValueError, KeyError, TypeError):
-            raise StoreError("borg's statistics can't be understood") from None
+            raise StoreError("borg's statistics are malformed") from None
         return Usage(size, "the data that runs use, as borg counts them", None)
 
     def _archives(self) -> dict[str, list[str]]:
@@ -199,7 +199,7 @@ class Borg:
                 (item["name"], item.get("comment", "")) for item in json.loads(output)["archives"]
             ]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise StoreError("borg's list of archives can't be understood") from None
+            raise StoreError("borg's list of archives is malformed") from None
 
     def writer(self, run: str) -> BorgWriter:
         """Begin a new run."""

@@ -59,7 +59,7 @@ def read_index(run: Path) -> Index:
             if data["run"] == run.name and _is_sound(data["summary"], objects):
                 return Index(run.name, data["summary"], objects)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise DamagedError(f"the index of {run.name} can't be understood") from None
+        raise DamagedError(f"the index of {run.name} is malformed") from None
     if data["format"] != FORMAT:
         raise DamagedError(f"{run.name} is of a format that this version doesn't know")
     raise DamagedError(f"the index of {run.name} contradicts itself")

@@ -68,7 +68,7 @@ class Directory:
         """There is none."""
 
     def runs(self) -> list[StoredRun]:
-        """List the runs; one that can't be understood has an empty summary."""
+        """List the runs; one that is malformed has an empty summary."""
         return [StoredRun(name, self._summary(name)) for name in self._names("")]
 
     def leftovers(self) -> list[str]:

@@ -81,7 +81,7 @@ class Restic:
                 self._id = str(json.loads(self._restic.run(*READ_ONLY, "cat", "config"))["id"])
             return self._id
         except (ValueError, KeyError, TypeError):
-            raise StoreError("restic's configuration can't be understood") from None
+            raise StoreError("restic's configuration is malformed") from None
 
     def create(self) -> None:
         """Make the repository."""
@@ -214,7 +214,7 @@ class Restic:
         try:
             size = json.loads(self._restic.run(*READ_ONLY, *statistics))["total_size"]
         except (ValueError, KeyError, TypeError):
-            raise StoreError("restic's statistics can't be understood") from None
+            raise StoreError("restic's statistics are malformed") from None
         return Usage(size, "the data that runs use, as restic counts them", objects)
 
     def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], Child]:
@@ -239,7 +239,7 @@ class Restic:
             try:
                 snapshots = json.loads(self._restic.run(*READ_ONLY, *_SNAPSHOTS)) or []
             except ValueError:
-                raise StoreError("restic's list of snapshots can't be understood") from None
+                raise StoreError("restic's list of snapshots is malformed") from None
             self._known = {}
             for snapshot in snapshots:
                 self._sort_in(snapshot, self._known)
