@@ -15,6 +15,10 @@ PAYLOAD = Path(__file__).parents[3] / "payload"
 # Packages that keep to these rules.
 PACKAGES = [
     PAYLOAD / "backup_format",
+    PAYLOAD / "dom0/dedup_backup",
+    PAYLOAD / "dom0/dom0_common",
+    PAYLOAD / "dom0/shimctl_lib",
+    PAYLOAD / "server/dedup_server",
     PAYLOAD / "qube/dedup_store",
 ]
 MOST_MODULES = 12  # of a folder
@@ -68,7 +72,7 @@ def graph(package: Path) -> dict[str, set[str]]:
 @package
 def test_no_circle(package: Path) -> None:
     arrows = graph(package)
-    assert any(arrows.values())
+    assert len(arrows) > 1
     list(TopologicalSorter(arrows).static_order())  # CycleError names the circle
 
 
