@@ -28,6 +28,9 @@ in_memory() {
     fi
 }
 
+# dedup-store and the like don't keep what Python compiles, and are started thousands of times
+/usr/bin/python3 -m compileall -q payload
+
 ignored=
 for path in $half; do
     ignored="$ignored --ignore=$path"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage_qube import MOSTLY_RESTIC, QrexecStore, StorageQube, make_store
+from storage_qube import QrexecStore, StorageQube, make_store
+from store_profile import mostly
 from test_storage_restic import backup
 
 
@@ -46,7 +47,7 @@ def test_nobody_makes_a_new_one(
     assert store.get() == backup()
 
 
-@MOSTLY_RESTIC
+@mostly("store", "restic")
 def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) -> None:
     """With what was kept moved away, as the message says."""
     store.put(backup())
@@ -57,7 +58,7 @@ def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) ->
     assert other.runs() == []
 
 
-@MOSTLY_RESTIC
+@mostly("store", "restic")
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_what_holds_it_is_gone_with_what_was_kept(
     store: QrexecStore, qube: StorageQube, lose: Callable[[Path], None]
