@@ -96,6 +96,7 @@ def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: St
     assert len(list((borg.folder / "home/.config/borg/security").iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_everything_overwritten_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
     kept = borg.put(backup())
     good = last_transaction(qube)

@@ -9,6 +9,7 @@ from storage_qube import QUBE, QrexecStore
 from store_profile import mostly
 
 
+@mostly("store", "restic")
 def test_check(store: QrexecStore) -> None:
     """Damage on the storage qube's side is found through the service that only adds."""
     qubes = archives.small_qubes()
