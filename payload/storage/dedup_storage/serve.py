@@ -95,32 +95,14 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
 def require_version(repository: Repository) -> None:
     """Refuse a program that isn't safe to give to a hostile client.
 
-    Starting borg for its version takes as long as serving: a file that was found safe isn't asked
-    again.
-
     Raises:
         StorageError: with the version that is needed.
     """
     program = "borg" if repository.engine == "borg" else "rclone"
-    variables = environment()
-    path = shutil.which(program, path=variables["PATH"])
-    if not path:
+    if not shutil.which(program, path=environment()["PATH"]):
         raise StorageError(f"{program} is not installed here (not found in PATH)")
     if repository.engine == "restic" and not repository.remote:
         return
-    info = Path(path).stat()
-    mark = f"{path} {info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns}"
-    note = Path(variables["HOME"]) / ".cache/dedup-storage" / f"{program}.safe"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if note.read_text() == mark:
-            return
-    _ask_version(program)
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept.write(note, mark.encode())
-
-
-def _ask_version(program: str) -> None:
     option = "--version" if program == "borg" else "version"
     minimum = BORG_MIN if program == "borg" else RCLONE_MIN
     result = subprocess.run(
