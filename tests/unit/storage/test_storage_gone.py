@@ -58,6 +58,17 @@ def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) ->
     assert other.runs() == []
 
 
+def test_several_that_begin_at_once(restic: QrexecStore, qube: StorageQube) -> None:
+    """After an update from a version that left no note of a repository; on a slow disk."""
+    (Path(f"{restic.files}.kept") / "made").unlink()
+    log = qube.folder / "log"
+    qube.prefix = ("strace", "-f", "-qq", "-o", str(log), "-e", "inject=fsync:delay_enter=300000")
+    sessions = [qube.start("dedupbackup.Repository", "restic+main") for _ in range(3)]
+    for session in sessions:
+        _, errors = session.communicate()
+        assert session.returncode == 0, errors
+
+
 @mostly("store", "restic")
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_what_holds_it_is_gone_with_what_was_kept(
