@@ -20,6 +20,7 @@ from dedup_backup.stream import HEADER, HMAC
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MAX_LINE = 8192
+_MAX_NOTES = 1 << 20
 TIMES = range(-(1 << 35), 1 << 37)  # seconds of Unix time that datetime can tell
 _ORDERS, _OFFSETS = range(1, 1 << 24), range(-86400, 86401)
 
@@ -124,20 +125,30 @@ def read(layout: Layout, backup_id: str) -> Ledger | None:
     return Ledger([Row(HEADER, rows[0].length, rows[0].sha256, None), *rows], head, ended)
 
 
-def encrypted(layout: Layout) -> list[int]:
-    """Tell when backups without a ledger were begun, by what the shim noted; the last ones.
+def encrypted(layout: Layout) -> list[Head]:
+    """Read what the shim noted of backups without a ledger (payload/dom0/scrypt exec_encrypting).
+
+    A row that makes no sense is left out: that backup was counted all the same.
 
     Raises:
-        BackupError: that can't be read.
+        BackupError: the file can't be read.
     """
     try:
         with layout.encrypted.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_LINE))
-            return [int(line) for line in file.read(_MAX_LINE).split(b"\n") if line.isdigit()]
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_NOTES))
+            rows = file.read(_MAX_NOTES).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise BackupError(f"{layout.encrypted}: {error.strerror}") from None
+    found = []
+    for row in rows:
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            note = json.loads(row)
+            order = number(note, "order", range(1 << 24)) or None
+            if (began := number(note, "time", TIMES)) is not None:
+                found.append(Head(order, began, written=began))
+    return found
 
 
 def heads(layout: Layout) -> dict[str, Head]:
@@ -188,10 +199,11 @@ def newest(layout: Layout, known: Collection[str], elsewhere: Collection[str]) -
         what = f"the place of backup {unknown[0]}" if unknown else "which backup is the newest"
         raise UsageError(f"dom0 could not note {what}: name the run to confirm, see `list`")
     size, highest = _counted(layout)
-    if last in known and size > highest:
+    if size > highest:
+        before = "is confirmed already" if last in known else "must be named to be confirmed"
         raise UsageError(
             "dom0 has no ledger of the backup that was begun last: it could not be noted (was its"
-            f" disk full?), or was forgotten. The one before, {last}, is confirmed already"
+            f" disk full?), or was forgotten. The one before, {last}, {before}"
         )
     return last
 
@@ -278,9 +290,14 @@ def mend_counter(layout: Layout) -> None:
             os.fsync(file.fileno())
 
 
+def count(layout: Layout) -> int:
+    """Tell how many backups were begun, by dom0's counter."""
+    return _counted(layout)[0]
+
+
 def _counted(layout: Layout) -> tuple[int, int]:
     """Give the counter, and the highest number that a ledger or a record has."""
-    orders = [head.order or 0 for head in heads(layout).values()]
+    orders = [head.order or 0 for head in (*heads(layout).values(), *encrypted(layout))]
     with contextlib.suppress(BackupError):  # a damaged record is told when it is needed
         orders += [record.get("order") or 0 for record in confirmed(layout, None).values()]
     try:

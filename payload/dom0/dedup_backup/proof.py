@@ -9,19 +9,18 @@ backup is known that may have set them.
 
 qubesd sets the stamps right after the receiving command has ended, so how late they may be is how
 long a store may take behind the last file: an hour, for a slow one (qubesd has up to 1.1 GB ready
-to be sent then). Of other backups dom0 has ledgers, or, if they are really encrypted, the time at
-which they began. One that the shim didn't see, as it was off, would be taken for one that failed. A
-file that its tar left in the middle shows (ends.py), if it isn't compressed. If it is, the stamps
-are all there is, and must come within ten minutes. A slower store's run needs somebody who saw the
-backup succeed.
+to be sent then). Of other backups dom0 has ledgers, or, if they are really encrypted, a note of
+when they began; it counts both, so one that it could not note shows as well. One that the shim
+didn't see, as it was off, would be taken for one that failed. A file that its tar left in the
+middle shows (ends.py), if it isn't compressed. If it is, the stamps are all there is, and must come
+within ten minutes. A slower store's run needs somebody who saw the backup succeed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dedup_backup import inventory, ledger, moment
-from dedup_backup.errors import BackupError
 from dedup_backup.ledger import Ledger
 from dedup_backup.qubesxml import Qube
 from dedup_backup.settings import Layout
@@ -161,6 +160,9 @@ def rivals(
 ) -> Iterable[str]:
     """Name other backups that may have set these stamps, each with why.
 
+    That is any that was begun after this one, by dom0's counter, and not after the stamps. What was
+    in it doesn't matter: a ledger can have gaps, a qube that was restored has another number.
+
     Args:
         layout: where dom0's records are.
         backup_id: the backup in question.
@@ -170,46 +172,45 @@ def rivals(
     known = [stamp for stamp in stamps if stamp is not None]
     if not known:
         return
+    counted, others = set(), set()
     for run, record in ledger.confirmed(layout, None).items():
-        if record["backup_id"] == backup_id or None in (record.get(key) for key in _STAMPS):
+        if record["backup_id"] == backup_id:
+            continue
+        counted.add(record.get("order"))
+        if None in (record.get(key) for key in _STAMPS):
             continue
         first, last = (record[key] for key in _STAMPS)
         if any(first <= stamp <= last for stamp in known):
             yield f"backup_timestamp of its qubes is that of the run {run}"
-    yield from _encrypted(layout, book, max(known))
-    folders = _folders(book)
-    for other, head in ledger.heads(layout).items():
-        if other == backup_id or head.is_before(book.head):
-            continue
-        try:
-            theirs = ledger.read(layout, other)
-        except BackupError as error:
-            yield f"{error}; it could be that of a later backup of the same qubes"
-            continue
-        if theirs and _is_between(theirs, book, max(known)) and folders & _folders(theirs):
-            yield f"the backup {other} of the same qubes came later, and may have succeeded"
-
-
-def _encrypted(layout: Layout, book: Ledger, stamp: int) -> Iterable[str]:
-    """Name backups without a ledger that were begun after this one, and before the stamp."""
-    for began in ledger.encrypted(layout):
-        if (book.head.began or 0) <= began and moment.earliest(began) <= stamp:
+        others.add(record["backup_id"])  # which set other stamps
+    heads = {f"backup {name}": head for name, head in ledger.heads(layout).items()}
+    counted |= {head.order for head in heads.values()}
+    for name in (backup_id, *others):
+        heads.pop(f"backup {name}", None)
+    encrypted = ledger.encrypted(layout)
+    counted |= {head.order for head in encrypted}
+    yield from _later((*heads.items(), *(("a backup", head) for head in encrypted)), book, known)
+    if book.head.order:
+        gone = set(range(book.head.order + 1, ledger.count(layout) + 1)) - counted
+        if gone:
             yield (
-                f"a really encrypted backup was begun at {moment.label(moment.utc(began))}, after"
-                " this one, and may have set backup_timestamp"
+                f"dom0 counted {len(gone)} backup(s) after this one of which it has no note: they"
+                " could not be noted (was its disk full?), or were forgotten"
             )
 
 
-def _is_between(theirs: Ledger, ours: Ledger, stamp: int) -> bool:
-    """Tell whether another backup went on after ours, and before the stamp."""
-    if theirs.ended is None or ours.ended is None:
-        return False
-    return ours.ended <= theirs.ended and moment.earliest(theirs.ended) <= stamp
-
-
-def _folders(book: Ledger) -> set[str]:
-    found = {row.name.rpartition("/")[0] for row in book.rows}
-    return {name for name in found if name.startswith("vm")}
+def _later(
+    heads: Iterable[tuple[str, ledger.Head]], book: Ledger, stamps: list[int]
+) -> Iterator[str]:
+    """Name those that were begun after a backup, and not after the stamps."""
+    for name, head in heads:
+        if head.is_before(book.head):
+            continue
+        if head.began is None:
+            yield f"the ledger of {name} is damaged; it could be that of a later backup"
+        elif moment.earliest(head.began) <= max(stamps):
+            when = moment.label(moment.utc(head.began))
+            yield f"{name} was begun at {when}, after this one, and may have set backup_timestamp"
 
 
 def as_record(proof: Proof) -> dict[str, Any]:
