@@ -229,5 +229,5 @@ def look(at: Layout) -> Found:
         state=state.load(at),
         diverted=packages.diverted(at),
         guard=guard.pieces(at),
-        others=callers.others(at),
+        others=callers.everyone(at),
     )

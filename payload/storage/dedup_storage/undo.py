@@ -3,6 +3,7 @@
 
 import argparse
 import os
+import pwd
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(arguments: argparse.Namespace, repository: Repository) -> int:
     if arguments.command == "changes":
         return _changes(repository, repository.folder, arguments.since)
     _require_closed(repository)
+    _require_owner(repository, repository.folder)
     if arguments.command == "discard":
         return _discard(repository, repository.folder)
     return _rollback(repository, repository.folder, arguments.to)
@@ -35,6 +37,19 @@ def run(arguments: argparse.Namespace, repository: Repository) -> int:
 def _require_closed(repository: Repository) -> None:
     if maintenance.window(repository) is not None:
         raise RefusedError(f"dom0 keeps maintenance of {repository.name} open: wait for its end")
+
+
+def _require_owner(repository: Repository, folder: Path) -> None:
+    """Refuse to make files that the service's user could then not read."""
+    for path in (folder / repository.name, kept.folder_of(repository, folder)):
+        if path.exists() and (owner := path.stat().st_uid) != os.geteuid():
+            try:
+                name = pwd.getpwuid(owner).pw_name
+            except KeyError:
+                name = f"#{owner}"
+            raise UsageError(
+                f"{path} belongs to another user: run this as that one, with `sudo -u {name}`"
+            )
 
 
 def _alone(repository: Repository, folder: Path) -> AbstractContextManager[None]:
