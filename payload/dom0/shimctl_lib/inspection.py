@@ -232,5 +232,5 @@ def inspect(at: Paths) -> Installation:
         state=state.load(at),
         diverted=packages.diverted(at),
         guard=guard.guard_files(at),
-        others=callers.others(at),
+        others=callers.everyone(at),
     )

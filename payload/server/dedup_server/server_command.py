@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The command line of an engine's own server, and which versions of it are safe."""
 
-import contextlib
 import os
 import pwd
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from dedup_server.config import Repository, Ssh
 from dedup_server.engines import borg_locks
 from dedup_server.errors import StorageError, UsageError
-from dedup_server.folder.files import FLUSH, replace_file
+from dedup_server.folder.files import FLUSH
 
 # CVE-2023-36811: archives can be faked
 BORG_MIN = (1, 2, 5)
@@ -90,29 +89,14 @@ def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list
 def _require_version(repository: Repository) -> None:
     """Refuse a program that isn't safe to give to a hostile client.
 
-    Starting borg for its version takes as long as serving: a note in the home folder saves it for
-    a file that was found safe.
+    Raises:
+        StorageError: with the version that is needed.
     """
     program = "borg" if repository.engine == "borg" else "rclone"
-    variables = environment()
-    path = shutil.which(program, path=variables["PATH"])
-    if not path:
+    if not shutil.which(program, path=environment()["PATH"]):
         raise StorageError(f"{program} is not installed here (not found in PATH)")
     if repository.engine == "restic" and not repository.remote:
         return
-    info = Path(path).stat()
-    mark = f"{path} {info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns}"
-    note = Path(variables["HOME"]) / ".cache/dedup-server" / f"{program}.safe"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if note.read_text() == mark:
-            return
-    _check_version(program)
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(note, mark.encode())
-
-
-def _check_version(program: str) -> None:
     option = "--version" if program == "borg" else "version"
     minimum = BORG_MIN if program == "borg" else RCLONE_MIN
     result = subprocess.run(

@@ -125,7 +125,7 @@ def test_the_stamps_prove_another_run(dom0: Dom0, backup: Backup, other_backup: 
     assert other in told["unchecked"][0]
     (dom0.confirmed / f"{other}.json").unlink()  # not even when the other one isn't confirmed
     dom0.confirmed.rmdir()
-    unproven(dom0, f"the backup {other_backup.backup_id} of the same qubes came later")
+    unproven(dom0, f"backup {other_backup.backup_id} was begun at ")
 
 
 def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
@@ -140,18 +140,62 @@ def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> No
 
 
 def test_a_really_encrypted_backup_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
-    """Of exactly the same qubes, after this one had failed; the shim saw it begin."""
-    stamp = dom0.succeed(backup.backup_id)
-    began = json.loads((dom0.root.ledgers / backup.backup_id).read_text().splitlines()[0])["time"]
+    """After this one had failed; the shim counted it, and noted when it began."""
     noted = dom0.root.path / "var/lib/qubes-dedup-backup/encrypted"
-    try:
-        for at, code in ((began - 1, 0), (stamp + 1, 0), (stamp, 3)):
-            noted.write_text(f"cut\n{at}\n")
-            told = dom0.json("confirm", dom0.run, code=code)
+    counter = noted.with_name("order")
+    with dom0.only_ledger(backup.backup_id):
+        stamp = dom0.succeed(backup.backup_id)
+        own = counter.stat().st_size
+        first = json.loads((dom0.root.ledgers / backup.backup_id).read_text().splitlines()[0])
+        os.truncate(counter, own + 1)
+        try:
+            for order, at, why in (
+                (0, 0, "dom0 counted 1 backup(s) after this one"),
+                (own + 1, stamp + 1, ""),
+                (own + 1, stamp, "a backup was begun at "),
+                # dom0's clock was ahead, and was put right between the two
+                (own + 1, first["time"] - 600, "a backup was begun at "),
+            ):
+                noted.write_text(f'cut\n{{"order": {order}, "time": {at}}}\n')
+                if why:
+                    unproven(dom0, why)
+                else:
+                    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+                dom0.forget()
+        finally:
+            noted.unlink()
+
+
+@pytest.mark.parametrize("row", ["1796051796057054", "[" * 9000, "9" * 5000, '{"time": 1e400}', ""])
+def test_note_that_makes_no_sense(dom0: Dom0, backup: Backup, row: str) -> None:
+    """As a full disk leaves it; the backup was counted."""
+    noted = dom0.root.path / "var/lib/qubes-dedup-backup/encrypted"
+    with dom0.only_ledger(backup.backup_id):
+        dom0.succeed(backup.backup_id)
+        os.truncate(noted.with_name("order"), noted.with_name("order").stat().st_size + 1)
+        noted.write_text(f"{row}\n")
+        try:
+            unproven(dom0, "dom0 counted 1 backup(s) after this one")
             dom0.forget()
-        assert "a really encrypted backup was begun" in told["unchecked"][0]
-    finally:
-        noted.unlink()
+            done = dom0("confirm")
+            assert done.returncode == 2
+            assert b"must be named to be confirmed" in done.stderr
+        finally:
+            noted.unlink()
+
+
+def test_a_later_backup_that_was_forgotten(
+    dom0: Dom0, backup: Backup, other_backup: Backup
+) -> None:
+    """What it set is not taken for this one's."""
+    dom0.serve(other_backup.stream())
+    dom0.succeed(other_backup.backup_id)
+    assert dom0.json("confirm", dom0.run, code=0)["verdict"] == "confirmed"
+    with ledger(dom0, other_backup.backup_id) as path:
+        path.unlink()
+        dom0.forget()
+        dom0.serve(backup.stream())
+        unproven(dom0, "after this one of which it has no note")
 
 
 def test_a_copy_of_one_of_its_qubes(dom0: Dom0, backup: Backup) -> None:
@@ -330,6 +374,7 @@ def test_a_backup_that_could_not_be_counted_must_be_named(
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         rows[0]["order"] = None
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.utime(dom0.root.ledgers / backup.backup_id, (rows[0]["time"] - 1,) * 2)
         done = dom0("confirm")
         assert done.returncode == 2
         assert f"the place of backup {other_backup.backup_id}".encode() in done.stderr

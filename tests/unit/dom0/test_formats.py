@@ -201,7 +201,8 @@ def test_dom0_reads_its_records(tmp_path: Path) -> None:
         ("backup-header", kept[0]["sha256"]),
         *((row["member"], row["sha256"]) for row in kept),
     ]
-    assert ledger.encrypted(paths) == [int(vector("encrypted"))]
+    [noted] = ledger.encrypted(paths)
+    assert {"order": noted.order, "time": noted.began} == json.loads(vector("encrypted"))
     record = json.loads(vector("confirmed"))
     assert confirmed.read(paths, StoreAddress("dedup-backup", "default")) == {RUN: record}
 

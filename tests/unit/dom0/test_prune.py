@@ -17,7 +17,7 @@ from lab_harness import LAB, TEMPLATE
 from real_backup import Backup, make_backup
 from storage_qube import QUBE as STORAGE
 from storage_qube import QrexecStore, StorageQube, make_store
-from store_profile import Store
+from store_profile import Store, mostly
 
 RUN = "20200101T000000Z-20200101T000000-1-0a1b"
 
@@ -258,6 +258,7 @@ def test_a_store_that_removed_what_was_confirmed(at: Dom0, backup: Backup) -> No
     assert f"has removed 1 confirmed run(s): {at.run}".encode() in done.stderr
 
 
+@mostly("store", "restic")
 def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) -> None:
     data = stream()
     first, second = store.put(data), store.put(data)

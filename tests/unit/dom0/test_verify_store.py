@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dom0_system import PROFILE, QUBE, Dom0, run_name
 from real_backup import Backup, join, make_backup
-from store_profile import Store
+from store_profile import Store, mostly
 
 
 @pytest.fixture(params=("restic", "borg", "directory"))
@@ -27,6 +27,7 @@ def newest(dom0: Dom0, backup: Backup) -> Iterator[None]:
         yield
 
 
+@mostly("store", "restic", "directory")
 def test_from_confirm_to_verify(dom0: Dom0, whole_backup: Backup, store: Store) -> None:
     backup = whole_backup
     run = store.put(backup.stream())["run"]
@@ -67,6 +68,7 @@ def test_from_confirm_to_verify(dom0: Dom0, whole_backup: Backup, store: Store) 
     assert dom0.json("verify", code=0)["run"] == run
 
 
+@mostly("store", "restic", "directory")
 def test_damaged_repository(dom0: Dom0, whole_backup: Backup, store: Store) -> None:
     run = store.put(whole_backup.stream())["run"]
     dom0.real_store(store.environment)

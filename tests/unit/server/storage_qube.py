@@ -16,16 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from store_profile import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 PAYLOAD = ROOT / "payload" / "server"
 QUBE = "sys-storage"
-# borg is started far more often, and takes several times as long
-MOSTLY_RESTIC = pytest.mark.parametrize(
-    "store", ["restic", pytest.param("borg", marks=pytest.mark.thorough)], indirect=True
-)
 ENGINES = Path(sys.prefix) / "bin"  # borg and rclone of requirements-tests.txt
 
 

@@ -282,6 +282,17 @@ def test_rollback_of_what_is_not_held(bare: StorageQube) -> None:
     assert tree(bare.data) == before
 
 
+@pytest.mark.parametrize("command", [("discard", "main"), ("rollback", "main", "--to", "7")])
+def test_another_user_than_the_services(bare: StorageQube, command: tuple[str, ...]) -> None:
+    """What root would put there, the service couldn't read."""
+    shutil.chown(bare.data / "main", "nobody")
+    before = tree(bare.data)
+    result = bare.run(*command)
+    assert result.returncode == 2
+    assert "sudo -u nobody" in result.stderr
+    assert tree(bare.data) == before
+
+
 def test_nothing_can_be_held_elsewhere(qube: StorageQube) -> None:
     """A server or remote of rclone's: it is told where people look, and to dom0."""
     qube.configure("main", "restic", place="ssh://host/srv")

@@ -96,6 +96,7 @@ def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: St
     assert len(list((borg.folder / "home/.config/borg/security").iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_everything_overwritten_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
     kept = borg.put(backup())
     good = last_transaction(qube)
@@ -151,10 +152,13 @@ def test_dead_lock_whose_number_another_process_has(
     for name, is_dead in (("sleep", True), ("borg", False)):
         with subprocess.Popen([name, "3600"], executable=shutil.which("sleep")) as process:
             if kind == "exclusive":
+                owner = "dedup-server@name-of-before" if is_dead else host
                 (path / "lock.exclusive").mkdir()
-                (path / "lock.exclusive" / f"{host}.{process.pid}-0").touch()
-            roster = {kind: [[host, process.pid, 0]]}
-            (path / "lock.roster").write_text(json.dumps(roster))
+                (path / "lock.exclusive" / f"{owner}.{process.pid}-0").touch()
+                (path / "lock.roster").write_text("[" * 60_000)
+            else:
+                roster = json.dumps({kind: [[host, process.pid, 0]]})
+                (path / "lock.roster").write_text(roster)
             result = borg.run("put", data=backup())
             process.kill()
         assert (result.returncode == 0) == is_dead, result.stderr

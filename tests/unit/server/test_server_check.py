@@ -5,9 +5,11 @@ import json
 import os
 
 import archives
-from storage_qube import MOSTLY_RESTIC, QUBE, QrexecStore
+from storage_qube import QUBE, QrexecStore
+from store_profile import mostly
 
 
+@mostly("store", "restic")
 def test_check(store: QrexecStore) -> None:
     """Damage on the storage qube's side is found through the service that only adds."""
     qubes = archives.small_qubes()
@@ -41,7 +43,7 @@ def test_check(store: QrexecStore) -> None:
     assert calls == {f"{QUBE} dedupbackup.Repository+{store.engine}+main"}
 
 
-@MOSTLY_RESTIC
+@mostly("store", "restic")
 def test_out_of_reach(store: QrexecStore) -> None:
     """That is no damage."""
     store.put(archives.join(archives.members(archives.small_qubes())))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage_qube import MOSTLY_RESTIC, QrexecStore, StorageQube, make_store
+from storage_qube import QrexecStore, StorageQube, make_store
+from store_profile import mostly
 from test_server_restic import backup
 
 
@@ -46,7 +47,7 @@ def test_nobody_makes_a_new_one(
     assert store.get() == backup()
 
 
-@MOSTLY_RESTIC
+@mostly("store", "restic")
 def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) -> None:
     """With what was kept moved away, as the message says."""
     store.put(backup())
@@ -57,7 +58,18 @@ def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) ->
     assert other.runs() == []
 
 
-@MOSTLY_RESTIC
+def test_several_that_begin_at_once(restic: QrexecStore, qube: StorageQube) -> None:
+    """After an update from a version that left no note of a repository; on a slow disk."""
+    (Path(f"{restic.files}.kept") / "made").unlink()
+    log = qube.folder / "log"
+    qube.prefix = ("strace", "-f", "-qq", "-o", str(log), "-e", "inject=fsync:delay_enter=300000")
+    sessions = [qube.start("dedupbackup.Repository", "restic+main") for _ in range(3)]
+    for session in sessions:
+        _, errors = session.communicate()
+        assert session.returncode == 0, errors
+
+
+@mostly("store", "restic")
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_what_holds_it_is_gone_with_what_was_kept(
     store: QrexecStore, qube: StorageQube, lose: Callable[[Path], None]

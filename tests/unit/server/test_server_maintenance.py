@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import archives
 import pytest
 from storage_qube import QrexecStore, StorageQube
+from store_profile import mostly
 from test_server_borg import last_transaction
 from test_server_restic import backup
 
@@ -34,6 +35,7 @@ def is_refused(qube: StorageQube, argument: str) -> bool:
     return result.returncode == 3 and REFUSED in result.stderr
 
 
+@mostly("store", "restic")
 def test_prune_while_it_is_open(store: QrexecStore, qube: StorageQube) -> None:
     argument = f"{store.engine}+main"
     first, second = store.put(small())["run"], store.put(backup())["run"]

@@ -41,8 +41,8 @@ def place_of(server: SshServer, kind: str) -> dict[str, str]:
 
 KINDS = [
     ("restic", "sftp"),
-    pytest.param("restic", "ssh", marks=pytest.mark.thorough),
-    ("borg", "ssh"),
+    ("restic", "ssh"),
+    pytest.param("borg", "ssh", marks=pytest.mark.thorough),
 ]
 
 

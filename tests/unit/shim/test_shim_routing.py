@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The routing table of docs/design/overview.md, row by row, and the modes."""
 
+import json
 import os
 import subprocess
 import time
@@ -312,8 +313,9 @@ def test_beginning_of_a_really_encrypted_backup_is_noted(root: Root, mode: str) 
     for member in ("backup-header.hmac", MEMBER):
         call = root.start_enc(b"backup-header!" + ORDINARY, member)
         assert root.becomes_real(call)[-1] == str(root.work / member)
-    [moment] = noted.read_text().split()
-    assert before <= int(moment) <= time.time()
+    [row] = map(json.loads, noted.read_text().splitlines())
+    assert row["order"] == 2 == noted.with_name("order").stat().st_size
+    assert before <= row["time"] <= time.time()
     assert noted.stat().st_mode & 0o777 == 0o600
 
 
@@ -325,7 +327,7 @@ def test_note_that_cannot_be_made_is_told(root: Root) -> None:
         call.expect(ENTER)
         assert root.becomes_real(call)
         [text] = logged()
-        assert "don't confirm a backup of before this one" in text
+        assert "earlier backups can't be confirmed any more" in text
 
 
 def test_enc_without_a_terminal_is_the_real_scrypt(root: Root) -> None:

@@ -118,6 +118,11 @@ mkdir /home/dom0user/odd
 printf '#!/bin/sh\\n' >/home/dom0user/odd/scrypt && chmod -R 755 /home/dom0user
 echo 'PATH=$HOME/odd:$PATH' >/home/dom0user/.profile
 echo 'mode = plain' >/etc/qubes-dedup-backup/scrypt.conf
+for command in "install --mode off" reconcile "reconcile --trigger boot"; do
+    {PAYLOAD}/shimctl $command >/run/said 2>&1 || true
+    grep -F "/home/dom0user/odd/scrypt is a scrypt that callers find before" /run/said >&2
+done
+echo 'mode = plain' >/etc/qubes-dedup-backup/scrypt.conf
 {PAYLOAD}/shimctl status --json
 """
     done = subprocess.run(
@@ -128,7 +133,7 @@ echo 'mode = plain' >/etc/qubes-dedup-backup/scrypt.conf
     assert status["callers"]["login shell"] == "/home/dom0user/odd/scrypt"
     plain, odd = (line for line in status["problems"] if "trigger" not in line)
     assert "`mode = plain`" in plain
-    assert "login shell would run /home/dom0user/odd/scrypt" in odd
+    assert "/home/dom0user/odd/scrypt is a scrypt that callers find before the shim" in odd
 
 
 def test_every_command_of_qubes_dedup_backup_begins_with_it(system: System) -> None:

@@ -14,6 +14,13 @@ import pytest
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
 
+
+def mostly(fixture: str, *engines: str) -> pytest.MarkDecorator:
+    """Run a test for these engines; borg, which takes several times as long, not in CI."""
+    slow = pytest.param("borg", marks=pytest.mark.thorough)
+    return pytest.mark.parametrize(fixture, [*engines, slow], indirect=True)
+
+
 # for tests of what has a password, or is a program of its own
 ENCRYPTED = pytest.mark.parametrize("store", ["restic", "borg"], indirect=True)
 

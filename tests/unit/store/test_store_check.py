@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_profile import PAYLOAD, Filled, Store, refusal
+from store_profile import PAYLOAD, Filled, Store, mostly, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 
@@ -52,6 +52,7 @@ def payload_of_work(filled: Filled) -> Path:
     return filled.new[0]
 
 
+@mostly("filled", "restic", "directory")
 def test_all_is_well(filled: Filled) -> None:
     store = filled.store
     expected = [is_well(filled, 0), is_well(filled, 1)]
@@ -63,6 +64,7 @@ def test_all_is_well(filled: Filled) -> None:
     assert [json.loads(line) for line in lines] == [{"repository": whole}, *expected]
 
 
+@mostly("filled", "restic", "directory")
 def test_flipped_payload(filled: Filled) -> None:
     """The qube that it hits is named, the others and the other run come back."""
     store, (first, second) = filled.store, filled.runs
@@ -134,6 +136,7 @@ def directory(filler: Callable[[str, Path], Filled], tmp_path: Path) -> Filled:
     return filler("directory", tmp_path)
 
 
+@pytest.mark.thorough
 def test_damaged_summary_hides_no_other(borg: Filled) -> None:
     """With its comment, borg itself then can't list any archive."""
     flip(borg.new[1], -200)

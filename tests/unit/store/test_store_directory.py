@@ -244,6 +244,7 @@ def test_put_killed_at_each_step(directory_store: Store) -> None:
     assert {path.name for path in directory_store.stored.iterdir()} == {r["run"] for r in runs}
 
 
+@pytest.mark.thorough
 def test_forget_killed_at_each_step(directory_store: Store) -> None:
     kept = directory_store.put(small())
     for call in ("rename", "fsync", "unlinkat"):

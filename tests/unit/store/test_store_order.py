@@ -12,7 +12,7 @@ from pathlib import Path
 import archives
 import pytest
 from dedup_store.archive.order import clock_notes, in_order
-from store_profile import ENCRYPTED, Store
+from store_profile import ENCRYPTED, Store, mostly
 from test_store_borg_counter import boot, replace
 
 # dedup-store with another clock: its first argument is the difference in days
@@ -58,6 +58,7 @@ def counter(store: Store) -> Path:
 
 
 @pytest.mark.parametrize("days", [400, -400], ids=["ahead", "behind"])
+@mostly("store", "restic", "directory")
 def test_latest_is_what_came_last(store: Store, days: int) -> None:
     """The clock was a year ahead during one backup, or behind, and is right again."""
     first, _ = put(store, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import archives
 from archives import Qube
-from store_profile import PAYLOAD, Store
+from store_profile import PAYLOAD, Store, mostly
 
 SIZE = 18 << 20
 # read(3</repository/data/0/5>, "..."..., 8192) = 8192
@@ -35,6 +35,7 @@ def counted(store: Store, folder: Path, *arguments: str) -> tuple[int, bytes]:
     ), done.stdout
 
 
+@mostly("store", "restic", "directory")
 def test_one_qube_of_ten(store: Store, tmp_path: Path) -> None:
     """The three reads of the official restore: its header, qubes.xml, then the qube."""
     qubes = [

@@ -15,7 +15,7 @@ import archives
 import pytest
 from archives import Qube
 from dedup_store.archive.manifest import is_run_name, new_run_name
-from store_profile import ENCRYPTED, PAYLOAD, Store
+from store_profile import ENCRYPTED, PAYLOAD, Store, mostly
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-20261123T231500-4711-[0-9a-f]{4}")
 
@@ -52,6 +52,7 @@ def test_from_put_to_get(store: Store) -> None:
     assert sorted(line.split()[2] for line in table[1:]) == ["partial", "whole"]
 
 
+@mostly("store", "restic", "directory")
 def test_show_lists_the_members(store: Store) -> None:
     qubes = archives.small_qubes()
     parts = list(archives.members(qubes))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The shim's ledgers: what each backup consists of, by what left dom0."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from dedup_backup.errors import BackupError
 
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _MAX_LINE = 8192
+_MAX_NOTES = 1 << 20
 TIMES = range(-(1 << 35), 1 << 37)  # seconds of Unix time that datetime can hold
 ORDERS = range(1, 1 << 24)
 _OFFSETS = range(-86400, 86401)
@@ -123,20 +125,30 @@ def read(paths: Paths, backup_id: str) -> Ledger | None:
     return Ledger([Row(HEADER, rows[0].length, rows[0].sha256, None), *rows], head, ended)
 
 
-def encrypted(paths: Paths) -> list[int]:
-    """Return when backups without a ledger were begun, by what the shim noted; the last ones.
+def encrypted(paths: Paths) -> list[Head]:
+    """Read what the shim noted of backups without a ledger (payload/dom0/scrypt `exec_encrypting`).
+
+    A row that makes no sense is left out: that backup was counted all the same.
 
     Raises:
-        BackupError: that can't be read.
+        BackupError: the file can't be read.
     """
     try:
         with paths.encrypted.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_LINE))
-            return [int(line) for line in file.read(_MAX_LINE).split(b"\n") if line.isdigit()]
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MAX_NOTES))
+            rows = file.read(_MAX_NOTES).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:
         raise BackupError(f"{paths.encrypted}: {error.strerror}") from None
+    found = []
+    for row in rows:
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            note = json.loads(row)
+            order = number(note, "order", range(1 << 24)) or None
+            if (began := number(note, "time", TIMES)) is not None:
+                found.append(Head(order, began, written=began))
+    return found
 
 
 def heads(paths: Paths) -> dict[str, Head]:

@@ -12,7 +12,7 @@ from dom0_common.paths import Paths
 
 from dedup_backup.errors import BackupError, UsageError
 from dedup_backup.records import confirmed
-from dedup_backup.records.ledger import heads
+from dedup_backup.records.ledger import encrypted, heads
 
 
 def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> str:
@@ -43,10 +43,11 @@ def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> 
         what = f"the place of backup {unknown[0]}" if unknown else "which backup is the newest"
         raise UsageError(f"dom0 could not note {what}: name the run to confirm, see `list`")
     size, highest = _counted(paths)
-    if last in known and size > highest:
+    if size > highest:
+        before = "is confirmed already" if last in known else "must be named to be confirmed"
         raise UsageError(
             "dom0 has no ledger of the backup that was begun last: it could not be noted (was its"
-            f" disk full?), or was forgotten. The one before, {last}, is confirmed already"
+            f" disk full?), or was forgotten. The one before, {last}, {before}"
         )
     return last
 
@@ -67,9 +68,14 @@ def mend_counter(paths: Paths) -> None:
             os.fsync(file.fileno())
 
 
+def count(paths: Paths) -> int:
+    """Return how many backups were begun, by dom0's counter."""
+    return _counted(paths)[0]
+
+
 def _counted(paths: Paths) -> tuple[int, int]:
-    """Return the counter, and the highest number that a ledger or a record has."""
-    orders = [head.order or 0 for head in heads(paths).values()]
+    """Return the counter, and the highest number that a ledger, a note or a record has."""
+    orders = [head.order or 0 for head in (*heads(paths).values(), *encrypted(paths))]
     with contextlib.suppress(BackupError):  # a damaged record is reported when it is needed
         orders += [record.get("order") or 0 for record in confirmed.read(paths, None).values()]
     try:

@@ -11,15 +11,16 @@ belong to this backup when
 
 qubesd sets the stamps right after the receiving command has ended. So they may be as late as a
 store takes after the last file: an hour for a slow one (qubesd then has up to 1.1 GB ready to be
-sent). Of other backups dom0 has ledgers; of really encrypted ones, the time at which they began. A
-backup that the shim didn't see, because it was off, is taken for one that failed.
+sent). Of other backups dom0 has ledgers; of really encrypted ones, a note of when they began. It
+counts both, so it also knows of one that it could not note. A backup that the shim didn't see,
+because it was off, is taken for one that failed.
 
 A file that its tar left in the middle is found (reading/ends.py) unless it is compressed. If it is,
 the stamps are the only proof, and must come within ten minutes. When a store is slower, somebody
 must have seen the backup succeed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,7 @@ from backup_format.qubesxml import Qube
 from dom0_common.paths import Paths
 
 from dedup_backup.calls import qubesd
-from dedup_backup.errors import BackupError
-from dedup_backup.records import confirmed, ledger, moment
+from dedup_backup.records import confirmed, ledger, moment, order
 from dedup_backup.records.ledger import Ledger
 
 _APART = 60  # seconds, at most, between the first and the last stamp of one backup
@@ -166,6 +166,9 @@ def rivals(
 ) -> Iterable[str]:
     """Name other backups that may have set these stamps, each with why.
 
+    Any counts that was begun after this one, by dom0's counter, and not after the stamps. What is
+    in it doesn't matter: a ledger can have gaps, and a restored qube has another number.
+
     Args:
         paths: where dom0's records are.
         backup_id: the backup in question.
@@ -175,46 +178,45 @@ def rivals(
     known = [stamp for stamp in stamps if stamp is not None]
     if not known:
         return
+    counted, others = set(), set()
     for run, record in confirmed.read(paths, None).items():
-        if record["backup_id"] == backup_id or None in (record.get(key) for key in _STAMPS):
+        if record["backup_id"] == backup_id:
+            continue
+        counted.add(record.get("order"))
+        if None in (record.get(key) for key in _STAMPS):
             continue
         first, last = (record[key] for key in _STAMPS)
         if any(first <= stamp <= last for stamp in known):
             yield f"backup_timestamp of its qubes is that of the run {run}"
-    yield from _encrypted(paths, book, max(known))
-    folders = _folders(book)
-    for other, head in ledger.heads(paths).items():
-        if other == backup_id or head.is_before(book.head):
-            continue
-        try:
-            theirs = ledger.read(paths, other)
-        except BackupError as error:
-            yield f"{error}; it could be that of a later backup of the same qubes"
-            continue
-        if theirs and _is_between(theirs, book, max(known)) and folders & _folders(theirs):
-            yield f"the backup {other} of the same qubes came later, and may have succeeded"
-
-
-def _encrypted(paths: Paths, book: Ledger, stamp: int) -> Iterable[str]:
-    """Name backups without a ledger that were begun after this one, and before the stamp."""
-    for began in ledger.encrypted(paths):
-        if (book.head.began or 0) <= began and moment.earliest(began) <= stamp:
+        others.add(record["backup_id"])  # which set other stamps
+    heads = {f"backup {name}": head for name, head in ledger.heads(paths).items()}
+    counted |= {head.order for head in heads.values()}
+    for name in (backup_id, *others):
+        heads.pop(f"backup {name}", None)
+    encrypted = ledger.encrypted(paths)
+    counted |= {head.order for head in encrypted}
+    yield from _later((*heads.items(), *(("a backup", head) for head in encrypted)), book, known)
+    if book.head.order:
+        gone = set(range(book.head.order + 1, order.count(paths) + 1)) - counted
+        if gone:
             yield (
-                f"a really encrypted backup was begun at {moment.label(moment.utc(began))}, after"
-                " this one, and may have set backup_timestamp"
+                f"dom0 counted {len(gone)} backup(s) after this one of which it has no note: they"
+                " could not be noted (was its disk full?), or were forgotten"
             )
 
 
-def _is_between(theirs: Ledger, ours: Ledger, stamp: int) -> bool:
-    """Return whether another backup went on after ours, and before the stamp."""
-    if theirs.ended is None or ours.ended is None:
-        return False
-    return ours.ended <= theirs.ended and moment.earliest(theirs.ended) <= stamp
-
-
-def _folders(book: Ledger) -> set[str]:
-    found = {row.name.rpartition("/")[0] for row in book.rows}
-    return {name for name in found if name.startswith("vm")}
+def _later(
+    heads: Iterable[tuple[str, ledger.Head]], book: Ledger, stamps: list[int]
+) -> Iterator[str]:
+    """Name those that were begun after a backup, and not after the stamps."""
+    for name, head in heads:
+        if head.is_before(book.head):
+            continue
+        if head.began is None:
+            yield f"the ledger of {name} is damaged; it could be that of a later backup"
+        elif moment.earliest(head.began) <= max(stamps):
+            when = moment.label(moment.utc(head.began))
+            yield f"{name} was begun at {when}, after this one, and may have set backup_timestamp"
 
 
 def as_record(proof: Proof) -> dict[str, Any]:

@@ -51,6 +51,21 @@ def others(at: Paths) -> list[Path]:
     return found
 
 
+def everyone(at: Paths) -> list[Path]:
+    """Return what qubesd and dom0's user find by their PATH, then what `others` returns.
+
+    It asks login shells, so it takes a second on the running system.
+    """
+    known = others(at)
+    same = [status for status in map(_program, (at.scrypt, SHIM)) if status]
+    asked = []
+    for program in callers(at).values():
+        status = _program(Path(program)) if program else None
+        if program and status and not any(os.path.samestat(status, item) for item in same):
+            asked.append(Path(program))
+    return [*dict.fromkeys(path for path in asked if path not in known), *known]
+
+
 def _qubesd_path() -> str | None:
     """Return the PATH of qubesd: of the running one, else what systemd would give it."""
     main = programs.run(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])

@@ -19,12 +19,14 @@ def run(_arguments: argparse.Namespace, repository: Repository) -> int:
         The exit status.
 
     Raises:
-        UsageError: the repository isn't in this qube.
+        UsageError: the repository isn't in this qube, or belongs to another user.
         RefusedError: a service runs this, or maintenance is open.
         StorageError: a session uses the repository.
     """
-    engine = sessions.engine_of(repository_folder.require(repository))
+    folder = repository_folder.require(repository)
+    engine = sessions.engine_of(folder)
     maintenance_window.require_closed(repository)
+    folder.require_owner()
     if "QREXEC_REMOTE_DOMAIN" in os.environ:
         raise RefusedError("`discard` is for a person in this qube's terminal, not for a service")
     with sessions.exclusive(engine):

@@ -18,12 +18,14 @@ def run(arguments: argparse.Namespace, repository: Repository) -> int:
         The exit status.
 
     Raises:
-        UsageError: the repository isn't in this qube, or there is nothing of that name.
+        UsageError: the repository isn't in this qube, or belongs to another user, or there is
+            nothing of that name.
         RefusedError: maintenance is open.
         StorageError: a session uses the repository, or it can't be reached any more.
     """
     folder, wanted = repository_folder.require(repository), arguments.to
     maintenance_window.require_closed(repository)
+    folder.require_owner()
     engine = sessions.engine_of(folder)
     if held_back.TIME.fullmatch(wanted):
         with sessions.exclusive(engine):

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+_OURS = "dedup-server@"
 _EXCLUSIVE, _ROSTER = "lock.exclusive", "lock.roster"
 _MAX_BYTES = 1 << 16
 _NAMES = 3  # of a command line: python, its options, its script
@@ -22,11 +23,13 @@ def host_id() -> str:
     borg itself takes a network card's address, or without one a number that is new each time: then
     it would take each lock's owner for a living one.
     """
-    return f"dedup-server@{socket.gethostname()}"
+    return f"{_OURS}{socket.gethostname()}"
 
 
 def remove_dead(path: Path) -> None:
-    """Remove a repository's lock if all its owners are dead; while no session is under way.
+    """Remove a repository's lock if all its owners are dead.
+
+    The caller has the repository to itself, so no session of this program lives.
 
     Raises:
         OSError: it can't be removed.
@@ -42,8 +45,8 @@ def remove_dead(path: Path) -> None:
 
 
 def _may_live(host: str, pid: int) -> bool:
-    if host != host_id():
-        return True
+    if host != host_id():  # the disk was in another storage qube, or this one was renamed
+        return not host.startswith(_OURS)
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:_NAMES]
         return any(word.rpartition(b"/")[2].startswith(b"borg") for word in words)
@@ -58,7 +61,9 @@ def _of_exclusive(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _of_roster(path: Path) -> list[tuple[str, int]]:
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+    ):
         with (path / _ROSTER).open("rb") as file:
             roster = json.loads(file.read(_MAX_BYTES))
         rows = [row for kind in ("shared", "exclusive") for row in roster.get(kind, ())]

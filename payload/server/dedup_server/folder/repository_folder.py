@@ -14,12 +14,14 @@ Clients reach the first one only. The second one has:
   rollback can go (engines/borg_records.py).
 """
 
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 
 from dedup_server.config import Repository
 from dedup_server.errors import StorageError, UsageError
-from dedup_server.folder.files import FULL, flush_file_system, replace_file
+from dedup_server.folder.files import FULL, flush_file_system, sync_folder
 
 TIME_FORMAT = "%Y%m%dT%H%M%S"  # of times in names, which are UTC
 
@@ -70,7 +72,10 @@ class RepositoryFolder:
             try:
                 # a folder that is missing couldn't be made, for want of room
                 if self.beside.exists() and not mark.exists():
-                    replace_file(mark, b"")
+                    # of several sessions that begin at once, any may make it
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                    os.close(os.open(mark, flags, 0o600))
+                    sync_folder(self.beside)
             except OSError as error:
                 if error.errno not in FULL:
                     raise
@@ -80,6 +85,22 @@ class RepositoryFolder:
                 f" {self.repository.name}` lists what a rollback can bring back). To have a new,"
                 f" empty one there, move {self.beside} away first"
             )
+
+    def require_owner(self) -> None:
+        """Refuse to make files that the service's user could then not read.
+
+        Raises:
+            UsageError: the repository belongs to another user.
+        """
+        for path in (self.path, self.beside):
+            if path.exists() and (owner := path.stat().st_uid) != os.geteuid():
+                try:
+                    name = pwd.getpwuid(owner).pw_name
+                except KeyError:
+                    name = f"#{owner}"
+                raise UsageError(
+                    f"{path} belongs to another user: run this as that one, with `sudo -u {name}`"
+                )
 
 
 def find(repository: Repository) -> RepositoryFolder | None:

@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import secrets
-import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from dedup_store.config import state_folder
 from dedup_store.errors import StoreError, clean
 from dedup_store.system import files
 from dedup_store.system.disk_errors import NO_ROOM
-from dedup_store.system.environment import environment, home
+from dedup_store.system.environment import environment
 from dedup_store.system.processes import Child, ChildStream, Command
 from dedup_store.system.streams import read_all
 
@@ -27,28 +26,10 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 def require_safe_version() -> None:
     """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
 
-    Starting borg for its version takes as long as its work: a file that was found safe isn't asked
-    again.
-
     Raises:
         StoreError: when it is too old.
     """
-    variables = environment()
-    note, mark = Path(home()) / ".cache/dedup-store/borg.safe", ""
-    if path := shutil.which("borg", path=variables.get("PATH")):
-        info = Path(path).stat()
-        mark = f"{path} {info.st_dev} {info.st_ino} {info.st_size} {info.st_mtime_ns}"
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if note.read_text() == mark:
-                return
-    _ask_version(variables)
-    with contextlib.suppress(OSError):
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        note.write_text(mark)
-
-
-def _ask_version(variables: dict[str, str]) -> None:
-    command = Command(["borg", "--version"], variables, signal.SIGTERM)
+    command = Command(["borg", "--version"], environment(), signal.SIGTERM)
     text = read_all(ChildStream(partial(Child, command, False)), 4096)
     match = re.match(rb"borg (\d+)\.(\d+)\.(\d+)", text)
     if not match or tuple(map(int, match.groups())) < _SAFE_VERSION:

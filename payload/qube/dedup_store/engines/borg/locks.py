@@ -75,7 +75,12 @@ class Waiting:
         living = [str(owner) for owner in _owners(self._folders()) if owner.may_live()]
         if time.monotonic() >= self._end:
             if not living:
-                raise error
+                raise EngineError(
+                    "a borg that this qube doesn't see has locked the repository: wait for its end."
+                    " If no borg works on it any more, run borg's own `break-lock` where the"
+                    f" repository is ({clean(str(error), 200)})",
+                    error.said,
+                )
             words = clean(str(error), 200)
             raise EngineError(
                 f"another borg has locked the repository ({living[0]}): wait for its end. If no"
@@ -127,7 +132,9 @@ def _of_exclusive(folder: Path) -> Iterator[Owner]:
 
 
 def _of_roster(folder: Path) -> list[Owner]:
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(
+        OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError
+    ):
         with (folder / _ROSTER).open("rb") as file:
             roster = json.loads(file.read(_MAX_BYTES))
         rows = [row for kind in ("shared", "exclusive") for row in roster.get(kind, ())]

@@ -61,7 +61,7 @@ def remove(restic: Callable[..., bytes]) -> str:
     Raises:
         StoreError: the locks can't be listed or removed.
     """
-    names = restic("--no-lock", "list", "locks").decode(errors="replace").split()
+    names = _names(restic)
     owners = [_owner_of(restic, name) for name in names]
     living = [str(owner) for owner in owners if owner and owner.may_live()]
     if names and not living:
@@ -100,9 +100,20 @@ def when_free(restic: Callable[..., bytes], wait: int, *arguments: str) -> None:
             time.sleep(_PAUSE)
 
 
+def _names(restic: Callable[..., bytes]) -> list[str]:
+    return restic("--no-lock", "list", "locks").decode(errors="replace").split()
+
+
 def _owner_of(restic: Callable[..., bytes], name: str) -> _Owner | None:
-    """Give a lock's owner; None for a lock that is gone, or that a power cut left in pieces."""
-    with contextlib.suppress(StoreError, ValueError, KeyError, TypeError):
-        lock = json.loads(restic("--no-lock", "cat", "lock", name))
-        return _Owner(str(lock["hostname"]), int(lock["pid"]), str(lock["time"]))
+    """Give a lock's owner; None for a lock that is gone, or that a power cut left in pieces.
+
+    Raises:
+        StoreError: the repository can't be reached, so nobody knows.
+    """
+    for _ in range(2):  # the first error may be the connection's
+        with contextlib.suppress(StoreError, ValueError, KeyError, TypeError):
+            lock = json.loads(restic("--no-lock", "cat", "lock", name))
+            return _Owner(str(lock["hostname"]), int(lock["pid"]), str(lock["time"]))
+        if name not in _names(restic):
+            return None
     return None
