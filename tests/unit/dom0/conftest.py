@@ -29,6 +29,7 @@ def made(dom0: Dom0, backup_id: str, hours: int, chunk: int = CHUNK) -> Backup:
     """Make a backup, some hours ago."""
     backup = make_backup(dom0.root, backup_id, chunk=chunk)
     dom0.backdate(backup_id, 3600 * hours)
+    dom0.lasting.add(backup_id)
     return backup
 
 
@@ -39,21 +40,23 @@ def backup(shared_dom0: Dom0) -> Backup:
 
 
 @pytest.fixture(scope="session")
-def other_backup(shared_dom0: Dom0) -> Backup:
-    """Another backup of the same qubes, under the same passphrase."""
+def other_backup(shared_dom0: Dom0, backup: Backup) -> Backup:
+    """Another, later backup of the same qubes, under the same passphrase."""
+    assert backup
     return made(shared_dom0, "20261125T101500-4711", 8)
 
 
 @pytest.fixture(scope="session")
-def whole_backup(shared_dom0: Dom0) -> Backup:
-    """Another one, in Qubes' own chunks, so that the real dedup-store calls it whole."""
+def whole_backup(shared_dom0: Dom0, other_backup: Backup) -> Backup:
+    """A later one, in Qubes' own chunks, so that the real dedup-store calls it whole."""
+    assert other_backup
     return made(shared_dom0, "20261125T111500-4711", 7, 100 << 20)
 
 
 @pytest.fixture
 def dom0(shared_dom0: Dom0, backup: Backup) -> Dom0:
     """The dom0, with an honest store that has the backup, which succeeded, nothing confirmed."""
-    shared_dom0.forget()
+    shared_dom0.start_over()
     shared_dom0.serve(backup.stream())
     shared_dom0.succeed(backup.backup_id)
     return shared_dom0

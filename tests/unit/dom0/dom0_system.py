@@ -58,6 +58,7 @@ class Dom0:
         self.lab, self.root = lab, root
         self.answers = lab.state / "answers"
         self.run = ""
+        self.lasting: set[str] = set()  # backups of all tests
         self._command = lab.state / "dom0bin" / "qubes-dedup-backup"
         for name in (QUBE, *QUBES):
             self.create(name)
@@ -137,6 +138,18 @@ class Dom0:
                 (away / path.name).rename(path)
             away.rmdir()
             os.truncate(order, size)
+
+    def start_over(self) -> None:
+        """Forget what earlier tests confirmed, noted and counted."""
+        self.forget()
+        for path in self.root.ledgers.glob("*"):
+            if path.name not in self.lasting:
+                path.unlink()
+        order = self.root.path / "var/lib/qubes-dedup-backup/order"
+        heads = (path.read_text().partition("\n")[0] for path in self.root.ledgers.glob("*"))
+        if order.exists():
+            orders = [json.loads(head).get("order") or 0 for head in heads]
+            os.truncate(order, max(orders, default=0))
 
     def forget(self) -> None:
         """Forget all that was confirmed."""

@@ -17,7 +17,7 @@ LIE = "99990101T000000Z-20260103T000000-1-ffff"
 
 @pytest.fixture
 def at(shared_dom0: Dom0) -> Dom0:
-    shared_dom0.forget()
+    shared_dom0.start_over()
     return shared_dom0
 
 

@@ -25,7 +25,7 @@ RUN = "20200101T000000Z-20200101T000000-1-0a1b"
 @pytest.fixture
 def at(shared_dom0: Dom0) -> Iterator[Dom0]:
     """dom0, which knows of no storage qube."""
-    shared_dom0.forget()
+    shared_dom0.start_over()
     yield shared_dom0
     storage_toml(shared_dom0).unlink(missing_ok=True)
 

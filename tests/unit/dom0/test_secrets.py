@@ -15,7 +15,7 @@ from store_profile import PASSWORD, Store
 @pytest.fixture
 def running(shared_dom0: Dom0) -> Dom0:
     """dom0, with a running backup qube and the usual profile."""
-    shared_dom0.forget()
+    shared_dom0.start_over()
     shared_dom0.qvm("qvm-start", "--skip-if-running", QUBE)
     return shared_dom0
 
