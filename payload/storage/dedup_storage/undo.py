@@ -48,7 +48,7 @@ def _require_owner(repository: Repository, folder: Path) -> None:
             except KeyError:
                 name = f"#{owner}"
             raise UsageError(
-                f"{path} belongs to another user: run this as that one, with `sudo -u {name}`"
+                f"{path} belongs to another user: run this as that one, with `sudo -u '{name}'`"
             )
 
 
