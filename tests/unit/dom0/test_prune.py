@@ -251,7 +251,7 @@ def test_a_file_that_others_could_write(at: Dom0) -> None:
 def test_a_store_that_removed_what_was_confirmed(at: Dom0, backup: Backup) -> None:
     at.serve(backup.stream())
     at.succeed(backup.backup_id)
-    assert at("confirm", at.run).returncode == 0
+    assert at.json("confirm", at.run, code=0)["verdict"] == "confirmed"
     (at.answers / "prune").write_text(json.dumps({"run": at.run, "was": "partial"}) + "\n")
     done = at("prune")
     assert done.returncode == 1

@@ -253,9 +253,10 @@ def test_a_clock_that_was_wrong_freezes_nothing(
 ) -> None:
     """A run dated a year ahead goes like any other, though its date hasn't come."""
     later = [made[-1] + timedelta(days=366 * n) for n in range(1, count + 2)]
-    seen = [*made, NOW + WRONG, *later]
-    done = decide(seen, {rule: count})
-    assert name(NOW + WRONG, f"{len(made):04x}") in {row.run for row in done.forget}
+    now = max(NOW, later[-1])
+    seen = [*made, now + WRONG, *later]
+    done = decide(seen, {rule: count}, now)
+    assert name(now + WRONG, f"{len(made):04x}") in {row.run for row in done.forget}
 
 
 @relaxed

@@ -289,7 +289,7 @@ def test_another_user_than_the_services(bare: StorageQube, command: tuple[str, .
     before = tree(bare.data)
     result = bare.run(*command)
     assert result.returncode == 2
-    assert "sudo -u nobody" in result.stderr
+    assert "sudo -u 'nobody'" in result.stderr
     assert tree(bare.data) == before
 
 

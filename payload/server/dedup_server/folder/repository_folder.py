@@ -99,7 +99,7 @@ class RepositoryFolder:
                 except KeyError:
                     name = f"#{owner}"
                 raise UsageError(
-                    f"{path} belongs to another user: run this as that one, with `sudo -u {name}`"
+                    f"{path} belongs to another user: run this as that one, with `sudo -u '{name}'`"
                 )
 
 
