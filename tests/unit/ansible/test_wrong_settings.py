@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Variables that YAML understands otherwise than they were meant: refused before all else."""
+"""Settings that can't be right: the playbooks refuse them before all else.
+
+tests/unit/salt/test_pillar.py has the same table for the formula.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +13,50 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 import pytest
 import yaml
 from module_runner import PROJECT
 
-# As people write them, and what is said of it.
-WRONG = {
-    "backup_qube_profiles: [{name: disk, engine: restic, device: 2025_01}]": (
-        "backup_qube_profiles:0:device must be text, in quotes where YAML sees something else in"
-        " it, as here: 202501."
-    ),
-    "backup_qube_profiles: [{name: disk, engine: restic, device: 2025-01-01}]": (
-        "backup_qube_profiles:0:device must be text"
-    ),
-    "backup_qube_profiles: [{name: on, engine: restic}]": "profiles:0:name must be text",
-    "backup_qube_profiles: [{name: a, engine: tar}]": "0:engine must be one of: restic, borg",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: on}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: 16.5}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: 16.0}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: 1.0e+99}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: .inf}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a, engine: borg, pack_size: 1e99}]": "must be a whole number",
-    "backup_qube_profiles: [{name: a}]": "backup_qube_profiles:0:engine is missing",
-    "backup_qube_profiles: {name: a}": "backup_qube_profiles must be a list",
-    "backup_qube_profils: []": "backup_qube_profils is no setting; there are: backup_qube_label",
-    "backup_qube_private_size: 20000000000": "backup_qube_private_size must be text",
-    "shim_mode: off": "shim_mode must be text, in quotes where YAML sees something else",
-    "shim_mode:": "shim_mode must be text",
-    "backup_template_packages: restic": "backup_template_packages must be a list",
-    "backup_profile_profiles: [{name: 1_0, store_profile: a}]": "0:name must be text",
-    "backup_profile_profiles: [{name: a, store_profile: a, include: [007]}]": (
-        "backup_profile_profiles:0:include:0 must be text"
-    ),
-    "storage_qube_repositories: [{name: 1.5, engine: borg}]": "repositories:0:name must be text",
-    "storage_qube_netvm: yes": "storage_qube_netvm must be text",
-    "qrexec_policy_file: 30": "qrexec_policy_file must be text",
-}
+ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+from ansible.module_utils.dedup_settings import wrong  # noqa: E402
+
+TABLE: list[dict[str, str]] = yaml.safe_load(
+    (PROJECT / "tests/unit/wrong_settings.yml").read_text()
+)
+# Salt's YAML reads it as text.
+DATE = "backup_qube_profiles: [{name: disk, engine: restic, device: 2025-01-01}]"
+DATE_MESSAGE = (
+    "backup_qube_profiles:0:device must be text: write it in quotes, as YAML reads it as"
+    " 2025-01-01."
+)
+# In the table, these are names of settings, as in the pillar; here, of the inventory's groups.
+QUBES = {"backup_template": "t", "backup_qube": "dedup-backup", "storage_qube": ""}
+
+
+SPECS = [PROJECT / "playbooks/vars/groups.yml", *PROJECT.glob("roles/*/meta/argument_specs.yml")]
+OPTIONS: dict[str, Any] = {}
+for path in SPECS:
+    OPTIONS |= yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
+DEFAULTS = {name: option["default"] for name, option in OPTIONS.items() if "default" in option}
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row["settings"])
+def test_message(row: dict[str, str]) -> None:
+    assert wrong(yaml.safe_load(row["settings"]), OPTIONS, DEFAULTS) == row["message"]
+
+
+def test_what_is_no_mapping() -> None:
+    assert wrong(["shim_mode"], OPTIONS) == "The settings must be names with values."
+
+
+def test_what_is_shown_of_a_value_is_short_and_on_one_line() -> None:
+    said = wrong({"backup_qube": "x\n\x1b[31m" + "y" * 50}, OPTIONS)
+    assert said.startswith("backup_qube can't be 'x ?[31m" + "y" * 33 + "...': use ")
+
+
+def test_defaults_are_right() -> None:
+    assert wrong(DEFAULTS, OPTIONS) == ""
 
 
 def play(playbook: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,10 +74,10 @@ def play(playbook: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("playbook", ["site.yml", "backup_qube.yml", "backup_profile.yml"])
 def test_refused_before_anything_is_changed(playbook: str, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yml"
-    settings.write_text(f"{next(iter(WRONG))}\n")
+    settings.write_text(TABLE[0]["settings"])
     result = play(PROJECT / "playbooks" / playbook, "-i", "inventory.example", "-e", f"@{settings}")
     assert result.returncode != 0
-    assert next(iter(WRONG.values())) in result.stdout + result.stderr
+    assert TABLE[0]["message"] in result.stdout + result.stderr
     recap = result.stdout.splitlines()[-2]
     assert "changed=0" in recap
     assert "failed=1" in recap
@@ -74,36 +85,36 @@ def test_refused_before_anything_is_changed(playbook: str, tmp_path: Path) -> No
     assert not any("backup_qube :" in task or "shim :" in task for task in tasks), tasks
 
 
-def test_each_kind(tmp_path: Path) -> None:
-    """One play for all: a host for each."""
-    hosts: dict[str, Any] = {}
-    wrong = dict(enumerate(WRONG.items()))
-    for number, (text, _) in wrong.items():
-        hosts[f"h{number}"] = {"ansible_connection": "local", **yaml.safe_load(text)}
-    example = yaml.safe_load((PROJECT / "group_vars/all.example.yml").read_text())
-    hosts["right"] = {"ansible_connection": "local", **example}
-    hosts["nothing"] = {"ansible_connection": "local"}
+def messages(inventories: dict[str, dict[str, Any]], tmp_path: Path) -> dict[str, str]:
+    """Check settings, each those of a host, in one play; return the messages of those refused."""
+    hosts = {
+        host: {
+            **{key: value for key, value in settings.items() if key not in QUBES},
+            "qubes": {key: settings.get(key, name) for key, name in QUBES.items()},
+            "ansible_connection": "local",
+        }
+        for host, settings in inventories.items()
+    }
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    playbook = tmp_path / "play.yml"
     tasks = str(PROJECT / "playbooks/tasks/check_settings.yml")
-    playbook.write_text(
-        json.dumps(
-            [
-                {
-                    "hosts": "all",
-                    "gather_facts": False,
-                    "tasks": [{"ansible.builtin.import_tasks": tasks}],
-                }
-            ]
-        )
-    )
+    check = {"ansible.builtin.import_tasks": tasks, "vars": {"check_settings_qubes": "{{ qubes }}"}}
+    playbook = tmp_path / "play.yml"
+    playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [check]}]))
     result = play(playbook, "-i", str(inventory))
-    told = {
-        line.split("fatal: [", 1)[1].split("]", 1)[0]: line
+    fatal = [
+        line.split("fatal: [", 1)[1]
         for line in result.stdout.splitlines() + result.stderr.splitlines()
         if "fatal: [" in line
-    }
-    assert set(told) == {f"h{number}" for number in wrong}, result.stdout
-    for number, (_, message) in wrong.items():
-        assert message in told[f"h{number}"]
+    ]
+    assert fatal, result.stdout + result.stderr
+    return {line.split("]", 1)[0]: json.loads(line.partition("=> ")[2])["msg"] for line in fatal}
+
+
+def test_each_kind(tmp_path: Path) -> None:
+    hosts = {f"h{number}": yaml.safe_load(row["settings"]) for number, row in enumerate(TABLE)}
+    hosts["date"] = yaml.safe_load(DATE)
+    hosts["example"] = yaml.safe_load((PROJECT / "group_vars/all.example.yml").read_text())
+    hosts["nothing"] = {}
+    expected = {f"h{number}": row["message"] for number, row in enumerate(TABLE)}
+    assert messages(hosts, tmp_path) == {**expected, "date": DATE_MESSAGE}
