@@ -240,22 +240,25 @@ def test_reconcile_puts_the_shim_back(salted: Session) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"backup_qube_profles": []}, "dedup-backup:backup_qube_profles is none that there is"),
-        ({"shim_mode": False}, "dedup-backup:shim_mode must be text"),
-        ({"backup_qube": "@anyvm"}, "dedup-backup:backup_qube must be the name of a qube"),
+        ({"backup_qube_profles": []}, "did you mean backup_qube_profiles?"),
+        ({"shim_mode": False}, "shim_mode must be text"),
+        ({"backup_qube": "@anyvm"}, "backup_qube can't be '@anyvm': use a letter"),
         ({"backup_qube_profiles": [{"name": "x"}]}, "backup_qube_profiles:0:engine is missing"),
-        ({"backup_qube_profiles": [{"name": "-", "engine": "borg"}]}, "the profile -: its name"),
+        (
+            {"backup_qube_profiles": [{"name": "-", "engine": "borg"}]},
+            "profiles:0:name can't be '-': use",
+        ),
         (
             {
                 "backup_qube_profiles": [
                     {"name": "x", "engine": "directory", "repository": "qrexec:dedup-storage/x"}
                 ]
             },
-            "never of the engine directory, which doesn't encrypt",
+            "use /FOLDER with the engine directory, which doesn't encrypt",
         ),
         (
             {"backup_profile_profiles": [{"name": "x", "store_profile": "a; b"}]},
-            "the profile x: its store_profile must be the name of an entry",
+            "backup_profile_profiles:0:store_profile can't be 'a; b': use",
         ),
     ],
 )

@@ -31,15 +31,8 @@ def derived() -> set[str]:
     return set(re.findall(r"'(\w+)'", found[1]))
 
 
-def of_roles(which: str) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for role in ROLES:
-        merged |= load(FORMULA / "settings" / role / which)
-    return merged
-
-
 def options() -> dict[str, Any]:
-    merged: dict[str, Any] = {}
+    merged = dict(groups_options())
     for role in ROLES:
         merged |= load(PROJECT / "roles" / role / "meta/argument_specs.yml")["argument_specs"][
             "main"
@@ -47,24 +40,31 @@ def options() -> dict[str, Any]:
     return merged
 
 
+def groups_options() -> dict[str, Any]:
+    return dict(load(FORMULA / "settings/groups.yml")["argument_specs"]["main"]["options"])
+
+
+def groups() -> dict[str, Any]:
+    """Return the names of the qubes, and remove_data, with their defaults."""
+    return {name: option["default"] for name, option in groups_options().items()}
+
+
 def test_the_formula_reads_the_roles_own_files() -> None:
     for role in ROLES:
         folder = FORMULA / "settings" / role
-        assert (folder / "defaults.yml").samefile(PROJECT / "roles" / role / "defaults/main.yml")
         specs = PROJECT / "roles" / role / "meta/argument_specs.yml"
         assert (folder / "options.yml").samefile(specs)
 
 
-def test_defaults_and_options_agree() -> None:
-    specs, defaults = options(), of_roles("defaults.yml")
-    for name, option in specs.items():
-        assert option.get("default") == defaults.get(name), name
+def test_both_front_ends_check_with_one_file() -> None:
+    for link in ("playbooks/filter_plugins", "salt/_modules"):
+        path = PROJECT / link / "dedup_settings.py"
+        assert path.samefile(PROJECT / "module_utils/dedup_settings.py")
 
 
 def test_pillar_example_has_each_setting_with_its_default() -> None:
-    groups = load(FORMULA / "settings/groups.yml")
-    defaults = of_roles("defaults.yml")
-    wanted = {name: value for name, value in defaults.items() if name not in derived()} | groups
+    settings = {name: option for name, option in options().items() if name not in derived()}
+    wanted = {name: option["default"] for name, option in settings.items()}
     assert load(PROJECT / "salt/pillar.example") == {"dedup-backup": wanted}
 
 
@@ -78,7 +78,7 @@ def test_what_is_not_set_in_the_pillar_is_no_setting_of_the_playbook_either() ->
 
 def test_groups_are_the_inventory_s() -> None:
     text = (PROJECT / "inventory.example").read_text()
-    for group, name in load(FORMULA / "settings/groups.yml").items():
+    for group, name in groups().items():
         found = re.search(rf"^\[{group}\]\n(.*)", text, re.MULTILINE)
         if group != "remove_data":
             assert found, group
@@ -95,7 +95,7 @@ def test_groups_are_the_inventory_s() -> None:
     ],
 )
 def test_tops_name_the_groups(top: str, states: dict[str, str]) -> None:
-    groups = load(FORMULA / "settings/groups.yml")
+    names = groups()
     environment = jinja2.Environment(autoescape=False)  # noqa: S701 -- YAML
     environment.filters["json"] = json.dumps
     template = environment.from_string((FORMULA / f"{top}.top").read_text())
@@ -103,7 +103,7 @@ def test_tops_name_the_groups(top: str, states: dict[str, str]) -> None:
     def rendered(**pillar: str) -> Any:  # noqa: ANN401 -- YAML
         return yaml.safe_load(template.render(pillar={"dedup-backup": pillar}))
 
-    expected = {groups.get(key, key): [f"dedup-backup.{state}"] for key, state in states.items()}
+    expected = {names.get(key, key): [f"dedup-backup.{state}"] for key, state in states.items()}
     assert rendered() == {"user": expected}
     given = {"backup_template": "t", "backup_qube": "b", "storage_qube": "s"}
     found = rendered(management_template="m", **given)["user"]

@@ -1,0 +1,1 @@
+../../module_utils/dedup_settings.py
