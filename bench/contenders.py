@@ -37,7 +37,7 @@ class Contender:
         name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
         folder: has all that is its own.
         empty: bytes that the repository took when it was empty, if its file system counts.
-        setting: a line for dedup-store's profile.
+        setting: a line for dedup-store's configuration.
         like: a restic repository that exists when this one is made; restic cuts both at the same
             places, which it else chooses by chance for each repository.
     """
@@ -104,7 +104,7 @@ class Contender:
 
     def _configure(self) -> None:
         engine, _, small = self.engine.partition("-")
-        text = f'engine = "{engine}"\nrepository = "{self.repository}"\n'
+        text = f'engine = "{engine}"\nlocation = "{self.repository}"\n'
         text += f'chunks = "{small}"\n' if small else ""
         text += f"{self.setting}\n"
         (self.folder / "default.toml").write_text(text)

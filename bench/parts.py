@@ -17,7 +17,7 @@ from work import say, settle
 
 Data = dict[str, Any]
 SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
-SETTINGS = {  # of our profile, beside the defaults
+SETTINGS = {  # of our repository, beside the defaults
     "borg": ["", 'compression = "lz4"', 'compression = "zstd,6"', 'chunks = "large"'],
     "restic": ["", 'compression = "max"', "pack_size = 64"],
 }

@@ -104,13 +104,13 @@ EXAMPLES = r"""
   backup_profile:
     name: dedup-backup
     destination_vm: dedup-backup
-    destination_path: dedup-store put --profile default
+    destination_path: dedup-store put --repository default
 
 - name: Back up two qubes and everything with a tag
   backup_profile:
     name: documents
     destination_vm: dedup-backup
-    destination_path: dedup-store put --profile default
+    destination_path: dedup-store put --repository default
     include: [work, personal, "@tag:documents"]
     exclude: [work-old]
 

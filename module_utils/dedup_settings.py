@@ -182,20 +182,20 @@ def _broken_rules(settings: Mapping[str, Any]) -> Iterator[str]:
             yield from rule(f"{name}:{index}", entry)
 
 
-def _profile(key: str, entry: Mapping[str, Any]) -> Iterable[str]:
-    """Check an entry of backup_qube_profiles."""
-    repository = entry.get("repository")
+def _repository(key: str, entry: Mapping[str, Any]) -> Iterable[str]:
+    """Check an entry of backup_qube_repositories."""
+    location = entry.get("location")
     yield from _unfit(f"{key}:name", entry["name"], STORE_NAME)
     yield from _unfit(f"{key}:device", entry.get("device"), DEVICE)
     if entry["engine"] == "directory":
-        yield from _unfit(f"{key}:repository", repository, FOLDER)
-    elif repository is not None and repository.startswith("qrexec:"):
-        yield from _unfit(f"{key}:repository", repository, REMOTE)
+        yield from _unfit(f"{key}:location", location, FOLDER)
+    elif location is not None and location.startswith("qrexec:"):
+        yield from _unfit(f"{key}:location", location, REMOTE)
 
 
 def _backup_profile(key: str, entry: Mapping[str, Any]) -> Iterable[str]:
     """Check an entry of backup_profile_profiles."""
-    return _unfit(f"{key}:store_profile", entry["store_profile"], STORE_NAME)
+    return _unfit(f"{key}:repository", entry["repository"], STORE_NAME)
 
 
 def _offered(key: str, entry: Mapping[str, Any]) -> Iterable[str]:
@@ -225,7 +225,7 @@ TWO_QUBES = (
     ("qrexec_policy_storage_qube", "qrexec_policy_backup_qube"),
 )
 RULES: dict[str, Callable[[str, Mapping[str, Any]], Iterable[str]]] = {
-    "backup_qube_profiles": _profile,
+    "backup_qube_repositories": _repository,
     "backup_profile_profiles": _backup_profile,
     "storage_qube_repositories": _offered,
     "qrexec_policy_repositories": _offered,

@@ -246,7 +246,7 @@ class Demo:
             raise LabError("the backup with an ordinary passphrase is not really encrypted")
 
     def _location(self, engine: str) -> str:
-        return f"dedup-store get latest --profile {engine}"
+        return f"dedup-store get latest --repository {engine}"
 
     def _restore_and_compare(self, engine: str, qubes: tuple[str, ...]) -> None:
         self._restore(engine, self._location(engine), qubes)
@@ -280,7 +280,9 @@ class Demo:
             self.lab.dom0("qvm-remove", "--force", *names)
 
     def _runs(self, engine: str) -> list[dict[str, object]]:
-        out = self.lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", engine, "--json").stdout
+        out = self.lab.run(
+            BACKUP_QUBE, "dedup-store", "list", "--repository", engine, "--json"
+        ).stdout
         runs = json.loads(out)["runs"]
         return sorted(runs, key=lambda run: str(run["run"]), reverse=True)
 

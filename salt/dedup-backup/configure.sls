@@ -1,11 +1,11 @@
 {#-
 SPDX-License-Identifier: GPL-3.0-or-later
 
-In the backup qube: dedup-store's profiles. In the storage qube: the repositories that it offers. In
-dom0, after these: the passwords, the repositories, and the backup profiles.
+In the backup qube: dedup-store's configuration. In the storage qube: the repositories that it
+offers. In dom0, after these: the passwords, the repositories, and the backup profiles.
 #}
 {%- from "dedup-backup/map.jinja" import settings, constants with context %}
-{%- set profiles = settings.backup_qube_profiles %}
+{%- set repositories = settings.backup_qube_repositories %}
 {%- if settings.is_dom0 %}
 {%- set qube = settings.backup_qube %}
 {%- if not opts['test'] %}
@@ -15,11 +15,11 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
     - name: {{ qube }}
     - failhard: true
 {%- endif %}
-{%- for profile in profiles %}
-{%- set call = '--json --qube=' ~ qube ~ ' --store-profile=' ~ profile.name %}
+{%- for repository in repositories %}
+{%- set call = '--json --qube=' ~ qube ~ ' --repository=' ~ repository.name %}
 
 # dom0 makes the password and hands it over; it is in no file, log or argument here.
-"{{ slsdotpath }}-configure-repository-{{ profile.name }}":
+"{{ slsdotpath }}-configure-repository-{{ repository.name }}":
   cmd.run:
     - name: qubes-dedup-backup init {{ call }}
     - unless: "qubes-dedup-backup init --check {{ call }} | grep -q '\"changed\": false'"
@@ -30,7 +30,7 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
   dedup_backup.profile:
     - name: {{ profile.name | json }}
     - destination_vm: {{ qube }}
-    - destination_path: {{ ('dedup-store put --profile ' ~ profile.store_profile) | json }}
+    - destination_path: {{ ('dedup-store put --repository ' ~ profile.repository) | json }}
     - include: {{ profile.include | default(none) | json }}
     - exclude: {{ profile.exclude | default(none) | json }}
     - never_include: {{ ([settings.storage_qube] if settings.storage_qube else []) | json }}
@@ -73,10 +73,10 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
 {#- The same template as the role's. #}
 {%- set _backup_qube_config = constants._backup_qube_config %}
 {%- set _backup_qube_store = constants._backup_qube_store %}
-{%- for item in profiles %}
-{%- set text %}{% include "dedup-backup/templates/profile.toml.j2" %}{% endset %}
+{%- for item in repositories %}
+{%- set text %}{% include "dedup-backup/templates/dedup-store.toml.j2" %}{% endset %}
 
-"{{ slsdotpath }}-configure-profile-{{ item.name }}":
+"{{ slsdotpath }}-configure-dedup-store-{{ item.name }}":
   file.managed:
     - name: {{ constants._backup_qube_config }}/{{ item.name }}.toml
     - contents: {{ text | json }}
@@ -104,12 +104,12 @@ dom0, after these: the passwords, the repositories, and the backup profiles.
     - name: {{ script }}
     - unless: grep -q ' {{ place }} ' /etc/fstab
 {%- endfor %}
-{%- for item in profiles if item.device is defined %}
+{%- for item in repositories if item.device is defined %}
 
 # As the user who backs up, as he mounts it later. It tells what hinders.
 "{{ slsdotpath }}-configure-mounted-{{ item.name }}":
   cmd.run:
-    - name: runuser -u user -- dedup-store mount --profile {{ item.name }}
+    - name: runuser -u user -- dedup-store mount --repository {{ item.name }}
     - unless: mountpoint --quiet /mnt/dedup-store/{{ item.device }}
     - failhard: true
 {%- endfor %}

@@ -92,9 +92,9 @@ include:
 
 # dom0 opens maintenance only where this says; it doesn't ask the backup qube.
 {%- set backup_qube_name = settings.backup_qube %}
-{%- set backup_qube_profiles = settings.backup_qube_profiles %}
+{%- set backup_qube_repositories = settings.backup_qube_repositories %}
 {%- set _backup_qube_remote = constants._backup_qube_remote %}
-{%- set storage %}{% include "dedup-backup/templates/storage.toml.j2" %}{% endset %}
+{%- set storage %}{% include "dedup-backup/templates/server.toml.j2" %}{% endset %}
 "{{ slsdotpath }}-create-storage":
   file.managed:
     - name: {{ constants._backup_qube_storage }}

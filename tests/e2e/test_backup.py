@@ -19,7 +19,7 @@ QUBES = ("work", "personal")
 
 def runs(lab: Session, engine: str) -> list[dict[str, Any]]:
     """Return the store's runs, oldest first."""
-    out = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", engine, "--json").stdout
+    out = lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", engine, "--json").stdout
     return sorted(json.loads(out)["runs"], key=lambda run: str(run["run"]))
 
 
@@ -39,7 +39,7 @@ def test_all_qubes_come_back_byte_for_byte(
 ) -> None:
     backup(lab, engine)
     lab.dom0("qvm-features", "work", "lab-test", "kept")
-    done = restore(lab, passphrases[engine], f"dedup-store get latest --profile {engine}")
+    done = restore(lab, passphrases[engine], f"dedup-store get latest --repository {engine}")
     assert done.returncode == 0, done.stderr
     for qube in QUBES:
         assert lab.same_private(qube, f"{qube}-1"), done.stdout + done.stderr
@@ -60,11 +60,11 @@ def test_unchanged_backup_hardly_grows(lab: Session, engine: str) -> None:
 def test_store_gives_back_the_same_stream(lab: Session, engine: str) -> None:
     lab.dom0(
         *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-", "-d", BACKUP_QUBE),
-        *(f"sh -c 'tee /home/user/sent | dedup-store put --profile {engine}'", *QUBES),
+        *(f"sh -c 'tee /home/user/sent | dedup-store put --repository {engine}'", *QUBES),
         stdin=b"dedup:a passphrase for this test alone\n",
     )
     name = runs(lab, engine)[-1]["run"]
-    compare = f"dedup-store get {name} --profile {engine} | cmp - /home/user/sent"
+    compare = f"dedup-store get {name} --repository {engine} | cmp - /home/user/sent"
     lab.run(BACKUP_QUBE, "bash", "-o", "pipefail", "-c", compare)
     members = lab.run(BACKUP_QUBE, "tar", "-itf", "/home/user/sent").stdout.split()
     assert members[:3] == ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]
@@ -74,7 +74,7 @@ def test_store_gives_back_the_same_stream(lab: Session, engine: str) -> None:
 def test_an_older_run_can_be_named(lab: Session, passphrases: dict[str, bytes]) -> None:
     first = backup(lab, "restic")
     backup(lab, "restic")
-    location = f"dedup-store get {first} --profile restic"
+    location = f"dedup-store get {first} --repository restic"
     done = restore(lab, passphrases["restic"], location, "--verify-only")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -96,7 +96,7 @@ def test_an_altered_byte_is_refused(
 ) -> None:
     backup(lab, engine)
     lab.run(BACKUP_QUBE, "tee", "/home/user/flip.py", stdin=FLIP.encode())
-    command = f"sh -c 'dedup-store get latest --profile {engine} | python3 /home/user/flip.py'"
+    command = f"sh -c 'dedup-store get latest --repository {engine} | python3 /home/user/flip.py'"
     done = restore(lab, passphrases[engine], command, *options)
     # Its exit status is 0 all the same: qubes-core-admin-client restore.py restore_do.
     assert "failed to decrypt" in done.stdout + done.stderr
@@ -108,7 +108,7 @@ def test_an_altered_byte_is_refused(
 @pytest.mark.usefixtures("restored")
 def test_wrong_passphrase_is_refused(lab: Session) -> None:
     backup(lab, "restic")
-    done = restore(lab, b"dedup:" + b"x" * 43 + b"\n", "dedup-store get latest --profile restic")
+    done = restore(lab, b"dedup:" + b"x" * 43 + b"\n", "dedup-store get latest --repository restic")
     assert done.returncode != 0
     assert "Is the password correct" in done.stderr
 

@@ -15,7 +15,7 @@ from qubeslab.session import Session
 
 LABEL = "backup-disk"
 SETTING = json.dumps(
-    {"backup_qube_profiles": [{"name": "disk", "engine": "restic", "device": LABEL}]}
+    {"backup_qube_repositories": [{"name": "disk", "engine": "restic", "device": LABEL}]}
 )
 PLAY = ("-i", INVENTORY, "-e", SETTING, "playbooks/backup_qube.yml")
 PASSPHRASE = b"dedup:a passphrase for this test alone\n"
@@ -28,13 +28,13 @@ def disk(lab: Session, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     with image.open("wb") as handle:
         handle.truncate(300 * 2**20)
     subprocess.run(["mkfs.ext4", "-q", "-L", LABEL, str(image)], check=True)
-    note = "/etc/qubes-dedup-backup/storage.toml"  # these settings have other repositories
-    lab.dom0("sudo", "cp", "-p", note, "/home/user/storage.toml")
+    note = "/etc/qubes-dedup-backup/server.toml"  # these settings have other repositories
+    lab.dom0("sudo", "cp", "-p", note, "/home/user/server.toml")
     with pytest.raises(LabError, match=f"labelled {LABEL} is attached"):
         lab.playbook(*PLAY)
     lab.lab("attach-disk", BACKUP_QUBE, str(image))
     yield image
-    lab.dom0("sudo", "cp", "-p", "/home/user/storage.toml", note)
+    lab.dom0("sudo", "cp", "-p", "/home/user/server.toml", note)
     lab.run(BACKUP_QUBE, "umount", f"/mnt/dedup-store/{LABEL}", user="root", check=False)
     lab.lab("detach-disk", BACKUP_QUBE, str(image))
 
@@ -47,18 +47,18 @@ def test_backup_and_restore(lab: Session, disk: Path) -> None:
     lab.run(BACKUP_QUBE, "umount", f"/mnt/dedup-store/{LABEL}")
     lab.dom0(
         *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-", "-d", BACKUP_QUBE),
-        *("dedup-store put --profile disk", "work"),
+        *("dedup-store put --repository disk", "work"),
         stdin=PASSPHRASE,
     )
-    done = restore(lab, PASSPHRASE, "dedup-store get latest --profile disk")
+    done = restore(lab, PASSPHRASE, "dedup-store get latest --repository disk")
     assert lab.same_private("work", "work-1"), done.stdout + done.stderr
 
     lab.run(BACKUP_QUBE, "umount", f"/mnt/dedup-store/{LABEL}")
     lab.lab("detach-disk", BACKUP_QUBE, str(disk))
-    lost = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", "disk", check=False)
+    lost = lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", "disk", check=False)
     assert lost.returncode != 0
     assert f"labelled {LABEL}" in lost.stderr
     assert "qvm-block attach" in lost.stderr
     assert lab.run(BACKUP_QUBE, "ls", f"/mnt/dedup-store/{LABEL}").stdout == ""
     lab.lab("attach-disk", BACKUP_QUBE, str(disk))
-    lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", "disk")
+    lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", "disk")

@@ -10,20 +10,20 @@ from conftest import BACKUP_QUBE, restore
 from qubeslab.session import Session
 
 PASSPHRASE = b"dedup:a passphrase for this test alone\n"
-CONFIG = b'engine = "directory"\nrepository = "/rw/dedup-store/plain"\n'
+CONFIG = b'engine = "directory"\nlocation = "/rw/dedup-store/plain"\n'
 
 
 @pytest.mark.usefixtures("restored")
 def test_a_qube_comes_back_byte_for_byte(lab: Session) -> None:
     lab.run(BACKUP_QUBE, "tee", "/rw/config/dedup-store/plain.toml", stdin=CONFIG)
-    lab.run(BACKUP_QUBE, "dedup-store", "init", "--profile", "plain")
+    lab.run(BACKUP_QUBE, "dedup-store", "init", "--repository", "plain")
     lab.dom0(
         *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-", "-d", BACKUP_QUBE),
-        *("dedup-store put --profile plain", "work"),
+        *("dedup-store put --repository plain", "work"),
         stdin=PASSPHRASE,
     )
-    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", "plain", "--json").stdout
+    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", "plain", "--json").stdout
     (run,) = json.loads(listed)["runs"]
     assert run["status"] == "whole"
-    done = restore(lab, PASSPHRASE, "dedup-store get latest --profile plain")
+    done = restore(lab, PASSPHRASE, "dedup-store get latest --repository plain")
     assert lab.same_private("work", "work-1"), done.stdout + done.stderr

@@ -16,7 +16,7 @@ from conftest import BACKUP_QUBE, restore
 from qubeslab.session import Session
 
 # Upstream's service fails when the command does, which it does when only a part of it is read.
-RUN = "dedup-store get latest --profile restic"
+RUN = "dedup-store get latest --repository restic"
 MANAGER_TAG, STORAGE_TAG = "backup-restore-mgmt", "backup-restore-storage"
 REFUSED = 126
 

@@ -172,7 +172,7 @@ def salt_outcome(salted: Session) -> Outcome:
 
 def test_from_nothing_test_mode_lists_what_would_be(tested: States) -> None:
     listed = " ".join(changes(tested))
-    for part in ("scrypt_shim", "75-dedup-backup.policy", "-clone-", "storage.toml"):
+    for part in ("scrypt_shim", "75-dedup-backup.policy", "-clone-", "server.toml"):
         assert part in listed
     for qube in ("dedup-backup", "dedup-storage", "debian-13-dedup-backup"):
         assert f"_|-{qube}_|-qube_possible" in listed
@@ -240,25 +240,28 @@ def test_reconcile_puts_the_shim_back(salted: Session) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"backup_qube_profles": []}, "did you mean backup_qube_profiles?"),
+        ({"backup_qube_repositores": []}, "did you mean backup_qube_repositories?"),
         ({"shim_mode": False}, "shim_mode must be text"),
         ({"backup_qube": "@anyvm"}, "backup_qube can't be '@anyvm': use a letter"),
-        ({"backup_qube_profiles": [{"name": "x"}]}, "backup_qube_profiles:0:engine is missing"),
         (
-            {"backup_qube_profiles": [{"name": "-", "engine": "borg"}]},
+            {"backup_qube_repositories": [{"name": "x"}]},
+            "backup_qube_repositories:0:engine is missing",
+        ),
+        (
+            {"backup_qube_repositories": [{"name": "-", "engine": "borg"}]},
             "profiles:0:name can't be '-': use",
         ),
         (
             {
-                "backup_qube_profiles": [
-                    {"name": "x", "engine": "directory", "repository": "qrexec:dedup-storage/x"}
+                "backup_qube_repositories": [
+                    {"name": "x", "engine": "directory", "location": "qrexec:dedup-storage/x"}
                 ]
             },
             "use /FOLDER with the engine directory, which doesn't encrypt",
         ),
         (
-            {"backup_profile_profiles": [{"name": "x", "store_profile": "a; b"}]},
-            "backup_profile_profiles:0:store_profile can't be 'a; b': use",
+            {"backup_profile_profiles": [{"name": "x", "repository": "a; b"}]},
+            "backup_profile_profiles:0:repository can't be 'a; b': use",
         ),
     ],
 )

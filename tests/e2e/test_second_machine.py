@@ -98,7 +98,7 @@ def saved(second: Session, tmp_path_factory: pytest.TempPathFactory) -> Saved:
     second.dom0("qvm-backup", "--yes", "--profile", "dedup-borg")
     passphrase = second.passphrase("dedup-borg")
     password = second.run(BACKUP_QUBE, "cat", "/rw/config/dedup-store/borg.password").stdout
-    listed = second.run(BACKUP_QUBE, "dedup-store", "list", "--json", "--profile", "borg").stdout
+    listed = second.run(BACKUP_QUBE, "dedup-store", "list", "--json", "--repository", "borg").stdout
     run = str(json.loads(listed)["runs"][-1]["run"])
     archive = tmp_path_factory.mktemp("saved") / "repository.tar"
     source = [*second.containers.enter(BACKUP_QUBE, "user"), "tar", "-C", REPOSITORY, "-c", "."]
@@ -141,7 +141,7 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
     text = (PROJECT / "docs/recovery.md").read_text().replace("inventory ", f"{INVENTORY} ")
 
     def documented(command: str) -> str:
-        generic = command.replace("--profile borg", "--profile default").replace(
+        generic = command.replace("--repository borg", "--repository default").replace(
             "dedup-store/borg", "dedup-store/default"
         )
         assert generic in text, generic
@@ -155,7 +155,7 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
     with saved.repository.open("rb") as archive:
         enter = second.containers.enter("dom0", "user")
         subprocess.run([*enter, "sh", "-c", bring], stdin=archive, check=True)
-    give = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store set-password --profile borg'"
+    give = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store set-password --repository borg'"
     second.dom0("sh", "-c", documented(give), stdin=saved.password)
     second.dom0("sh", "-c", go + documented(site))
 
@@ -171,7 +171,7 @@ def test_recovery_with_the_repository_and_the_secrets_alone(
         check=False,
     )
     assert checked.returncode == 3, checked.stdout + checked.stderr
-    location = documented("dedup-store get RUN --profile borg").replace("RUN", saved.run)
+    location = documented("dedup-store get RUN --repository borg").replace("RUN", saved.run)
     done = restore(second, saved.passphrase, location)
     for qube in ("work", "personal"):
         assert second.same_private(qube, f"{qube}-1"), done.stdout + done.stderr

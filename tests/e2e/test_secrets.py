@@ -28,7 +28,7 @@ def secrets(lab: Session) -> dict[str, str]:
         password = lab.run(BACKUP_QUBE, "cat", f"{STORE_FOLDER}/{name}.password").stdout.strip()
         assert len(password) >= 43  # 256 bits in base64
         found[f"password {name}"] = password
-    shown = lab.run(BACKUP_QUBE, "dedup-store", "export-keys", "--profile", "borg").stdout
+    shown = lab.run(BACKUP_QUBE, "dedup-store", "export-keys", "--repository", "borg").stdout
     assert found["password borg"] in shown
     key = shown[shown.index("BORG_KEY") :].splitlines()
     found["borg key"] = key[len(key) // 2]
@@ -78,7 +78,7 @@ def test_it_ends_with_how_each_is_shown(
     for name in PROFILES:
         assert f"/etc/qubes/backup/{name}.conf" in told
     for name in STORES:
-        command = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store export-keys --profile {name}'"
+        command = f"qvm-run --pass-io {BACKUP_QUBE} 'dedup-store export-keys --repository {name}'"
         assert command in told
         assert secrets[f"password {name}"] in lab.dom0("sh", "-c", command).stdout
 

@@ -39,7 +39,7 @@ def maintain(lab: Session, engine: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("restored")
 def test_a_qube_comes_back_byte_for_byte(lab: Session, stored: dict[str, str], engine: str) -> None:
     passphrase = lab.passphrase(f"far-{engine}")
-    location = f"dedup-store get {stored[engine]} --profile far-{engine}"
+    location = f"dedup-store get {stored[engine]} --repository far-{engine}"
     done = restore(lab, passphrase, location)
     assert lab.same_private("work", "work-1"), done.stdout + done.stderr
 
@@ -76,11 +76,11 @@ def test_the_storage_qube_has_only_ciphertext_and_no_key(lab: Session) -> None:
 def test_a_run_can_not_be_forgotten_without_dom0(
     lab: Session, stored: dict[str, str], engine: str
 ) -> None:
-    argv = ("dedup-store", "forget", "--profile", f"far-{engine}", stored[engine])
+    argv = ("dedup-store", "forget", "--repository", f"far-{engine}", stored[engine])
     done = lab.run(BACKUP_QUBE, *argv, check=False)
     assert done.returncode != 0
     assert maintain(lab, engine).returncode == NOT_OPEN
-    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", f"far-{engine}").stdout
+    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", f"far-{engine}").stdout
     assert stored[engine] in listed
 
 
@@ -89,10 +89,10 @@ def test_dom0_opens_maintenance_for_one_prune(
     lab: Session, stored: dict[str, str], engine: str
 ) -> None:
     # Through a file: as long as borg reads a repository, nothing is stored in it.
-    cut = f"dedup-store get {stored[engine]} --profile far-{engine} | head -c 5000000 >/tmp/cut"
-    put = f"dedup-store put --profile far-{engine} </tmp/cut"
+    cut = f"dedup-store get {stored[engine]} --repository far-{engine} | head -c 5000000 >/tmp/cut"
+    put = f"dedup-store put --repository far-{engine} </tmp/cut"
     lab.run(BACKUP_QUBE, "sh", "-c", f"{cut}; {put}", check=False)
-    listing = ("dedup-store", "list", "--profile", f"far-{engine}")
+    listing = ("dedup-store", "list", "--repository", f"far-{engine}")
     assert "partial" in lab.run(BACKUP_QUBE, *listing).stdout
     lab.dom0("sudo", "qubes-dedup-backup", "prune", "--profile", f"far-{engine}")
     after = lab.run(BACKUP_QUBE, *listing).stdout

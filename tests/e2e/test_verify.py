@@ -71,7 +71,7 @@ def hostile(lab: Session) -> Iterator[Callable[[str, str], None]]:
 
 
 def members(lab: Session, run: str) -> list[str]:
-    show = ("dedup-store", "show", run, "--profile", "restic", "--json")
+    show = ("dedup-store", "show", run, "--repository", "restic", "--json")
     return [str(m["name"]) for m in json.loads(lab.run(BACKUP_QUBE, *show).stdout)["members"]]
 
 
@@ -101,7 +101,7 @@ def test_member_missing_in_the_store(
 ) -> None:
     member = next(name for name in members(lab, run) if "firewall" in name)
     hostile("drop", member)
-    put = f"dedup-store get {run} --profile restic | dedup-store put --profile restic --json"
+    put = f"dedup-store get {run} --repository restic | dedup-store put --repository restic --json"
     partial = json.loads(lab.run(BACKUP_QUBE, "sh", "-c", put, check=False).stdout)["run"]
     for command_name in ("verify", "confirm"):
         report = command(lab, command_name, partial, code=1)

@@ -285,14 +285,14 @@ class Dom0:
 
     # The backup qube
 
-    def make_store(self, engine: str, profile: str = "default") -> None:
+    def make_store(self, engine: str, repository: str = "default") -> None:
         """Configure dedup-store in the backup qube and make its repository."""
         text = f'engine = "{engine}"\n'
         script = (
             "mkdir -p /rw/config/dedup-store && "
-            f"printf %s {shlex.quote(text)} >/rw/config/dedup-store/{profile}.toml && "
-            f"echo an invented password | dedup-store set-password --profile {profile} && "
-            f"dedup-store init --profile {profile}"
+            f"printf %s {shlex.quote(text)} >/rw/config/dedup-store/{repository}.toml && "
+            f"echo an invented password | dedup-store set-password --repository {repository} && "
+            f"dedup-store init --repository {repository}"
         )
         self.in_qube("sh", "-c", script)
 
@@ -301,10 +301,10 @@ class Dom0:
         home = ["env", "HOME=/home/user", f"PATH={SYSTEM_PATH}"]
         return self.machine.run("runuser", "-u", "user", "--", *home, *argv, **options)
 
-    def runs(self, profile: str = "default") -> list[dict[str, Any]]:
+    def runs(self, repository: str = "default") -> list[dict[str, Any]]:
         """Return the store's runs, oldest first, as `dedup-store list --json` tells them."""
         listed = json.loads(
-            self.in_qube("dedup-store", "list", "--json", "--profile", profile).stdout
+            self.in_qube("dedup-store", "list", "--json", "--repository", repository).stdout
         )
         return list(listed["runs"] if isinstance(listed, dict) else listed)
 

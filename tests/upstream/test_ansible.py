@@ -63,7 +63,7 @@ def test_our_plays_succeed_in_the_qubes(lab: Session, provisioned: str) -> None:
         assert inside["changed"] > 0, provisioned
         assert inside["failed"] == inside["unreachable"] == 0
     lab.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
-    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--profile", "restic", "--json")
+    listed = lab.run(BACKUP_QUBE, "dedup-store", "list", "--repository", "restic", "--json")
     assert '"runs"' in listed.stdout
 
 

@@ -68,7 +68,7 @@ def test_cancelled_backup_to_a_file(old: Dom0, new: Dom0, tmp_path: Path) -> Non
 def test_cancelled_backup_to_the_store_is_partial(old: Dom0) -> None:
     old.chunk_size(MANY)
     known = {run["run"] for run in old.runs("restic")}
-    status, errors = start_and_cancel(old, to="dedup-store put --profile restic", qube=QUBE)
+    status, errors = start_and_cancel(old, to="dedup-store put --repository restic", qube=QUBE)
     assert status == 1
     assert "Backup error" in errors
     assert_nothing_left(old)

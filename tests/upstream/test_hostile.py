@@ -134,7 +134,7 @@ class Target:
         command: list[str | Path] = [PYTHON, "-c", start, COMMAND, *words, "--json"]
         done = self.dom0.machine.run(
             *command,
-            *("--qube", QUBE, "--store-profile", "default"),
+            *("--qube", QUBE, "--repository", "default"),
             *secret,
             check=False,
             preexec_fn=limit_memory,

@@ -34,7 +34,7 @@ def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913
 ) -> None:
     names = ALL
     old.chunk_size(chunk)
-    to = f"dedup-store put --profile {engine}"
+    to = f"dedup-store put --repository {engine}"
     old.backup(*names, to=to, qube=QUBE, passphrase=passphrase, compress=compress)
     run = old.runs(engine)[-1]
     if compress == "zstd":  # the store has no zstd, and says that it can't tell
@@ -43,7 +43,7 @@ def test_stored_backup_comes_back_on_a_new_machine(  # noqa: PLR0913
         assert run["status"] == "whole"
         assert {qube["name"] for qube in run["qubes"]} == set(names)
     give_store(old, new)
-    source = f"dedup-store get --profile {engine} {run['run']}"
+    source = f"dedup-store get --repository {engine} {run['run']}"
     for verify_only in (True, False):
         done = new.restore(
             "--ignore-size-limit",
@@ -61,7 +61,7 @@ def test_backup_of_the_guides_script_comes_back_unchecked(
     old: Dom0, new: Dom0, engine: str
 ) -> None:
     """The guide's readers have their archives whole in an engine; put keeps them unsealed, too."""
-    to = f"dedup-store put --profile {engine}"
+    to = f"dedup-store put --repository {engine}"
     old.remove_shim()
     scrypt = old.machine.path("/usr/local/bin/scrypt")
     shutil.copy(REPOSITORY / "lab/guide-scrypt", scrypt)
@@ -73,7 +73,7 @@ def test_backup_of_the_guides_script_comes_back_unchecked(
     run = old.runs(engine)[-1]
     assert run["status"] == "whole"
     give_store(old, new)
-    source = f"dedup-store get --profile {engine} {run['run']}"
+    source = f"dedup-store get --repository {engine} {run['run']}"
     refused = new.restore(source=source, qube=QUBE, passphrase=ANY, check=False)
     assert "Corrupted backup header" in refused.stdout + refused.stderr
     options = ["-p", str(new.passphrase_file("another")), "--ignore-size-limit", "-d", QUBE]

@@ -32,7 +32,7 @@ def test_renamed_files_go_through_tarwriter(old: Dom0, new: Dom0, engine: str) -
         old.machine.run("ln", old.inside(name), f"/var/lib/qubes/{name}.renamed")
         old.export(name, f"/var/lib/qubes/{name}.renamed")
     try:
-        old.backup(*names, to=f"dedup-store put --profile {engine}", qube=QUBE)
+        old.backup(*names, to=f"dedup-store put --repository {engine}", qube=QUBE)
     finally:
         for name in names:
             old.export(name, old.inside(name))
@@ -40,20 +40,20 @@ def test_renamed_files_go_through_tarwriter(old: Dom0, new: Dom0, engine: str) -
     assert "sparse.renamed" in old.log()
     assert old.runs(engine)[-1]["status"] == "whole"
     give_store(old, new)
-    source = f"dedup-store get --profile {engine} latest"
+    source = f"dedup-store get --repository {engine} latest"
     assert complaints(new.restore("--ignore-size-limit", source=source, qube=QUBE)) == []
     assert_same(old, new, *names)
 
 
 def test_chunks_of_true_size(old: Dom0, new: Dom0) -> None:
-    old.backup("big", to="dedup-store put --profile borg", qube=QUBE)
+    old.backup("big", to="dedup-store put --repository borg", qube=QUBE)
     run = old.runs("borg")[-1]
     assert run["status"] == "whole"
     assert run["stream_bytes"] > CHUNK_SIZE
     names = {row["member"] for row in old.ledger()[run["backup_id"]]}
     assert sum("/private.img." in name for name in names) == 2
     give_store(old, new)
-    source = "dedup-store get --profile borg latest"
+    source = "dedup-store get --repository borg latest"
     for verify_only in (True, False):
         done = new.restore("--ignore-size-limit", source=source, qube=QUBE, verify_only=verify_only)
         assert complaints(done) == []
@@ -78,9 +78,9 @@ def test_upstreams_size_limit_is_too_low_for_uncompressed_files(old: Dom0, new: 
     So the last file is missing, while the tool exits with 0; it is the same with the real scrypt,
     whose files are as long. docs/usage.md says what to do: --ignore-size-limit.
     """
-    old.backup("edge", to="dedup-store put --profile restic", qube=QUBE)
+    old.backup("edge", to="dedup-store put --repository restic", qube=QUBE)
     give_store(old, new)
-    source = "dedup-store get --profile restic latest"
+    source = "dedup-store get --repository restic latest"
     limited = new.restore(source=source, qube=QUBE)
     assert limited.returncode == 0
     assert any("retrieved backup size exceed expected size" in x for x in complaints(limited))

@@ -104,7 +104,7 @@ def test_remove_leaves_what_the_package_shipped(host: Host) -> None:
     verified = host.run("rpm -V scrypt")
     # The programs stay: whoever laid them down removes them. And what the scenario `salt` makes
     # beside the shim.
-    others = "-path /usr/bin/qubes-dedup-backup -o -exec test -e {}/storage.toml \\;"
+    others = "-path /usr/bin/qubes-dedup-backup -o -exec test -e {}/server.toml \\;"
     others += " -o -name 75-dedup-backup.policy -o -path '/var/lib/qubes/*'"
     places = "/etc /usr/bin /usr/local/bin /var/lib"
     found = host.run(f"find {places} -name '*dedup-backup*' -not \\( {others} \\)")

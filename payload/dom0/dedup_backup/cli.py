@@ -83,10 +83,10 @@ no store, 90 days after they were written, except the newest. They stay when ano
 knows of can't be asked.
 
 For forget and prune, a repository in a storage qube is opened. It is closed at their end, or when
-this process ends. Only storage.toml says which repository that is:
+this process ends. Only server.toml says which repository that is:
 
-  /etc/qubes-dedup-backup/storage.toml
-    ["dedup-backup"."default"]    # backup qube, its store's profile
+  /etc/qubes-dedup-backup/server.toml
+    ["dedup-backup"."default"]    # backup qube, its repository
     qube = "dedup-storage"
     engine = "restic"             # or "borg"
     repository = "default"        # its name in the storage qube
@@ -150,9 +150,7 @@ def _parse() -> argparse.Namespace:
         "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: %(default)s"
     )
     common.add_argument("--qube", metavar="NAME", help="default: the profile's destination")
-    common.add_argument(
-        "--store-profile", metavar="NAME", help="default: the profile's destination"
-    )
+    common.add_argument("--repository", metavar="NAME", help="default: the profile's destination")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_init(commands.add_parser("init", parents=[common], help="make the store's repository"))
     text = "list the secrets to keep elsewhere, and how to show them"

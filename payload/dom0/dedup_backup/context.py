@@ -40,7 +40,7 @@ class Context:
     @cached_property
     def address(self) -> StoreAddress:
         """Where the store is that the command is about."""
-        return self.profile.address(self.arguments.qube, self.arguments.store_profile)
+        return self.profile.address(self.arguments.qube, self.arguments.repository)
 
     @cached_property
     def store(self) -> Store:

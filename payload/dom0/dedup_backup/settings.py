@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What dom0's settings say: the backup profiles, and storage.toml."""
+"""What dom0's settings say: the backup profiles, and server.toml."""
 
 import os
 import re
@@ -26,18 +26,18 @@ _STORAGE = {
     "repository": re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}"),
 }
 _MAX_STORAGE = 64 * 1024
-_STORE_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store is: which qube, which of its profiles."""
+    """Where a store is: which qube, which of its repositories."""
 
     qube: str
-    store_profile: str
+    repository: str
 
     def __str__(self) -> str:
-        return f"the store {self.store_profile} in {self.qube}"
+        return f"the store {self.repository} in {self.qube}"
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class Profile:
         self.name = name
         self.path = paths.profiles / f"{name}.conf"
 
-    def address(self, qube: str | None, store_profile: str | None) -> StoreAddress:
+    def address(self, qube: str | None, repository: str | None) -> StoreAddress:
         """Find the store: as the command line says, else from the profile's destination.
 
         Raises:
             UsageError: the profile has no destination that names a store.
         """
-        if qube is None or store_profile is None:
+        if qube is None or repository is None:
             found = self._destination()
             if found is None:
                 raise UsageError(
                     f"destination_path of {self.path} is not 'dedup-store put ...':"
-                    " give --qube and --store-profile"
+                    " give --qube and --repository"
                 )
-            qube, store_profile = qube or found[0], store_profile or found[1]
-        return _address(qube, store_profile)
+            qube, repository = qube or found[0], repository or found[1]
+        return _address(qube, repository)
 
     def store(self) -> StoreAddress | None:
         """Return the store that it sends to, None when that is something else.
@@ -95,8 +95,8 @@ class Profile:
         # module_utils/dedup_profile.py has this rule too
         if not words or Path(words[0]).name != "dedup-store" or "put" not in words[1:]:
             return None
-        profile = _option(words, "--profile") or "default"
-        return str(content.get("destination_vm") or ""), profile
+        repository = _option(words, "--repository") or "default"
+        return str(content.get("destination_vm") or ""), repository
 
     def qubes(self) -> tuple[list[str] | None, list[str]]:
         """Return the entries of include, None for the qubes with include_in_backups, and exclude.
@@ -144,7 +144,7 @@ class Profile:
         except FileNotFoundError:
             raise UsageError(
                 f"there is no {self.path}: name another with --profile, or give --qube,"
-                " --store-profile and --passphrase-file"
+                " --repository and --passphrase-file"
             ) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             # a YAML error quotes what is around it, perhaps the passphrase
@@ -173,7 +173,7 @@ def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository
         if len(content) > _MAX_STORAGE:
             raise UsageError(f"{path} is too large")
         found = tomllib.loads(content.decode()).get(address.qube, {})
-        entry = found.get(address.store_profile) if isinstance(found, dict) else found
+        entry = found.get(address.repository) if isinstance(found, dict) else found
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -182,7 +182,7 @@ def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository
         return None
     if not isinstance(entry, dict) or set(entry) != set(_STORAGE):
         raise UsageError(
-            f"{path}: the entry of {address.qube}, {address.store_profile} must have the keys"
+            f"{path}: the entry of {address.qube}, {address.repository} must have the keys"
             f" {', '.join(_STORAGE)}, and no others"
         )
     for key, pattern in _STORAGE.items():
@@ -197,10 +197,10 @@ def all_profiles(paths: Paths) -> list[Profile]:
     return [Profile(paths, name) for name in names if _PROFILE.fullmatch(name)]
 
 
-def _address(qube: str, store_profile: str) -> StoreAddress:
-    if not _QUBE.fullmatch(qube) or not _STORE_PROFILE.fullmatch(store_profile):
-        raise UsageError("that is no name of a qube or of a profile of dedup-store")
-    return StoreAddress(qube, store_profile)
+def _address(qube: str, repository: str) -> StoreAddress:
+    if not _QUBE.fullmatch(qube) or not _REPOSITORY.fullmatch(repository):
+        raise UsageError("that is no name of a qube or of a repository")
+    return StoreAddress(qube, repository)
 
 
 def _words(command: str) -> list[str]:

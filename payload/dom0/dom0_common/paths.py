@@ -23,7 +23,7 @@ class Paths:
         self.local = root / "usr/local/bin/scrypt"  # the shim, with method `path`
 
         self.config = root / "etc/qubes-dedup-backup/scrypt.conf"
-        self.storage = root / "etc/qubes-dedup-backup/storage.toml"
+        self.storage = root / "etc/qubes-dedup-backup/server.toml"
         self.profiles = root / "etc/qubes/backup"  # qvm-backup's
 
         records = root / "var/lib/qubes-dedup-backup"

@@ -47,7 +47,7 @@ def main() -> int:
     try:
         if arguments.command == "version":  # whatever the configuration is
             return version.run(arguments)
-        return _ACTIONS[arguments.command](arguments, config.load(arguments.profile))
+        return _ACTIONS[arguments.command](arguments, config.load(arguments.repository))
     except StoreError as error:
         notify.say(str(error))
         _drain_if_put(arguments)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Configuration of a profile."""
+"""Configuration of a repository."""
 
 import hashlib
 import os
@@ -14,16 +14,16 @@ from dedup_store.errors import UsageError, clean
 from dedup_store.system.environment import home
 
 CONFIG_DIR = "/rw/config/dedup-store"
-REPOSITORY = "/rw/dedup-store/{profile}/repo"
+REPOSITORY = "/rw/dedup-store/{repository}/repo"
 MOUNT_DIR = "/mnt/dedup-store"  # has a mount point for each device, named as its label
-ON_DEVICE = "dedup-store/{profile}"
+ON_DEVICE = "dedup-store/{repository}"
 ENGINES = ("restic", "borg", "directory")
 LOCK_WAIT = 3600  # seconds; a second put waits that long for the first one (borg)
 
-_PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _KEYS = {
     "engine": str,
-    "repository": str,
+    "location": str,
     "device": str,
     "password_file": str,
     "lock_wait": int,
@@ -43,12 +43,12 @@ _MAX_CONFIG = 64 * 1024
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one profile.
+    """The settings of one repository.
 
     Attributes:
-        profile: its name.
+        name: its name.
         engine: `restic`, `borg` or `directory`.
-        repository: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location
+        location: absolute path, `qrexec:QUBE/NAME` for the storage qube's NAME, or a location
             that the engine understands (`rclone:...`); with `directory` always a path.
         password_file: file with the repository's password in its first line.
         lock_wait: seconds to wait for a repository that another process has locked (borg).
@@ -58,9 +58,9 @@ class Config:
         pack_size: in MiB (restic); None for its own default.
     """
 
-    profile: str
+    name: str
     engine: str
-    repository: str
+    location: str
     password_file: Path
     lock_wait: int = LOCK_WAIT
     device: str | None = None
@@ -76,7 +76,7 @@ class Config:
     @property
     def local_repository(self) -> Path | None:
         """The repository's folder, or None when it isn't on this machine."""
-        return Path(self.repository) if self.repository.startswith("/") else None
+        return Path(self.location) if self.location.startswith("/") else None
 
     @property
     def is_encrypted(self) -> bool:
@@ -86,16 +86,16 @@ class Config:
     @property
     def storage(self) -> tuple[str, str] | None:
         """The storage qube and the repository's name there, or None."""
-        match = _STORAGE.fullmatch(self.repository)
+        match = _STORAGE.fullmatch(self.location)
         return (match[1], match[2]) if match else None
 
 
-def normal(repository: str) -> str:
+def normal(location: str) -> str:
     """Write a path in one way, so that a place has one name; leave other locations alone."""
     # what comes before `..` can be a link, and then the path means another place
-    if not repository.startswith("/") or ".." in repository.split("/"):
-        return repository
-    return "/" + os.path.normpath(repository).lstrip("/")  # it keeps two slashes at the beginning
+    if not location.startswith("/") or ".." in location.split("/"):
+        return location
+    return "/" + os.path.normpath(location).lstrip("/")  # it keeps two slashes at the beginning
 
 
 def state_folder() -> Path:
@@ -105,25 +105,25 @@ def state_folder() -> Path:
 
 def state_file(config: Config, kind: str) -> Path:
     """Name a file for what this qube knows of a repository."""
-    name = hashlib.sha256(config.repository.encode()).hexdigest()[:32]
+    name = hashlib.sha256(config.location.encode()).hexdigest()[:32]
     return state_folder() / f"{name}.{kind}"
 
 
-def load(profile: str) -> Config:
-    """Read the configuration of a profile.
+def load(name: str) -> Config:
+    """Read the configuration of a repository.
 
     Args:
-        profile: name of the file in the configuration folder, without `.toml`.
+        name: name of the file in the configuration folder, without `.toml`.
 
     Raises:
         UsageError: with what is wrong and where.
     """
-    if not _PROFILE.fullmatch(profile):
+    if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{clean(profile, 80)}' is no profile name: letters, digits, '-' and '_', at most 64"
+            f"'{clean(name, 80)}' is no repository name: letters, digits, '-' and '_', at most 64"
         )
     folder = Path(os.environ.get("DEDUP_STORE_CONFIG_DIR") or CONFIG_DIR)
-    path = folder / f"{profile}.toml"
+    path = folder / f"{name}.toml"
     values = _read(path)
     for key, value in values.items():
         wanted = _KEYS.get(key)
@@ -139,10 +139,10 @@ def load(profile: str) -> Config:
         raise UsageError(f"{path}: 'device' must be a label: at most 32 letters, digits, '_.-'")
     place = f"{MOUNT_DIR}/{device}/{ON_DEVICE}" if device else REPOSITORY
     config = Config(
-        profile=profile,
+        name=name,
         engine=values["engine"],
-        repository=normal(values.get("repository", place.format(profile=profile))),
-        password_file=Path(values.get("password_file", folder / f"{profile}.password")),
+        location=normal(values.get("location", place.format(repository=name))),
+        password_file=Path(values.get("password_file", folder / f"{name}.password")),
         lock_wait=values.get("lock_wait", LOCK_WAIT),
         device=device,
         compression=values.get("compression"),
@@ -179,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_directory(config: Config, path: Path, *, has_password: bool) -> None:
     if config.local_repository is None:
         raise UsageError(
-            f"{path}: with engine = 'directory', 'repository' must be an absolute path, in this"
+            f"{path}: with engine = 'directory', 'location' must be an absolute path, in this"
             " qube or on its device: it isn't encrypted, and has no server"
         )
     if has_password:
@@ -194,21 +194,19 @@ def _type_name(kind: type) -> str:
 
 
 def _check(config: Config, path: Path) -> None:
-    repository = config.repository
-    if not repository.isprintable() or "::" in repository:
-        raise UsageError(f"{path}: 'repository' has a control character or '::' in it")
-    if repository.startswith("qrexec:") and not config.storage:
-        raise UsageError(
-            f"{path}: 'repository' must be qrexec:QUBE/NAME, NAME of at most 32 letters"
-        )
-    if not repository.startswith("/") and not _REMOTE.fullmatch(repository):
-        raise UsageError(f"{path}: 'repository' must be an absolute path or an engine's location")
-    folder = Path(repository)
+    location = config.location
+    if not location.isprintable() or "::" in location:
+        raise UsageError(f"{path}: 'location' has a control character or '::' in it")
+    if location.startswith("qrexec:") and not config.storage:
+        raise UsageError(f"{path}: 'location' must be qrexec:QUBE/NAME, NAME of at most 32 letters")
+    if not location.startswith("/") and not _REMOTE.fullmatch(location):
+        raise UsageError(f"{path}: 'location' must be an absolute path or an engine's location")
+    folder = Path(location)
     has_parent = config.local_repository is not None and ".." in folder.parts
     if config.mount_point and (has_parent or config.mount_point not in folder.parents):
-        raise UsageError(f"{path}: 'repository' must be below the device's {config.mount_point}")
+        raise UsageError(f"{path}: 'location' must be below the device's {config.mount_point}")
     if has_parent:
-        raise UsageError(f"{path}: 'repository' must have no '..' in it")
+        raise UsageError(f"{path}: 'location' must have no '..' in it")
     if not config.password_file.is_absolute():
         raise UsageError(f"{path}: 'password_file' must be an absolute path")
     if not 0 <= config.lock_wait <= 7 * 24 * 3600:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How an engine is told to store: what a profile may choose, and what it is without a choice.
+"""How an engine is told to store: what the settings may choose, and what it is without a choice.
 
 The defaults are chosen by measurement: see docs/benchmarks.md, "Settings of the engines".
 """
@@ -36,10 +36,10 @@ _RIGHT: dict[tuple[str, str], tuple[_Allowed, str]] = {
 
 
 def problem(engine: str, key: str, value: str | int) -> str:
-    """Tell what is wrong with a profile's choice; nothing when it is fine.
+    """Tell what is wrong with a setting; nothing when it is fine.
 
     Args:
-        engine: the profile's.
+        engine: the repository's.
         key: `compression`, `chunks` or `pack_size`.
         value: what it has been set to.
     """
@@ -50,12 +50,12 @@ def problem(engine: str, key: str, value: str | int) -> str:
 
 
 def borg_arguments(compression: str | None, chunks: str | None) -> list[str]:
-    """Give the arguments for `borg create` that a profile chose."""
+    """Give the arguments for `borg create` that the settings ask for."""
     params = CHUNKS[chunks or _CHUNKS]
     return ["--compression", compression or _COMPRESSION["borg"], "--chunker-params", params]
 
 
 def restic_arguments(compression: str | None, pack: int | None) -> list[str]:
-    """Give the arguments for `restic backup` that a profile chose."""
+    """Give the arguments for `restic backup` that the settings ask for."""
     size = [] if pack is None else ["--pack-size", str(pack)]
     return ["--compression", compression or _COMPRESSION["restic"], *size]

@@ -41,7 +41,7 @@ and prune need a maintenance window, which dom0 opens: use `sudo qubes-dedup-bac
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic", "borg", or "directory": plain files, not encrypted (so the file system
                  must be), for file systems that deduplicate, share blocks or make snapshots
-  repository     absolute path, qrexec:QUBE/NAME for the repository NAME of a storage qube, or a
+  location       absolute path, qrexec:QUBE/NAME for the repository NAME of a storage qube, or a
                  location of restic's or borg's (default /rw/dedup-store/NAME/repo, or with a device
                  /mnt/dedup-store/LABEL/dedup-store/NAME)
   device         label of the attached file system that the repository is on; it is mounted at
@@ -54,7 +54,7 @@ configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CO
                  and need more memory. A repository stores all anew when this changes.
   pack_size      restic: size of its files in MiB, 4 to 128 (default restic's own, 16)
 """
-DEFAULT_PROFILE = "default"
+DEFAULT_REPOSITORY = "default"
 
 if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -71,7 +71,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"dedup-store {VERSION}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--profile", metavar="NAME", default=DEFAULT_PROFILE, help="default: default"
+        "--repository", metavar="NAME", default=DEFAULT_REPOSITORY, help="default: default"
     )
     common.add_argument(
         "--json", action="store_true", help="report as JSON on stdout (get: on stderr)"
@@ -81,14 +81,14 @@ def parse() -> argparse.Namespace:
         add(commands, common)
     arguments = parser.parse_args()
     if arguments.command == "restore-service":
-        arguments.profile, arguments.run = _split_argument(arguments.argument)
+        arguments.repository, arguments.run = _split_argument(arguments.argument)
     return arguments
 
 
 def _split_argument(argument: str) -> tuple[str, str]:
-    """Give the profile and the run that the service's argument names: `RUN` or `PROFILE+RUN`."""
-    profile, plus, run = argument.partition("+")
-    return (profile, run) if plus else (DEFAULT_PROFILE, argument)
+    """Split the service's argument, `RUN` or `REPOSITORY+RUN`."""
+    repository, plus, run = argument.partition("+")
+    return (repository, run) if plus else (DEFAULT_REPOSITORY, argument)
 
 
 def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
@@ -169,17 +169,17 @@ def _add_others(commands: "_Commands", common: argparse.ArgumentParser) -> None:
         "accept",
         parents=[common],
         help="borg: accept a repository that isn't as this qube last saw it",
-        description="Accept once that the profile's borg repository was moved here, or is older"
+        description="Accept once that the borg repository was moved here, or is older"
         " than when this qube last used it. When that is needed, an error message gives the whole"
         " command. What was accepted is recorded in ~/.config/dedup-store/accepted.",
     )
     accepter.add_argument("kind", choices=(MOVED, OLDER))
-    accepter.add_argument("location", metavar="LOCATION", help="`repository` of the profile")
+    accepter.add_argument("location", metavar="LOCATION", help="`location` of the repository")
     commands.add_parser(
         "version", parents=[common], help="print the versions of dedup-store and the engines"
     )
     restorer = commands.add_parser(
         "restore-service", help="what the qrexec service dedupbackup.Restore runs"
     )
-    restorer.add_argument("argument", metavar="[PROFILE+]RUN")
+    restorer.add_argument("argument", metavar="[REPOSITORY+]RUN")
     restorer.set_defaults(json=False)

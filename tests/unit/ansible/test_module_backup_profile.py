@@ -28,7 +28,7 @@ def params(kept_dom0: Dom0, tmp_path: Path) -> dict[str, Any]:
     return {
         "name": NAME,
         "destination_vm": "dedup-backup",
-        "destination_path": "dedup-store put --profile default",
+        "destination_path": "dedup-store put --repository default",
         "folder": str(tmp_path),
         "owner": pwd.getpwuid(os.getuid()).pw_name,
         "group": grp.getgrgid(os.getgid()).gr_name,
@@ -51,7 +51,7 @@ def test_written_as_qubesd_reads_it(kept_dom0: Dom0, params: dict[str, Any]) -> 
     assert PASSPHRASE.fullmatch(written.pop("passphrase_text"))
     assert written == {
         "destination_vm": "dedup-backup",
-        "destination_path": "dedup-store put --profile default",
+        "destination_path": "dedup-store put --repository default",
         "include": ["work", "@tag:x"],
         "exclude": ["personal", "dedup-backup"],
         "compression": False,
@@ -96,8 +96,8 @@ def test_qubes_that_keep_backups_are_left_out(
         ("dedup-store put", True),
         ("/usr/bin/dedup-store put", True),
         ("/usr/lib/qubes-dedup-backup/dedup-store put --profile x", True),
-        ("dedup-store --profile x put", True),
-        ("'dedup-store' put --profile=x", True),
+        ("dedup-store --repository x put", True),
+        ("'dedup-store' put --repository=x", True),
         ("dedup-store list", False),
         ("/media/dedup-store", False),
         ("cat >'/media/put", False),

@@ -158,7 +158,7 @@ def test_settings_to_think_about_are_in_the_example() -> None:
     assert set(load("group_vars/all.example.yml")) >= {
         "backup_template_clone_of",
         "backup_qube_private_size",
-        "backup_qube_profiles",
+        "backup_qube_repositories",
         "backup_profile_profiles",
         "shim_mode",
     }

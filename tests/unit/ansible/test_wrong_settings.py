@@ -25,9 +25,9 @@ TABLE: list[dict[str, str]] = yaml.safe_load(
     (PROJECT / "tests/unit/wrong_settings.yml").read_text()
 )
 # Salt's YAML reads it as text.
-DATE = "backup_qube_profiles: [{name: disk, engine: restic, device: 2025-01-01}]"
+DATE = "backup_qube_repositories: [{name: disk, engine: restic, device: 2025-01-01}]"
 DATE_MESSAGE = (
-    "backup_qube_profiles:0:device must be text: write it in quotes, as YAML reads it as"
+    "backup_qube_repositories:0:device must be text: write it in quotes, as YAML reads it as"
     " 2025-01-01."
 )
 # In the table, these are names of settings, as in the pillar; here, of the inventory's groups.

@@ -23,7 +23,7 @@ from real_backup import CHUNK
 from shim_driver import SECRET, Root, temporary_root
 
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload"
-QUBE, PROFILE = "dedup-backup", "default"
+QUBE, REPOSITORY = "dedup-backup", "default"
 QUBES = ("debian", "work", "personal")  # those of real_backup.py
 RUN_TIME, RUN_END = "20261124T101600Z-", "-0a1b"
 Done = subprocess.CompletedProcess[bytes]
@@ -84,7 +84,8 @@ class Dom0:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(
             text
-            or f"destination_vm: {QUBE}\ndestination_path: dedup-store put --profile {PROFILE}\n"
+            or f"destination_vm: {QUBE}\n"
+            f"destination_path: dedup-store put --repository {REPOSITORY}\n"
             f"include: null\npassphrase_text: {SECRET.decode()}\n"
         )
 

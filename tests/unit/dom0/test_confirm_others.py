@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import archives
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0, run_name, temporary_dom0
+from dom0_system import QUBE, REPOSITORY, Dom0, run_name, temporary_dom0
 from real_backup import Backup, make_backup
 
 DEAD = "20261101T101500-9"
@@ -107,7 +107,7 @@ def test_a_backup_that_was_counted_but_not_noted(alone: Dom0) -> None:
 
 def test_two_stores_by_turns(alone: Dom0) -> None:
     """Both backed up, then both confirmed, each without a run's name."""
-    text = f"destination_vm: {QUBE}\ndestination_path: dedup-store put --profile {OTHER}\n"
+    text = f"destination_vm: {QUBE}\ndestination_path: dedup-store put --repository {OTHER}\n"
     profile = alone.root.path / f"etc/qubes/backup/{OTHER}.conf"
     profile.write_text(f"{text}include: null\npassphrase_text: x\n")
     first = made(alone, 2)
@@ -117,7 +117,7 @@ def test_two_stores_by_turns(alone: Dom0) -> None:
     alone.serve(first.stream())
     done = alone("confirm")  # the second could have failed
     assert done.returncode == 2
-    assert f"{second.backup_id}, is not in the store {PROFILE}".encode() in done.stderr
+    assert f"{second.backup_id}, is not in the store {REPOSITORY}".encode() in done.stderr
     alone.serve(second.stream())
     assert alone.json("confirm", "--profile", OTHER, code=0)["run"] == run_name(second.backup_id)
     alone.serve(first.stream())

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import archives
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0
+from dom0_system import QUBE, REPOSITORY, Dom0
 from real_backup import make_backup
-from store_profile import Store
+from store_driver import Store
 
 DAYS = ("20260101T101500-1", "20260102T101500-1", "20260102T201500-1", "20990101T101500-1")
 LIE = "99990101T000000Z-20260103T000000-1-ffff"
@@ -24,7 +24,7 @@ def at(shared_dom0: Dom0) -> Dom0:
 def record(dom0: Dom0, backup_id: str) -> str:
     """Record a run as confirmed, as `confirm` does; return its name."""
     run = f"20260101T000000Z-{backup_id}-0a1b"
-    what = {"run": run, "backup_id": backup_id, "qube": QUBE, "store_profile": PROFILE}
+    what = {"run": run, "backup_id": backup_id, "qube": QUBE, "repository": REPOSITORY}
     dom0.confirmed.mkdir(parents=True, exist_ok=True)
     text = json.dumps(what | {"confirmed": "2026-01-03T00:00:00Z"})
     (dom0.confirmed / f"{run}.json").write_text(text)

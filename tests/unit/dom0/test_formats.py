@@ -34,7 +34,7 @@ from dedup_store.archive.recipe import operations
 from dedup_store.engines.directory.writer import DirectoryWriter
 from dom0_common.paths import Paths
 from shim_driver import temporary_root
-from store_profile import Store
+from store_driver import Store
 
 PROJECT = Path(__file__).resolve().parents[3]
 PAGE = (PROJECT / "docs/design/formats.md").read_text()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0, run_name
+from dom0_system import QUBE, REPOSITORY, Dom0, run_name
 from real_backup import Backup
 
 DAY = 24 * 3600
@@ -47,10 +47,10 @@ def ledger(dom0: Dom0, backup_id: str, days: float, *, order: int | None = None)
     return path
 
 
-def confirm_elsewhere(dom0: Dom0, backup_id: str, qube: str, profile: str) -> None:
+def confirm_elsewhere(dom0: Dom0, backup_id: str, qube: str, repository: str) -> None:
     """Leave the record of a run that was confirmed in another store."""
     run = run_name(backup_id)
-    record = {"run": run, "backup_id": backup_id, "qube": qube, "store_profile": profile}
+    record = {"run": run, "backup_id": backup_id, "qube": qube, "repository": repository}
     dom0.confirmed.mkdir(exist_ok=True)
     record["confirmed"] = "2024-01-01T00:00:00Z"
     (dom0.confirmed / f"{run}.json").write_text(json.dumps(record))
@@ -125,7 +125,7 @@ def test_prune_drops_old_ones(at: Dom0, backup: Backup, other_backup: Backup) ->
     # as old, but the store has it
     when = time.time() - 100 * DAY
     os.utime(at.root.ledgers / backup.backup_id, (when, when))
-    confirm_elsewhere(at, OTHER, "gone", PROFILE)
+    confirm_elsewhere(at, OTHER, "gone", REPOSITORY)
     ledger(at, OTHER, 200)
     assert dropped(at) == [DAMAGED, FAILED]
     left = {path.name for path in at.root.ledgers.iterdir()}
@@ -179,7 +179,7 @@ def test_another_store_is_asked_first(at: Dom0, backup: Backup) -> None:
         f'[ "$1$3" = listother ] && exec cat {at.answers}/list-other; exec cat {at.answers}/$1'
     )
     profile.write_text(
-        f"destination_vm: {QUBE}\ndestination_path: dedup-store put --profile other\n"
+        f"destination_vm: {QUBE}\ndestination_path: dedup-store put --repository other\n"
     )
     assert dropped(at) == [FAILED]
     # who can't be asked may have what is left, and is not started for it

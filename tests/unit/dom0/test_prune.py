@@ -12,12 +12,12 @@ from pathlib import Path
 
 import archives
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0
+from dom0_system import QUBE, REPOSITORY, Dom0
 from lab_harness import LAB, TEMPLATE
 from real_backup import Backup, make_backup
 from storage_qube import QUBE as STORAGE
 from storage_qube import QrexecStore, StorageQube, make_store
-from store_profile import Store, mostly
+from store_driver import Store, mostly
 
 RUN = "20200101T000000Z-20200101T000000-1-0a1b"
 
@@ -27,7 +27,7 @@ def at(shared_dom0: Dom0) -> Iterator[Dom0]:
     """dom0, which knows of no storage qube."""
     shared_dom0.start_over()
     yield shared_dom0
-    storage_toml(shared_dom0).unlink(missing_ok=True)
+    server_toml(shared_dom0).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -62,15 +62,15 @@ def store(request: pytest.FixtureRequest, at: Dom0, qube: StorageQube, tmp_path:
     return made
 
 
-def storage_toml(dom0: Dom0) -> Path:
-    return dom0.root.path / "etc/qubes-dedup-backup/storage.toml"
+def server_toml(dom0: Dom0) -> Path:
+    return dom0.root.path / "etc/qubes-dedup-backup/server.toml"
 
 
 def configure(dom0: Dom0, text: str | None = None, **more: object) -> None:
     values = {"qube": STORAGE, "engine": "borg", "repository": "main"} | more
     lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-    storage_toml(dom0).parent.mkdir(exist_ok=True)
-    storage_toml(dom0).write_text(text or f'["{QUBE}"."{PROFILE}"]\n{lines}')
+    server_toml(dom0).parent.mkdir(exist_ok=True)
+    server_toml(dom0).write_text(text or f'["{QUBE}"."{REPOSITORY}"]\n{lines}')
 
 
 def is_closed(qube: StorageQube, argument: str) -> bool:
@@ -103,7 +103,7 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     assert store.get() == data
     assert store.put(data)["status"] == "whole"
     again = at("prune")
-    assert again.stdout == f"the store {PROFILE} in {QUBE} is pruned\n".encode()
+    assert again.stdout == f"the store {REPOSITORY} in {QUBE} is pruned\n".encode()
     assert re.search(rb"holds back [0-9]+\.[0-9] MB of what was removed", again.stderr)
     assert b"`dedup-server discard main`" in again.stderr
 
@@ -132,7 +132,7 @@ def test_what_dom0_confirmed_is_kept(at: Dom0, backup: Backup, tmp_path: Path) -
     what = {"run": run["run"], "backup_id": backup.backup_id, "confirmed": "2026-01-03T00:00:00Z"}
     at.confirmed.mkdir(parents=True)
     path = at.confirmed / f"{run['run']}.json"
-    path.write_text(json.dumps(what | {"qube": QUBE, "store_profile": PROFILE}))
+    path.write_text(json.dumps(what | {"qube": QUBE, "repository": REPOSITORY}))
     cut = store.put(stream()[:-20_000], code=3)
     assert [row["run"] for row in at.json("prune", code=0)["removed"]] == [cut["run"]]
     assert store.runs() == [run]
@@ -237,12 +237,12 @@ def test_values_that_make_no_sense(at: Dom0, key: str, value: object) -> None:
     at.store("[ $1 = list ]")
     done = at("prune")
     assert done.returncode == 2
-    assert b"storage.toml" in done.stderr
+    assert b"server.toml" in done.stderr
 
 
 def test_a_file_that_others_could_write(at: Dom0) -> None:
     configure(at)
-    storage_toml(at).chmod(0o664)
+    server_toml(at).chmod(0o664)
     at.store("[ $1 = list ]")
     done = at("prune")
     assert (done.returncode, b"others could write" in done.stderr) == (2, True)

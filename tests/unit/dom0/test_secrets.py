@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from dom0_system import QUBE, Dom0
 from shim_driver import SECRET
-from store_profile import PASSWORD, Store
+from store_driver import PASSWORD, Store
 
 
 @pytest.fixture

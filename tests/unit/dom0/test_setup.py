@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0
-from store_profile import Store
+from dom0_system import QUBE, REPOSITORY, Dom0
+from store_driver import Store
 
-NAMED = ("--qube", QUBE, "--store-profile", PROFILE)
+NAMED = ("--qube", QUBE, "--repository", REPOSITORY)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_init_once(running: Dom0, store: Store) -> None:
         "new_password": True,
         "new_repository": True,
         "engine": store.engine,
-        "repository": str(store.repository),
+        "location": str(store.repository),
     }
     assert running.json("init", *NAMED, "--check", code=0) == expected
     assert sorted(path.name for path in store.folder.rglob("*") if path.is_file()) == [
@@ -116,7 +116,7 @@ def test_no_new_repository_where_dom0_has_confirmed_runs(running: Dom0, store: S
         "run": run,
         "backup_id": "20261124T101500-4711",
         "qube": QUBE,
-        "store_profile": PROFILE,
+        "repository": REPOSITORY,
         "confirmed": "2026-11-24T10:17:00Z",
     }
     running.confirmed.mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_no_new_repository_where_dom0_has_confirmed_runs(running: Dom0, store: S
         assert b"the repository " + bytes(store.repository) in running("init", *NAMED).stderr
     assert not store.password.exists()
     assert not store.repository.exists()
-    other = ("--qube", QUBE, "--store-profile", "another")
+    other = ("--qube", QUBE, "--repository", "another")
     assert "confirmed" not in running.json("init", *other, code=4)["error"]
     assert running.json("init", *NAMED, "--new", "--check", code=0)["new_repository"]
     assert not store.repository.exists()
@@ -143,7 +143,7 @@ def test_a_repository_that_the_qube_misses(running: Dom0, store: Store) -> None:
     store.repository.rename(store.folder / "away")
     error = running.json("init", *NAMED, code=4)["error"]
     assert f"{store.repository.name}, in use here since 20" in error
-    assert "`dedup-store init --new --profile default`" in error
+    assert "`dedup-store init --new --repository default`" in error
     assert not store.repository.exists()
     result = running.json("init", *NAMED, "--new", code=0)
     assert (result["new_password"], result["new_repository"]) == (False, True)
@@ -170,7 +170,7 @@ def test_a_store_that_is_not_configured(running: Dom0, tmp_path: Path) -> None:
     assert b"default.toml does not exist: write it" in done.stderr
 
 
-GOOD = {"changed": True, "has_password": True, "engine": "borg", "repository": "/x"}
+GOOD = {"changed": True, "has_password": True, "engine": "borg", "location": "/x"}
 ANSWERS = [
     "",
     "x",
@@ -180,8 +180,8 @@ ANSWERS = [
     json.dumps(GOOD | {"changed": 1}),
     json.dumps(GOOD | {"has_password": None}),
     json.dumps(GOOD | {"engine": "tar"}),
-    json.dumps(GOOD | {"repository": ["/x"]}),
-    json.dumps(GOOD | {"repository": "x" * 9000}),
+    json.dumps(GOOD | {"location": ["/x"]}),
+    json.dumps(GOOD | {"location": "x" * 9000}),
     json.dumps(GOOD) + "\n" + json.dumps(GOOD),
 ]
 
@@ -201,13 +201,13 @@ def test_answers_that_make_no_sense(running: Dom0, tmp_path: Path, answer: str) 
 
 def test_what_a_hostile_store_says_is_cleaned(running: Dom0, tmp_path: Path) -> None:
     file = tmp_path / "answer"
-    file.write_text(json.dumps(GOOD | {"repository": "/x\x1b[2J\u202e"}) + "\n")
+    file.write_text(json.dumps(GOOD | {"location": "/x\x1b[2J\u202e"}) + "\n")
     running.store(f"exec cat {file}")
     done = running("init", *NAMED, "--check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().isascii()
     assert b"\x1b" not in done.stdout
-    assert "\x1b" not in running.json("init", *NAMED, code=0)["repository"]
+    assert "\x1b" not in running.json("init", *NAMED, code=0)["location"]
     running.store("printf 'a\\033[2Jb' >&2; exit 2")
     assert "\x1b" not in running.json("init", *NAMED, code=4)["error"]
 

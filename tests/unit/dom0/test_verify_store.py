@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import PROFILE, QUBE, Dom0, run_name
+from dom0_system import QUBE, REPOSITORY, Dom0, run_name
 from real_backup import Backup, join, make_backup
-from store_profile import Store, mostly
+from store_driver import Store, mostly
 
 
 @pytest.fixture(params=("restic", "borg", "directory"))
@@ -44,7 +44,7 @@ def test_from_confirm_to_verify(dom0: Dom0, whole_backup: Backup, store: Store) 
     assert confirmed["members"] == len(backup.parts)
     record = json.loads((dom0.confirmed / f"{run}.json").read_text())
     assert record["backup_id"] == backup.backup_id
-    assert (record["qube"], record["store_profile"]) == (QUBE, PROFILE)
+    assert (record["qube"], record["repository"]) == (QUBE, REPOSITORY)
     assert (record["stamp_first"], record["stamp_last"]) == (stamp, stamp)
     assert dom0.confirmed.stat().st_mode & 0o777 == 0o700
     assert (dom0.confirmed / f"{run}.json").stat().st_mode & 0o777 == 0o600
@@ -139,15 +139,15 @@ def test_a_ledger_that_misses_a_member(dom0: Dom0, backup: Backup) -> None:
 
 def test_the_store_on_the_command_line(dom0: Dom0) -> None:
     dom0.profile("include: null\n")
-    assert b"give --qube and --store-profile" in dom0("list").stderr
+    assert b"give --qube and --repository" in dom0("list").stderr
     dom0.profile("destination_path: dedup-store put\n")
     assert b"no name of a qube" in dom0("list").stderr
-    named = ("--qube", QUBE, "--store-profile", PROFILE)
+    named = ("--qube", QUBE, "--repository", REPOSITORY)
     assert dom0.json("list", *named, code=0)["runs"][0]["run"] == dom0.run
     done = dom0("list", "--profile", "other")
     assert done.returncode == 2
     assert b"there is no" in done.stderr
-    done = dom0("list", "--qube", "nobody", "--store-profile", PROFILE)
+    done = dom0("list", "--qube", "nobody", "--repository", REPOSITORY)
     assert done.returncode == 4
     assert b"there is no qube nobody" in done.stderr
 
@@ -157,7 +157,7 @@ def test_the_store_on_the_command_line(dom0: Dom0) -> None:
     ["/usr/bin/dedup-store put", "/usr/lib/x/dedup-store --json put", "dedup-store {} put"],
 )
 def test_the_store_by_the_path_of_the_program(dom0: Dom0, command: str) -> None:
-    named = f"--profile {PROFILE}"
+    named = f"--repository {REPOSITORY}"
     text = command.format(named) if "{}" in command else f"{command} {named}"
     dom0.profile(f"destination_vm: {QUBE}\ndestination_path: {text}\n")
     try:

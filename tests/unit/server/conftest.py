@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))  # archives, store_profile
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))  # archives, store_driver
 
 from storage_qube import PAYLOAD, QrexecStore, StorageQube, make_store
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store_profile import Store
+from store_driver import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 PAYLOAD = ROOT / "payload" / "server"
@@ -129,7 +129,7 @@ class StorageQube:
 
 @dataclass
 class QrexecStore(Store):
-    """A profile whose repository is in a storage qube."""
+    """A store whose repository is in a storage qube."""
 
     qube: StorageQube | None = None
     name: str = ""
@@ -148,7 +148,7 @@ class QrexecStore(Store):
 
     def configure(self, **settings: object) -> None:
         """Write the configuration."""
-        super().configure(**{"repository": f"qrexec:{QUBE}/{self.name}"} | settings)
+        super().configure(**{"location": f"qrexec:{QUBE}/{self.name}"} | settings)
 
     def engine_itself(
         self, *arguments: str, service: str = "Repository", data: bytes = b""

@@ -6,7 +6,7 @@ import os
 
 import archives
 from storage_qube import QUBE, QrexecStore
-from store_profile import mostly
+from store_driver import mostly
 
 
 @mostly("store", "restic")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from storage_qube import QrexecStore, StorageQube, make_store
-from store_profile import mostly
+from store_driver import mostly
 from test_server_restic import backup
 
 

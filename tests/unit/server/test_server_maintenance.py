@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import archives
 import pytest
 from storage_qube import QrexecStore, StorageQube
-from store_profile import mostly
+from store_driver import mostly
 from test_server_borg import last_transaction
 from test_server_restic import backup
 

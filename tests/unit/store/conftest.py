@@ -8,7 +8,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Filled, Store, copy
+from store_driver import PAYLOAD, Filled, Store, copy
 
 sys.path.insert(0, str(PAYLOAD))
 
@@ -17,7 +17,7 @@ ENGINES = ("restic", "borg", "directory")
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
-    """An initialised profile per engine, to copy from: making restic's key takes seconds."""
+    """An initialised repository per engine, to copy from: making restic's key takes seconds."""
     stores = {}
     for engine in ENGINES:
         store = Store(tmp_path_factory.mktemp(engine), engine)

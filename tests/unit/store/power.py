@@ -13,7 +13,7 @@ from pathlib import Path
 
 import archives
 from archives import Qube
-from store_profile import Store
+from store_driver import Store
 
 # fs/ext4/ioctl.c EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32), and EXT4_GOING_FLAGS_NOLOGFLUSH: from
 # then on nothing is written, not even the journal

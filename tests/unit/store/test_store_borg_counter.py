@@ -15,7 +15,7 @@ import pytest
 from archives import Qube
 from borg_blocks import Piece, overlaps, pieces, read
 from dedup_store.engines.borg import counter
-from store_profile import Store
+from store_driver import Store
 
 pytestmark = pytest.mark.engines
 

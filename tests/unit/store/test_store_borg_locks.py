@@ -11,7 +11,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import Store
+from store_driver import Store
 
 pytestmark = pytest.mark.engines
 

@@ -12,7 +12,7 @@ from borg_blocks import overlaps, pieces
 from dedup_store.config import Config
 from dedup_store.engines.borg import questions
 from dedup_store.errors import EngineError
-from store_profile import Store, refusal
+from store_driver import Store, refusal
 
 pytestmark = pytest.mark.engines
 
@@ -40,7 +40,7 @@ def accepted(store: Store) -> list[tuple[str, str]]:
     """What is recorded."""
     path = store.folder / "home/.config/dedup-store/accepted"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [(row["accepted"], row["repository"]) for row in rows]
+    return [(row["accepted"], row["location"]) for row in rows]
 
 
 def test_repository_that_was_moved(borg_store: Store) -> None:
@@ -49,7 +49,7 @@ def test_repository_that_was_moved(borg_store: Store) -> None:
     old, new = store.repository, store.folder / "a bigger disk" / "repo"
     new.parent.mkdir()
     old.rename(new)
-    store.configure(repository=str(new))
+    store.configure(location=str(new))
     for command in (["list"], ["init"], ["put"]):
         text = told(store, *command, data=backup(2))
         assert f"the repository {new} was at {old}" in text
@@ -102,7 +102,7 @@ def test_copy_at_another_place_that_is_older(borg_store: Store) -> None:
     store, copied = borg_store, borg_store.folder / "copy"
     shutil.copytree(store.repository, copied)
     store.put(backup(1))
-    store.configure(repository=str(copied))
+    store.configure(location=str(copied))
     text = told(store, "accept", "moved", str(copied))
     assert f"the repository {copied} is older than" in text
     assert text.endswith(f"`dedup-store accept older {copied}`\n")
@@ -146,7 +146,7 @@ def test_other_engines_ask_nothing(engine: str, fresh: dict[str, Store], tmp_pat
     place = tmp_path / "new"
     shutil.copytree(store.repository, place)
     moved = Store(tmp_path, engine)
-    moved.configure(repository=str(place))
+    moved.configure(location=str(place))
     if engine == "restic":
         shutil.copy(store.password, moved.password)
     kept = tmp_path / "kept"
@@ -159,13 +159,13 @@ def test_other_engines_ask_nothing(engine: str, fresh: dict[str, Store], tmp_pat
     assert "asks nothing" in refusal(moved, "accept", "older", str(place))
 
 
-def test_places_in_a_storage_qube_are_told_as_a_profile_has_them(tmp_path: Path) -> None:
-    profile = Config("other", "borg", "qrexec:sys-storage/new", tmp_path / "password")
+def test_places_in_a_storage_qube_are_told_as_the_configuration_has_them(tmp_path: Path) -> None:
+    bare_store = Config("other", "borg", "qrexec:sys-storage/new", tmp_path / "password")
     said = (
         "Warning: The repository at location ssh://sys-storage/./new was previously located at"
         " ssh://sys-usb/./old\nDo you want to continue? [yN] no (from X)\nAborting.\n"
     )
-    question = questions.find(EngineError("", said), profile)
+    question = questions.find(EngineError("", said), bare_store)
     assert question is not None
     assert "qrexec:sys-storage/new was at qrexec:sys-usb/old when" in str(question)
-    assert "`dedup-store accept --profile other moved qrexec:sys-storage/new`" in str(question)
+    assert "`dedup-store accept --repository other moved qrexec:sys-storage/new`" in str(question)

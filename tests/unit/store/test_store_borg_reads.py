@@ -10,7 +10,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Store
+from store_driver import PAYLOAD, Store
 
 pytestmark = [
     pytest.mark.engines,
@@ -127,7 +127,7 @@ def test_reading_where_the_home_folder_cannot_be_written(borg_store: Store, how:
     assert f"\n{run} " in result.stdout
     new = store.folder / "new"
     store.repository.rename(new)
-    store.configure(repository=str(new))
+    store.configure(location=str(new))
     result = read_with_home(store, how, f"$STORE list || $STORE accept moved {new}")
     assert result.returncode == 1
     assert f"the repository {new} was at {store.repository}" in result.stderr
@@ -152,7 +152,7 @@ def test_reading_where_one_full_disk_holds_it_all(borg_store: Store) -> None:
     store = borg_store
     place = store.folder / "home" / "repo"
     store.repository.rename(place)
-    store.configure(repository=str(place))
+    store.configure(location=str(place))
     assert store.run("accept", "moved", str(place)).returncode == 0
     run = store.put(backup(1))["run"]
     result = read_with_home(store, "full", "$STORE list; $STORE get latest | wc -c")

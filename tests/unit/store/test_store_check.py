@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_profile import PAYLOAD, Filled, Store, mostly, refusal
+from store_driver import PAYLOAD, Filled, Store, mostly, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 

@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from store_profile import PAYLOAD, Store, refusal
+from store_driver import PAYLOAD, Store, refusal
 
 
 @pytest.fixture
-def profile(tmp_path: Path) -> Store:
-    """A profile without a repository."""
+def bare_store(tmp_path: Path) -> Store:
+    """A configuration, without a repository."""
     store = Store(tmp_path, "borg")
     store.configure()
     return store
@@ -24,9 +24,9 @@ def profile(tmp_path: Path) -> Store:
     [
         ("", "'engine' must be one of: restic, borg, directory"),
         ('engine = "tar"', "'engine' must be one of: restic, borg, directory"),
-        ('engine = "directory"\nrepository = "qrexec:a/b"', "'repository' must be an absolute"),
-        ('engine = "directory"\nrepository = "rclone:a:b"', "'repository' must be an absolute"),
-        ('engine = "directory"\nrepository = "u@host:/x"', "'repository' must be an absolute"),
+        ('engine = "directory"\nlocation = "qrexec:a/b"', "'location' must be an absolute"),
+        ('engine = "directory"\nlocation = "rclone:a:b"', "'location' must be an absolute"),
+        ('engine = "directory"\nlocation = "u@host:/x"', "'location' must be an absolute"),
         ('engine = "directory"\npassword_file = "/p"', "it encrypts nothing"),
         ("engine = 3", "'engine' must be a string"),
         ('engine = "borg"\nchunker = "x"', "unknown key 'chunker'"),
@@ -34,11 +34,11 @@ def profile(tmp_path: Path) -> Store:
         ('engine = "borg"\nlock_wait = "x"', "'lock_wait' must be a whole number"),
         ('engine = "borg"\nlock_wait = true', "'lock_wait' must be a whole number"),
         ('engine = "borg"\nlock_wait = -1', "'lock_wait' must be between"),
-        ('engine = "borg"\nrepository = "relative/path"', "'repository' must be an absolute path"),
-        ('engine = "borg"\nrepository = "--help"', "'repository' must be an absolute path"),
-        ('engine = "borg"\nrepository = "/a::b"', "'repository' has a control character or '::'"),
-        ('engine = "borg"\nrepository = "/a\\nb"', "'repository' has a control character or '::'"),
-        ('engine = "borg"\nrepository = "/a/../b"', "'repository' must have no '..' in it"),
+        ('engine = "borg"\nlocation = "relative/path"', "'location' must be an absolute path"),
+        ('engine = "borg"\nlocation = "--help"', "'location' must be an absolute path"),
+        ('engine = "borg"\nlocation = "/a::b"', "'location' has a control character or '::'"),
+        ('engine = "borg"\nlocation = "/a\\nb"', "'location' has a control character or '::'"),
+        ('engine = "borg"\nlocation = "/a/../b"', "'location' must have no '..' in it"),
         ('engine = "borg"\npassword_file = "p"', "'password_file' must be an absolute path"),
         ('engine = "borg"\ncompression = "zstd,23"', "'compression' must be none, lz4, zstd,N"),
         ('engine = "borg"\ncompression = "lz4 --dry-run"', "'compression' must be none"),
@@ -53,42 +53,42 @@ def profile(tmp_path: Path) -> Store:
         ("#" * 70_000, "is larger than"),
     ],
 )
-def test_configuration_errors(profile: Store, text: str, reason: str) -> None:
-    profile.config.write_text(text)
-    message = refusal(profile, "list")
+def test_configuration_errors(bare_store: Store, text: str, reason: str) -> None:
+    bare_store.config.write_text(text)
+    message = refusal(bare_store, "list")
     assert reason in message
     assert "default.toml" in message
 
 
-def test_configuration_that_is_not_text(profile: Store) -> None:
-    profile.config.write_bytes(b"\xff\xfe")
-    assert "is not valid TOML" in refusal(profile, "list")
+def test_configuration_that_is_not_text(bare_store: Store) -> None:
+    bare_store.config.write_bytes(b"\xff\xfe")
+    assert "is not valid TOML" in refusal(bare_store, "list")
 
 
-def test_configuration_that_is_absent(profile: Store) -> None:
-    message = refusal(profile, "list", "--profile", "other")
+def test_configuration_that_is_absent(bare_store: Store) -> None:
+    message = refusal(bare_store, "list", "--repository", "other")
     assert "other.toml does not exist" in message
 
 
 @pytest.mark.parametrize(
     "name", ["../default", "", "a/b", ".hidden", "-x", "a" * 65, "a\x1b[2J", "ä"]
 )
-def test_profile_names(profile: Store, name: str) -> None:
-    message = refusal(profile, "list", f"--profile={name}")
-    assert "is no profile name" in message
+def test_repository_names(bare_store: Store, name: str) -> None:
+    message = refusal(bare_store, "list", f"--repository={name}")
+    assert "is no repository name" in message
     assert "\x1b" not in message
 
 
-def test_other_profile_of_the_same_folder(profile: Store) -> None:
-    shutil.copy(profile.config, profile.config.with_name("second-1.toml"))
+def test_another_repository_of_the_same_folder(bare_store: Store) -> None:
+    shutil.copy(bare_store.config, bare_store.config.with_name("second-1.toml"))
     line = b"another invented password\n"
-    assert profile.run("set-password", "--profile", "second-1", data=line).returncode == 0
-    assert profile.config.with_name("second-1.password").read_bytes() == line
-    assert not profile.password.exists()
+    assert bare_store.run("set-password", "--repository", "second-1", data=line).returncode == 0
+    assert bare_store.config.with_name("second-1.password").read_bytes() == line
+    assert not bare_store.password.exists()
 
 
-def test_json_has_the_error_too(profile: Store) -> None:
-    result = profile.run("list", "--json", "--profile", "other")
+def test_json_has_the_error_too(bare_store: Store) -> None:
+    result = bare_store.run("list", "--json", "--repository", "other")
     assert result.returncode == 2
     report = json.loads(result.stdout)
     assert report["exit_code"] == 2
@@ -128,7 +128,7 @@ def test_without_a_repository(borg_store: Store, command: list[str]) -> None:
     shutil.rmtree(borg_store.repository)
     message = refusal(borg_store, *command, data=b"x" * 2_000_000)
     assert "there is no repository at" in message
-    assert "run `dedup-store init --profile default`" in message
+    assert "run `dedup-store init --repository default`" in message
 
 
 def test_engine_that_is_not_installed(borg_store: Store) -> None:
@@ -162,7 +162,7 @@ def test_help_names_every_exit_code(borg_store: Store) -> None:
     for code in (0, 1, 2, 3, 4, 5, 130, 141, 143):
         assert f"\n  {code} " in text
     tuning = ("compression", "chunks", "pack_size")
-    for key in ("engine", "repository", "device", "password_file", "lock_wait", *tuning):
+    for key in ("engine", "location", "device", "password_file", "lock_wait", *tuning):
         assert f"\n  {key} " in text
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PASSWORD, PAYLOAD, Store, refusal
+from store_driver import PASSWORD, PAYLOAD, Store, refusal
 
 NOBODY = 65534
 MOUNTS = "/mnt/dedup-store"
@@ -34,11 +34,11 @@ def test_labels_that_are_refused(tmp_path: Path, label: str) -> None:
 def test_repository_beside_the_device(tmp_path: Path, place: str) -> None:
     store = Store(tmp_path, "restic")
     store.configure(device="B", repository=place)
-    assert f"'repository' must be below the device's {MOUNTS}/B" in refusal(store, "list")
+    assert f"'location' must be below the device's {MOUNTS}/B" in refusal(store, "list")
 
 
 class Device:
-    """A profile of an ordinary user, whose repository is on a device that can be attached.
+    """A store of an ordinary user, whose repository is on a device that can be attached.
 
     Each command runs in a mount namespace of its own, with its own /etc/fstab, and without the
     machine's cache of labels: it would hide a loop device that is used anew within two seconds
@@ -46,7 +46,7 @@ class Device:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the file system, and the profile."""
+        """Make the file system, and the configuration."""
         self.folder = folder
         self.label = f"T{os.getpid()}.{folder.name[-4:]}"[:16]  # more is no label of ext4
         self.point = f"{MOUNTS}/{self.label}"
@@ -165,7 +165,7 @@ def test_from_init_to_get(device: Device) -> None:
     assert device.run("set-password", data=PASSWORD.encode() + b"\n").returncode == 0
     made = device.run("init", "--json")
     assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout)["repository"] == f"{device.point}/dedup-store/default"
+    assert json.loads(made.stdout)["location"] == f"{device.point}/dedup-store/default"
     assert device.run("put", data=backup()).returncode == 0
     assert device.run("get", "latest").stdout == backup()
     device.detach()

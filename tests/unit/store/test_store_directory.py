@@ -12,7 +12,7 @@ from pathlib import Path
 import archives
 import pytest
 from archives import Qube
-from store_profile import PASSWORD, PAYLOAD, Store, refusal
+from store_driver import PASSWORD, PAYLOAD, Store, refusal
 
 OTHER_RUN = "20200101T000000Z-other-0000"
 
@@ -35,32 +35,32 @@ def large(*seeds: int) -> bytes:
 
 
 @pytest.fixture
-def profile(tmp_path: Path) -> Store:
-    """A profile without a repository."""
+def bare_store(tmp_path: Path) -> Store:
+    """A configuration, without a repository."""
     store = Store(tmp_path, "directory")
     store.configure()
     return store
 
 
-def test_init_says_that_nothing_is_encrypted(profile: Store) -> None:
-    assert "no repository" in refusal(profile, "list")
+def test_init_says_that_nothing_is_encrypted(bare_store: Store) -> None:
+    assert "no repository" in refusal(bare_store, "list")
     for words, changed in ((["--check"], True), ([], True), ([], False), (["--check"], False)):
-        result = profile.run("init", "--json", *words)
+        result = bare_store.run("init", "--json", *words)
         assert result.returncode == 0, result.stderr
         assert json.loads(result.stdout) == {
             "changed": changed,
             "has_password": False,
             "engine": "directory",
-            "repository": str(profile.repository),
+            "location": str(bare_store.repository),
             "password_file": None,
         }
         warned = result.stderr.startswith(b"dedup-store: warning: the engine directory encrypts")
         assert warned is changed
-        assert profile.repository.exists() == (words == [] or not changed)
-    for path in (profile.repository, profile.stored):
+        assert bare_store.repository.exists() == (words == [] or not changed)
+    for path in (bare_store.repository, bare_store.stored):
         assert path.stat().st_mode & 0o7777 == 0o700
-    profile.put(small())
-    files = [path for path in profile.stored.rglob("*") if path.is_file()]
+    bare_store.put(small())
+    files = [path for path in bare_store.stored.rglob("*") if path.is_file()]
     assert {path.stat().st_mode & 0o7777 for path in files} == {0o600}
 
 
@@ -189,34 +189,34 @@ def killed_at(store: Store, call: str, number: int, *words: str, data: bytes = b
     return result.returncode != 0
 
 
-def test_init_killed_at_each_step(profile: Store) -> None:
+def test_init_killed_at_each_step(bare_store: Store) -> None:
     """No repository is left without an id, and the making can be repeated."""
     for call in ("mkdir", "fsync"):
         number, is_killed = 1, True
         while is_killed:
-            shutil.rmtree(profile.repository, ignore_errors=True)
-            shutil.rmtree(profile.folder / "home" / ".config", ignore_errors=True)
-            is_killed = killed_at(profile, call, number, "init")
-            identity = profile.repository / "dedup-store-id"
-            if profile.stored.exists():
+            shutil.rmtree(bare_store.repository, ignore_errors=True)
+            shutil.rmtree(bare_store.folder / "home" / ".config", ignore_errors=True)
+            is_killed = killed_at(bare_store, call, number, "init")
+            identity = bare_store.repository / "dedup-store-id"
+            if bare_store.stored.exists():
                 assert len(identity.read_text()) == 32
-            if profile.repository.exists():
-                result = profile.run("init")
+            if bare_store.repository.exists():
+                result = bare_store.run("init")
                 assert result.returncode == 0, (call, number, result.stderr)
                 assert len(identity.read_text()) == 32
             number += 1
         assert number > 2, call
 
 
-def test_init_killed_while_it_writes_the_id(profile: Store) -> None:
+def test_init_killed_while_it_writes_the_id(bare_store: Store) -> None:
     for written in ("", "0123"):
-        shutil.rmtree(profile.repository, ignore_errors=True)
-        shutil.rmtree(profile.folder / "home" / ".config", ignore_errors=True)
-        profile.repository.mkdir()
-        identity = profile.repository / "dedup-store-id"
+        shutil.rmtree(bare_store.repository, ignore_errors=True)
+        shutil.rmtree(bare_store.folder / "home" / ".config", ignore_errors=True)
+        bare_store.repository.mkdir()
+        identity = bare_store.repository / "dedup-store-id"
         identity.write_text(written)
-        assert "no repository" in refusal(profile, "list")
-        profile.make()
+        assert "no repository" in refusal(bare_store, "list")
+        bare_store.make()
         assert len(identity.read_text()) == 32
 
 
@@ -263,20 +263,20 @@ def test_forget_killed_at_each_step(directory_store: Store) -> None:
     assert [path.name for path in directory_store.stored.iterdir()] == [kept["run"]]
 
 
-def test_shared_blocks(profile: Store) -> None:
+def test_shared_blocks(bare_store: Store) -> None:
     """A real Btrfs: an unchanged backup grows it by next to nothing, and a new qube by itself."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")
     if not shutil.which("mkfs.btrfs"):
         pytest.skip("needs mkfs.btrfs (btrfs-progs)")
-    image, changed = profile.folder / "image", bytearray(large(1, 2))
+    image, changed = bare_store.folder / "image", bytearray(large(1, 2))
     with image.open("wb") as file:
         file.truncate(256 << 20)
     changed[len(changed) // 4] ^= 1  # in the middle of the first volume
     streams = {"first": large(1, 2), "same": large(1, 2), "changed": changed, "new": large(9, 1, 2)}
     for name, data in streams.items():
-        (profile.folder / name).write_bytes(data)
-    place = profile.repository
+        (bare_store.folder / name).write_bytes(data)
+    place = bare_store.repository
     place.mkdir()
     program = PAYLOAD / "dedup-store"
     script = f"""
@@ -284,17 +284,17 @@ def test_shared_blocks(profile: Store) -> None:
         set -e
         {program} init >&2
         for name in {" ".join(streams)}; do
-            stored=$({program} put <{profile.folder}/$name)
+            stored=$({program} put <{bare_store.folder}/$name)
             sync -f {place}
             echo $(($(stat -f -c '(%b - %f) * %S' {place})))
             run=${{stored#stored }}
-            {program} get "${{run%% *}}" | cmp - {profile.folder}/$name
+            {program} get "${{run%% *}}" | cmp - {bare_store.folder}/$name
         done
         filefrag -v {place}/dedup-store-runs/*/0 | grep -c shared
     """
     result = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
-        env=profile.environment,
+        env=bare_store.environment,
         capture_output=True,
         text=True,
         check=False,

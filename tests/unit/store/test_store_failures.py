@@ -15,7 +15,7 @@ from typing import IO
 import archives
 import pytest
 from archives import Qube
-from store_profile import ENCRYPTED, PAYLOAD, Store
+from store_driver import ENCRYPTED, PAYLOAD, Store
 
 THOROUGH = pytest.mark.thorough
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import Store
+from store_driver import Store
 
 WRITERS = (["init"], ["init", "--check"], ["put"], ["prune"], ["forget", "x"])
 READERS = (["list"], ["get", "latest"], ["export-keys"])
@@ -46,7 +46,7 @@ def another(store: Store, folder: Path) -> None:
     """Put another repository, with the same password, in a store's place."""
     other = Store(folder, store.engine)
     other.folder.mkdir()
-    other.configure(repository=str(store.repository))
+    other.configure(location=str(store.repository))
     if store.password.exists():
         other.set_password(store.password.read_text().strip())
     result = other.run("init")
@@ -63,7 +63,7 @@ def test_a_place_that_is_gone(store: Store, lose: Callable[[Path], None]) -> Non
         message = refused(store, *words)
         assert f"the repository {store.repository}, in use here since 20" in message
         assert "is gone: is what holds it attached" in message
-        assert "`dedup-store init --new --profile default`" in message
+        assert "`dedup-store init --new --repository default`" in message
     bring_back(store.repository)
     assert store.run("init", "--check", "--json").stdout.startswith(b'{"changed": false')
     assert store.runs() == [kept]
@@ -89,7 +89,7 @@ def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
     for words in (["put"], ["init"], ["init", "--check"], ["prune"]):
         message = refused(store, *words)
         assert f"at {store.repository} is another repository than before" in message
-        assert "`dedup-store init --new --profile default`" in message
+        assert "`dedup-store init --new --repository default`" in message
     read = store.run("list", "--lines")
     assert (read.returncode, read.stdout) == (0, b"")
     assert b"warning: at " in read.stderr
@@ -110,7 +110,7 @@ def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
 def test_a_repository_that_was_moved_and_is_remembered_by_its_place(store: Store) -> None:
     """A new place is a new place: only what was in use there is expected there."""
     store.put(backup())
-    store.configure(repository=str(store.folder / "elsewhere"))
+    store.configure(location=str(store.folder / "elsewhere"))
     assert store.run("init").returncode == 0
     assert store.runs() == []
 
@@ -164,10 +164,10 @@ def test_a_place_has_one_name(directory_store: Store, spelling: str) -> None:
     store = directory_store
     kept = store.put(backup())
     place = store.folder if spelling.endswith("repo") else store.repository
-    store.configure(repository=spelling.format(place))
+    store.configure(location=spelling.format(place))
     shown = store.run("init", "--json")
     assert b'"changed": false' in shown.stdout
-    assert json.loads(shown.stdout)["repository"] == str(store.repository)
+    assert json.loads(shown.stdout)["location"] == str(store.repository)
     assert store.runs() == [kept]
     absent(store.repository)
     for words in (["init"], ["init", "--check"], ["put"], ["list"]):
@@ -185,7 +185,7 @@ def test_rclone_that_is_named_directly(restic_store: Store) -> None:
         settings.write_text(f"[{name}]\ntype = alias\nremote = {folder}\n")
 
     remote("far", far)
-    store.configure(repository="rclone:far:repo")
+    store.configure(location="rclone:far:repo")
     assert store.run("init").returncode == 0
     kept = store.put(backup())
     for name, folder in (("other", far), ("far", store.folder / "empty")):

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import archives
-from store_profile import ENCRYPTED, Store
+from store_driver import ENCRYPTED, Store
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/design/formats.md"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Store
+from store_driver import PAYLOAD, Store
 
 pytestmark = [
     pytest.mark.engines,

@@ -12,7 +12,7 @@ from pathlib import Path
 import archives
 import pytest
 from dedup_store.archive.order import clock_notes, in_order
-from store_profile import ENCRYPTED, Store, mostly
+from store_driver import ENCRYPTED, Store, mostly
 from test_store_borg_counter import boot, replace
 
 # dedup-store with another clock: its first argument is the difference in days
@@ -126,7 +126,7 @@ def test_a_counter_that_is_old(store: Store, is_booted: bool) -> None:
 def test_a_repository_that_two_qubes_use_in_turn(directory_store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other", "directory")
     other.folder.mkdir()
-    other.configure(repository=str(directory_store.repository))
+    other.configure(location=str(directory_store.repository))
     stores = [directory_store, other, other, directory_store, other]
     runs = [put(store, number)[0] for number, store in enumerate(stores, 1)]
     assert names(directory_store) == runs

@@ -8,7 +8,7 @@ from pathlib import Path
 import power
 import pytest
 from power import Machine
-from store_profile import Store
+from store_driver import Store
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import PAYLOAD, Store
+from store_driver import PAYLOAD, Store
 
 LINE = re.compile(rb"\r[\d.]+ [kM]B  [\d.]+ [kM]?B/s  0:\d\d:\d\d *(?=\r)")
 

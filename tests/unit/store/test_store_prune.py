@@ -13,7 +13,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import ENCRYPTED, Store, mostly
+from store_driver import ENCRYPTED, Store, mostly
 
 ABSENT = "20200101T000000Z-absent-0000"
 REMOVING = {"restic": "forget", "borg": "delete"}
@@ -289,10 +289,10 @@ def folder_of_locks(store: Store) -> Path:
     return store.folder / "home" / ".config" / "dedup-store"
 
 
-def test_two_profiles_of_one_repository_share_the_lock(borg_store: Store) -> None:
+def test_two_names_of_one_repository_share_the_lock(borg_store: Store) -> None:
     for name in ("toml", "password"):
         path = borg_store.config.with_suffix(f".{name}")
         shutil.copy(path, path.with_stem("second"))
-    for words in ([], ["--profile", "second"]):
+    for words in ([], ["--repository", "second"]):
         assert borg_store.run("list", *words).returncode == 0
     assert len(list(folder_of_locks(borg_store).glob("*.lock"))) == 1

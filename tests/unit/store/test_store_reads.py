@@ -7,7 +7,7 @@ from pathlib import Path
 
 import archives
 from archives import Qube
-from store_profile import PAYLOAD, Store, mostly
+from store_driver import PAYLOAD, Store, mostly
 
 SIZE = 18 << 20
 # read(3</repository/data/0/5>, "..."..., 8192) = 8192

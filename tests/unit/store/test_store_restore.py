@@ -11,7 +11,7 @@ import archives
 import pytest
 from archives import Qube
 from memory_engine import split
-from store_profile import ENCRYPTED, PAYLOAD, Store
+from store_driver import ENCRYPTED, PAYLOAD, Store
 
 LAB = PAYLOAD.parents[1] / "lab"
 UNPACKER = LAB / "dom0" / "lib" / "qfile-dom0-unpacker"

@@ -15,7 +15,7 @@ import archives
 import pytest
 from archives import Qube
 from dedup_store.archive.manifest import is_run_name, new_run_name
-from store_profile import ENCRYPTED, PAYLOAD, Store, mostly
+from store_driver import ENCRYPTED, PAYLOAD, Store, mostly
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-20261123T231500-4711-[0-9a-f]{4}")
 

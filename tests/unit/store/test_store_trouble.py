@@ -11,7 +11,7 @@ from pathlib import Path
 import archives
 import disks
 import pytest
-from store_profile import PAYLOAD, Filled, Store, copy
+from store_driver import PAYLOAD, Filled, Store, copy
 from test_store_failures import fake_engine, small_backup
 
 ENGINES = ("restic", "directory")
@@ -195,7 +195,7 @@ def test_removing_without_room_is_no_way_out_of_itself(filled: Filled) -> None:
 @pytest.mark.parametrize("command", ["forget", "prune"])
 def test_removing_without_room_in_a_storage_qube(restic_store: Store, command: str) -> None:
     store = restic_store
-    store.configure(repository="qrexec:sys-far/main")
+    store.configure(location="qrexec:sys-far/main")
     variables = fake_engine(store, "echo 'Fatal: no space left on device' >&2; exit 1")
     words = [command, "20261130T130000Z-20261130T080000-1234-abcd"][
         : 2 if command == "forget" else 1

@@ -26,9 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     made = "would be made" if check else "made"
     steps = [("password", result["new_password"])] if result["engine"] != UNENCRYPTED else []
-    steps.append(
-        (f"{result['engine']} repository {result['repository']}", result["new_repository"])
-    )
+    steps.append((f"{result['engine']} repository {result['location']}", result["new_repository"]))
     for what, new in steps:
         print(f"{context.address}: {what} {made if new else 'is there'}")
     return 0
@@ -49,7 +47,7 @@ def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, 
 
     Returns:
         changed, new_password, new_repository: whether something was, or would be, made; engine
-        and repository: which, and where.
+        and location: which, and where.
 
     Raises:
         BackupError: the qube or dedup-store failed, or the repository is gone. One whose password
@@ -61,7 +59,7 @@ def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, 
             f"the repository {found.place} can't be opened, or is gone, and dom0 has confirmed"
             f" {confirmed} run(s) in it: is what holds it attached, mounted, reachable, and not"
             " renamed? Only to have a new, empty one there: `sudo qubes-dedup-backup init --new`,"
-            " with the same --qube and --store-profile"
+            " with the same --qube and --repository"
         )
     new_password = not found.has_password and found.engine != UNENCRYPTED
     if not check:
@@ -74,5 +72,5 @@ def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, 
         "new_password": new_password,
         "new_repository": found.changed,
         "engine": found.engine,
-        "repository": found.place,
+        "location": found.place,
     }

@@ -78,7 +78,7 @@ def _passphrase(profile: Profile) -> dict[str, Any]:
 
 
 def _of_store(profile: Profile, address: StoreAddress, name: str) -> dict[str, Any]:
-    command = f"dedup-store export-keys --profile {address.store_profile}"
+    command = f"dedup-store export-keys --repository {address.repository}"
     return {
         "profile": profile.name,
         "secret": _NAMES[name],

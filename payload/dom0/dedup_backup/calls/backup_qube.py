@@ -77,7 +77,7 @@ class Repository:
 
 
 class Store:
-    """The store of one profile in one qube."""
+    """One repository in one qube."""
 
     def __init__(self, address: StoreAddress, patience: int | None = None) -> None:
         """Name it; the qube is started by the first call when it is off.
@@ -176,7 +176,7 @@ class Store:
         autostart: bool = True,
         patience: int = service.PATIENCE,
     ) -> Call:
-        words = ("dedup-store", command, "--profile", self._address.store_profile, *arguments)
+        words = ("dedup-store", command, "--repository", self._address.repository, *arguments)
         return service.call(
             self._address.qube,
             qubesd.exec_service(words),
@@ -217,7 +217,7 @@ def _member(row: dict[str, Any]) -> Member:
 
 
 def _repository(row: dict[str, Any]) -> Repository:
-    engine, place = row.get("engine"), row.get("repository")
+    engine, place = row.get("engine"), row.get("location")
     if engine not in ENGINES or not isinstance(place, str):
         raise _malformed("its repository")
     flags = _flag(row, "changed"), _flag(row, "has_password")

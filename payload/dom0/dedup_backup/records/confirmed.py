@@ -39,7 +39,7 @@ def read(paths: Paths, address: StoreAddress | None) -> dict[str, dict[str, Any]
             order = number(record, "order", ORDERS)
             for key in ("began", "stamp_first", "stamp_last"):
                 number(record, key, TIMES)
-            if address in (None, StoreAddress(str(record["qube"]), str(record["store_profile"]))):
+            if address in (None, StoreAddress(str(record["qube"]), str(record["repository"]))):
                 records.append(((order or 0, str(record["confirmed"]), record["run"]), record))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BackupError(f"the record {path} is damaged: {error}") from None
@@ -52,7 +52,7 @@ def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[st
     record: dict[str, Any] = {
         "run": run,
         "qube": address.qube,
-        "store_profile": address.store_profile,
+        "repository": address.repository,
         "confirmed": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if head.order != 0:  # without this key, it is of an older version, whose ledgers had no order

@@ -72,9 +72,9 @@ def other_stores(paths: Paths, address: StoreAddress) -> list[StoreAddress]:
         BackupError: a profile or a record can't be read.
     """
     records = confirmed.read(paths, None).values()
-    found = {StoreAddress(str(row["qube"]), str(row["store_profile"])) for row in records}
+    found = {StoreAddress(str(row["qube"]), str(row["repository"])) for row in records}
     found |= {store for profile in all_profiles(paths) if (store := profile.store())}
-    return sorted(found - {address}, key=lambda store: (store.qube, store.store_profile))
+    return sorted(found - {address}, key=lambda store: (store.qube, store.repository))
 
 
 def drop_old(

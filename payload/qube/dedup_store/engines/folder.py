@@ -40,7 +40,7 @@ def kind_of_folder(path: Path) -> str | None:
 
 
 def check(config: Config) -> bool:
-    """Tell whether a local repository of the profile's engine exists; True for a remote one.
+    """Tell whether a local repository of the configured engine exists; True for a remote one.
 
     Raises:
         UsageError: when another engine's data are there.
@@ -51,7 +51,8 @@ def check(config: Config) -> bool:
     kind, wanted = kind_of_folder(path), config.engine
     if kind not in (None, wanted):
         raise UsageError(
-            f"repository {path} is of engine '{kind}', but the profile says engine = '{wanted}'"
+            f"repository {path} is of engine '{kind}', but its configuration says"
+            f" engine = '{wanted}'"
         )
     return kind is not None
 

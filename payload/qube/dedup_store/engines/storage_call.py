@@ -26,10 +26,10 @@ class StorageCall:
 
 
 def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
-    """Give the way to a profile's storage qube, None when it has none.
+    """Give the way to a repository's storage qube, None when it has none.
 
     Args:
-        config: the profile.
+        config: the repository's.
         maintenance: whether something will be removed: another service, which dom0 opens.
     """
     if config.storage is None:
@@ -42,7 +42,7 @@ def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
     if maintenance:
         doubt += (
             " dom0 opens it for the time of `sudo qubes-dedup-backup prune`, if its"
-            " /etc/qubes-dedup-backup/storage.toml names this repository"
+            " /etc/qubes-dedup-backup/server.toml names this repository"
         )
     return StorageCall(
         command=shlex.join([str(program), qube, service]),

@@ -34,13 +34,13 @@ _LAYERS = {
     "LVM2_member": "it is a part of LVM: have its volume activated (`vgchange -ay`), and give the"
     " file system on that the label",
     "zfs_member": "it is a part of a ZFS pool, which isn't mounted by label: import the pool, and"
-    " set `repository` in place of `device`",
+    " set `location` in place of `device`",
 }
 _OWN = re.compile(r"xvd[a-d][0-9]*|zram[0-9]+|(?:sr|fd|ram)[0-9]+")  # Qubes' own volumes, no disks
 
 
 def require(config: Config) -> None:
-    """Mount the profile's device, unless it is mounted; it stays so at least until we end.
+    """Mount the repository's device, unless it is mounted; it stays so at least until we end.
 
     Raises:
         UsageError: this qube isn't prepared for it.
@@ -94,7 +94,7 @@ def make_folder(config: Config) -> None:
     if path is None:
         return
     try:
-        Path(config.repository).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(config.location).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         if error.errno == errno.EROFS:
             require_writable(config)

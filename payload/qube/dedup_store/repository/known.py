@@ -30,18 +30,18 @@ class Record:
     """What is remembered of a location.
 
     Attributes:
-        repository: the location.
+        location: the location.
         since: the day when its last repository was first used (UTC).
         marks: engines' ids of its repositories, and what mark() tells of them.
     """
 
-    repository: str
+    location: str
     since: str
     marks: tuple[str, ...]
 
 
 def read(config: Config) -> Record | None:
-    """Give what is remembered of a profile's location; None when nothing was ever there.
+    """Give what is remembered of a repository's location; None when nothing was ever there.
 
     Raises:
         StoreError: when it can't be read.
@@ -50,14 +50,14 @@ def read(config: Config) -> Record | None:
     try:
         with path.open("rb") as file:
             found = json.loads(file.read(_MAX_FILE))
-        return Record(str(found["repository"]), str(found["since"]), tuple(found["marks"]))
+        return Record(str(found["location"]), str(found["since"]), tuple(found["marks"]))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StoreError(f"{path} can't be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise StoreError(
-            f"{path} is damaged: it says which repository is at {config.repository}. Remove it if"
+            f"{path} is damaged: it says which repository is at {config.location}. Remove it if"
             " `dedup-store list` shows your runs"
         ) from None
 
@@ -75,21 +75,21 @@ def note(config: Config, repository: Engine) -> None:
     if config.engine == "directory" and mark is None:
         # it is older than ids, or its id was damaged
         with contextlib.suppress(OSError):  # it can't be written: then there is nothing to lose
-            layout.make_id(Path(config.repository))
+            layout.make_id(Path(config.location))
             mark = _mark(config)
     needs_identity = mark is None or config.engine == "restic"
     found = [repository.identity() if needs_identity else None, mark]
     new = [item for item in found if item and item not in old_marks]
     if not old or new:
         since = time.strftime("%Y-%m-%d", time.gmtime())
-        _write(_path(config), Record(config.repository, since, (*old_marks, *new)))
+        _write(_path(config), Record(config.location, since, (*old_marks, *new)))
 
 
 def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
     """Compare the repository that is there with what is remembered.
 
     Args:
-        config: the profile.
+        config: the repository's.
         repository: what was opened.
         to_write: whether something will be changed in it: then another one is refused, and one
             where there was none before is remembered. For a reader, a warning will do, and
@@ -118,7 +118,7 @@ def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
         except EngineError:
             return  # what is done next will tell
         except StoreError as error:  # a backup doesn't fail because of that
-            notify.warn(f"it is not remembered that {config.repository} is in use: {error}")
+            notify.warn(f"it is not remembered that {config.location} is in use: {error}")
 
 
 def require(config: Config, repository: Engine, record: Record) -> None:
@@ -145,9 +145,9 @@ def _compare(config: Config, repository: Engine, record: Record) -> None:
     if record.marks and identity not in record.marks:
         which = clean(identity[:8]) if identity else "one without an id"
         raise StoreError(
-            f"at {config.repository} is another repository than before, {which}: has"
+            f"at {config.location} is another repository than before, {which}: has"
             " another disk its name, or something else its place? If it shall be used from now"
-            f" on: `dedup-store init --new --profile {config.profile}`"
+            f" on: `dedup-store init --new --repository {config.name}`"
         )
 
 
@@ -155,9 +155,9 @@ def gone(config: Config, record: Record, why: str = "") -> StoreError:
     """Give the error for a location whose repository isn't there."""
     before = f"{clean(why, 800)}: " if why else ""
     return StoreError(
-        f"{before}the repository {config.repository}, in use here since {record.since}, is gone:"
+        f"{before}the repository {config.location}, in use here since {record.since}, is gone:"
         f" {_QUESTION} Only to have a new, empty one there:"
-        f" `dedup-store init --new --profile {config.profile}`"
+        f" `dedup-store init --new --repository {config.name}`"
     )
 
 

@@ -118,7 +118,7 @@ class _Waiting:
 
 
 def take(config: Config, *, exclusive: bool) -> Lock:
-    """Lock a profile's repository; wait for others at most `lock_wait` seconds.
+    """Lock a repository; wait for others at most `lock_wait` seconds.
 
     Raises:
         StoreError: when they go on for longer.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens the repository of a profile: password, device, folder, lock, engine.
+"""Opens a repository: password, device, folder, lock, engine.
 
 The only module that knows all engines.
 """
@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_repository(config: Config, purpose: Purpose) -> Opened:
-    """Open the repository of a profile; wait for other commands as long as they hinder it.
+    """Open a repository; wait for other commands as long as they hinder it.
 
     Raises:
         UsageError: there is none, or this qube isn't prepared for it.
@@ -75,7 +75,7 @@ def _engine(config: Config, session: Session) -> Engine:
 
 
 def _require_folder(config: Config) -> None:
-    """Refuse to go on without a repository of the profile's engine.
+    """Refuse to go on without a repository of the configured engine.
 
     Raises:
         UsageError: when there never was one.
@@ -85,6 +85,6 @@ def _require_folder(config: Config) -> None:
         if record := known.read(config):
             raise known.gone(config, record)
         raise UsageError(
-            f"there is no repository at {config.repository}:"
-            f" run `dedup-store init --profile {config.profile}`"
+            f"there is no repository at {config.location}:"
+            f" run `dedup-store init --repository {config.name}`"
         )

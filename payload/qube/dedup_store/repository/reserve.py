@@ -29,7 +29,7 @@ _INDEXES = {"restic": ("index/*", 2), "borg": ("index.*", 4)}
 
 
 class Reserve:
-    """The reserve of a profile's repository; none, if it isn't in this qube."""
+    """The reserve of a repository; none, if it isn't in this qube."""
 
     def __init__(self, config: Config) -> None:
         place = config.local_repository

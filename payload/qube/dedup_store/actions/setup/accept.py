@@ -17,19 +17,18 @@ def run(arguments: argparse.Namespace, settings: config.Config) -> int:
     kind, location = arguments.kind, config.normal(arguments.location)
     if settings.engine != "borg":
         raise UsageError(f"there is nothing to accept: {settings.engine} asks nothing like that")
-    if location != settings.repository:
+    if location != settings.location:
         raise UsageError(
-            f"the repository of profile {settings.profile} is {settings.repository},"
-            f" not {clean(location, 120)}"
+            f"the repository {settings.name} is {settings.location}, not {clean(location, 120)}"
         )
     repository = open_repository(settings, Purpose.ACCEPT).engine
     repository.unlock()
     changed = repository.is_asking(kind)
     if changed:
-        _record({"profile": settings.profile, "accepted": kind, "repository": location})
+        _record({"repository": settings.name, "accepted": kind, "location": location})
         repository.accept(kind)
     text = f"accepted: {location} is {kind}" if changed else f"nothing to accept at {location}"
-    report = {"changed": changed, "accepted": kind, "repository": location}
+    report = {"changed": changed, "accepted": kind, "location": location}
     notify.report(report, text, to_program=arguments.json)
     return 0
 

@@ -13,9 +13,9 @@ from dedup_store.system import notify
 def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Show what must be kept elsewhere, or (`--names`) tell only what there is."""
     report: dict[str, object] = {
-        "profile": settings.profile,
+        "repository": settings.name,
         "engine": settings.engine,
-        "repository": settings.repository,
+        "location": settings.location,
     }
     if arguments.names:
         names = ["password", "borg key"] if settings.engine == "borg" else ["password"]

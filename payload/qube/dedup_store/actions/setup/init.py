@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""init: make the repository of a profile."""
+"""init: make a repository."""
 
 import argparse
 
@@ -36,12 +36,12 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
         "changed": changed,
         "has_password": has_password,
         "engine": settings.engine,
-        "repository": settings.repository,
+        "location": settings.location,
         "password_file": str(path) if settings.is_encrypted else None,
     }
     if changed and not settings.is_encrypted:
         notify.warn(password.UNENCRYPTED)
-    text = f"{settings.engine} repository {settings.repository}"
+    text = f"{settings.engine} repository {settings.location}"
     if not changed:
         text += " is already there"
     elif arguments.check:

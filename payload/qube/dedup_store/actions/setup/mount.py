@@ -12,6 +12,6 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Mount the device, as each other command does, and say what hinders."""
     device.require(settings)
     place = str(settings.mount_point) if settings.mount_point else None
-    text = f"{settings.device} is mounted at {place}" if place else "the profile has no device"
+    text = f"{settings.device} is mounted at {place}" if place else "the repository has no device"
     notify.report({"device": settings.device, "mounted": place}, text, to_program=arguments.json)
     return 0

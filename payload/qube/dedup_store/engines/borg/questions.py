@@ -27,10 +27,10 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
 
     Args:
         error: any of borg's.
-        config: the profile.
+        config: the repository's.
         is_moved: whether it was accepted that the repository was moved; borg says it all the same.
     """
-    said, place = error.said, clean(config.repository, 120)
+    said, place = error.said, clean(config.location, 120)
     if (moved := _MOVED.search(said)) and not is_moved:
         kind = MOVED
         text = (
@@ -68,10 +68,10 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
 
 
 def _place(location: str) -> str:
-    """Give a location of borg's as a profile has it (storage_call.py StorageCall)."""
+    """Give a location of borg's as a configuration has it (storage_call.py StorageCall)."""
     return re.sub(r"^ssh://([^/@:]+)/\./([^/]+)$", r"qrexec:\1/\2", clean(location, 120))
 
 
 def _accept(kind: str, config: Config) -> str:
-    profile = "" if config.profile == "default" else f" --profile {config.profile}"
-    return f"`dedup-store accept{profile} {kind} {shlex.quote(config.repository)}`"
+    option = "" if config.name == "default" else f" --repository {config.name}"
+    return f"`dedup-store accept{option} {kind} {shlex.quote(config.location)}`"

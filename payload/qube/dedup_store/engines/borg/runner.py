@@ -106,7 +106,7 @@ class BorgRunner:
         except OSError as error:
             raise StoreError(f"the password file can't be read: {error.strerror}") from None
         variables = environment.variables(is_moved=self._is_moved) | {
-            "BORG_REPO": self._config.repository,
+            "BORG_REPO": self._config.location,
             "BORG_PASSPHRASE_FD": str(password),
         }
         if call:
@@ -130,7 +130,7 @@ class BorgRunner:
             os.close(password)
 
     def create_options(self) -> list[str]:
-        """Give the arguments for `borg create` that the profile chose."""
+        """Give the arguments for `borg create` that the settings ask for."""
         return engine_options.borg_arguments(self._config.compression, self._config.chunks)
 
     def run(self, *arguments: str) -> bytes:
@@ -153,7 +153,7 @@ class BorgRunner:
             else:
                 text = self.run("key", "export", "::").decode(errors="replace")
             if not (found := _ID.search(text)):
-                raise StoreError(f"{self._config.repository} doesn't tell borg's id of it")
+                raise StoreError(f"{self._config.location} doesn't tell borg's id of it")
             self._id = found[1]
         return self._id
 

@@ -44,7 +44,7 @@ class Directory:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._place = Path(config.repository)
+        self._place = Path(config.location)
         self._runs = self._place / layout.RUNS
 
     def exists(self) -> bool:

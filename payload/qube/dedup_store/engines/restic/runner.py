@@ -55,7 +55,7 @@ class ResticRunner:
         """Start restic on the repository; the hint is for its error message."""
         call = storage_call(self._config, maintenance=self._session.removes)
         variables = environment() | {
-            "RESTIC_REPOSITORY": call.location if call else self._config.repository,
+            "RESTIC_REPOSITORY": call.location if call else self._config.location,
             "RESTIC_PASSWORD_FILE": str(self._config.password_file),
         }
         # restic speaks to `rclone serve restic --stdio`, in the storage qube
@@ -69,7 +69,7 @@ class ResticRunner:
         return Child(command, feed)
 
     def backup_options(self) -> list[str]:
-        """Give the arguments for `restic backup` that the profile chose."""
+        """Give the arguments for `restic backup` that the settings ask for."""
         return engine_options.restic_arguments(self._config.compression, self._config.pack_size)
 
     def run(self, *arguments: str) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A profile with a real repository, and dedup-store run as a program."""
+"""A real repository, and dedup-store run as a program."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ENCRYPTED = pytest.mark.parametrize("store", ["restic", "borg"], indirect=True)
 
 @dataclass
 class Store:
-    """A profile `default` in a folder of its own."""
+    """A repository `default` in a folder of its own."""
 
     folder: Path
     engine: str
@@ -65,7 +65,7 @@ class Store:
 
     def configure(self, **settings: object) -> None:
         """Write the configuration."""
-        values = {"engine": self.engine, "repository": str(self.repository)} | settings
+        values = {"engine": self.engine, "location": str(self.repository)} | settings
         self.config.parent.mkdir(parents=True, exist_ok=True)
         (self.folder / "home").mkdir(exist_ok=True)
         self.config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in values.items()))
@@ -139,7 +139,7 @@ class Store:
 
 
 def copy(source: Store, folder: Path) -> Store:
-    """Copy a profile; borg's note of where the repository was must not come along."""
+    """Copy a repository; borg's note of where the repository was must not come along."""
     shutil.copytree(source.repository, folder / "repo")
     store = Store(folder, source.engine)
     store.configure()
@@ -153,7 +153,7 @@ class Filled:
     """A repository with two runs; of the second, only what is in the qube `work` is new.
 
     Attributes:
-        store: the profile.
+        store: the repository.
         runs: their names.
         streams: what was stored.
         new: data files of the repository that the second run brought, the largest first.
