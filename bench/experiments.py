@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import corpus
-import work
+import timing
 from contenders import CHUNKS, Contender
 from rounds import Bench, WyngBackup
+from timing import say, settle
 from upstream_dom0 import asked_for, version
-from work import say, settle
 
 Data = dict[str, Any]
 SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
@@ -53,14 +53,14 @@ def engines(bench: Bench, count: int, data: Data) -> None:
             for taker in takers if number % 2 == 0 else takers[::-1]:
                 taker.make()
                 store, dump = ("put", "get") if taker.kind == "ours" else ("store", "dump")
-                found[store].append(work.feed(taker, stream))
+                found[store].append(timing.feed(taker, stream))
                 for _ in range(2):  # it is short, so twice
-                    seconds, length = work.restore(taker)
+                    seconds, length = timing.restore(taker)
                     found[dump].append(seconds)
                 if length != data["stream"]:
                     raise SystemExit(f"{taker.name} gave back {length} bytes")
                 if number == 0:
-                    work.compare(taker, stream)
+                    timing.compare(taker, stream)
                 taker.remove()
     _settings(bench, stream, data)
     stream.unlink()
@@ -74,7 +74,7 @@ def _settings(bench: Bench, stream: Path, data: Data) -> None:
             say(f"{engine}: {setting or 'as it is'}")
             taker = Contender(f"ours-{engine}", bench.folder / "e", setting=setting)
             taker.make()
-            seconds = work.feed(taker, stream)
+            seconds = timing.feed(taker, stream)
             row = {"engine": engine, "setting": setting, "seconds": seconds, "size": taker.size()}
             data["choices"].append(row)
             taker.remove()
@@ -95,7 +95,7 @@ def scattered(bench: Bench, data: Data) -> None:
         for taker in takers:
             say(f"scattered changes, {key}: {taker.name}")
             if taker.kind == "raw":
-                work.store_images(taker, [large])
+                timing.store_images(taker, [large])
             else:
                 bench.dom0.backup(taker.kind, taker.line(), volumes=[large])
             found.setdefault(taker.name, {}).setdefault(key, []).append(taker.size())

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import corpus
-import work
+import timing
 from contenders import Contender
 from corpus import Volume
 from lab_dom0 import LabDom0
+from timing import say, settle
 from upstream_dom0 import UpstreamDom0, asked_for
-from work import say, settle
 from wyng import Wyng
 
 Data = dict[str, Any]
@@ -44,15 +44,15 @@ class Backup:
     def store(self) -> float:
         """Make a backup; give the seconds."""
         if self.contender.kind == "raw":
-            return work.store_images(self.contender, self._volumes)
+            return timing.store_images(self.contender, self._volumes)
         settle()
         return self._dom0.backup(self.contender.kind, self.contender.line())
 
     def restore(self) -> tuple[float, int]:
         """Read the newest backup; give the seconds, and the bytes that it has."""
         if self.contender.kind != "raw":
-            return work.restore(self.contender)
-        parts = [work.restore(self.contender, volume.name) for volume in self._volumes]
+            return timing.restore(self.contender)
+        parts = [timing.restore(self.contender, volume.name) for volume in self._volumes]
         return sum(seconds for seconds, _ in parts), sum(length for _, length in parts)
 
     def size(self) -> int:
@@ -73,7 +73,7 @@ class Backup:
         self._dom0.backup(self.contender.kind, self.contender.line(copy))
         self.contender.prune()
         size = self.size()
-        work.compare(self.contender, copy)
+        timing.compare(self.contender, copy)
         copy.unlink()
         return size
 
@@ -117,7 +117,7 @@ class WyngBackup:
             settle()
             seconds += self.wyng.receive(volume, target)
             length += target.stat().st_size
-            if not work.same(target, volume.image):
+            if not timing.same(target, volume.image):
                 raise SystemExit(f"wyng gave back another {volume.name} than was stored")
             target.unlink()
         return seconds, length

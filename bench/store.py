@@ -50,9 +50,9 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
 
 def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]:
     """Measure everything, in an empty folder; give the raw data, and keep them in a file, too."""
-    import parts  # noqa: PLC0415 - the report does without the lab
+    import experiments  # noqa: PLC0415 - the report does without the lab
     from rounds import Bench  # noqa: PLC0415
-    from work import say  # noqa: PLC0415
+    from timing import say  # noqa: PLC0415
 
     wyng = os.environ.get("WYNG") or None
     data: dict[str, Any] = {
@@ -61,7 +61,7 @@ def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]
             "kernel": platform.release(),
             "load": os.getloadavg(),
         },
-        "versions": parts.versions(wyng),
+        "versions": experiments.versions(wyng),
         "settings": chosen,
     }
     size = int(chosen["gb"] * 1024) << 20
@@ -70,12 +70,12 @@ def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]
         bench = Bench(folder, chosen["gb"], wyng)
         data["images"] = {volume.name: volume.size for volume in bench.volumes}
         steps: list[Callable[[], None]] = [
-            lambda: parts.engines(bench, rounds, data),
+            lambda: experiments.engines(bench, rounds, data),
             lambda: bench.rounds(rounds, data),
-            lambda: parts.index(bench, data),
-            lambda: parts.official(bench, data) if chosen["real"] else None,
+            lambda: experiments.index(bench, data),
+            lambda: experiments.official(bench, data) if chosen["real"] else None,
             lambda: bench.days(days, data),
-            lambda: parts.scattered(bench, data),
+            lambda: experiments.scattered(bench, data),
         ]
         try:
             for step in steps:

@@ -12,10 +12,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_profile_run import ProfileRun
+    from module_utils.dedup_profile_apply import ProfileApplier
 else:
     from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_profile_run import ProfileRun
+    from ansible.module_utils.dedup_profile_apply import ProfileApplier
 
 DOCUMENTATION = r"""
 ---
@@ -163,7 +163,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result = ProfileRun(module.params, module.check_mode, module.warn).result()
+        result = ProfileApplier(module.params, module.check_mode, module.warn).apply()
     except ProvisionError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

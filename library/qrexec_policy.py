@@ -12,10 +12,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_policy_run import PolicyRun
+    from module_utils.dedup_policy_apply import PolicyApplier
 else:
     from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_policy_run import PolicyRun
+    from ansible.module_utils.dedup_policy_apply import PolicyApplier
 
 DOCUMENTATION = r"""
 ---
@@ -134,7 +134,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        result = PolicyRun(module.params, module.check_mode, module.warn).result()
+        result = PolicyApplier(module.params, module.check_mode, module.warn).apply()
     except ProvisionError as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

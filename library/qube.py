@@ -12,10 +12,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
     from module_utils.dedup_common import ProvisionError
-    from module_utils.dedup_qube_run import apply
+    from module_utils.dedup_qube_apply import apply
 else:
     from ansible.module_utils.dedup_common import ProvisionError
-    from ansible.module_utils.dedup_qube_run import apply
+    from ansible.module_utils.dedup_qube_apply import apply
 
 DOCUMENTATION = r"""
 ---

@@ -37,7 +37,7 @@ def lint(text: str) -> None:
         raise ProvisionError(f"{LINT} refuses the rules: {tell(done.stdout + done.stderr)}")
 
 
-class PolicyRun:
+class PolicyApplier:
     """One run: what a front-end (Ansible's module, Salt's state) was asked for.
 
     Attributes:
@@ -58,7 +58,7 @@ class PolicyRun:
         self.path: Path = self.root / files.POLICY_DIR / self.name
         self.rights = Rights.of(self.params["owner"], self.params["group"], MODE)
 
-    def result(self) -> dict[str, object]:
+    def apply(self) -> dict[str, object]:
         """Validate, write if something differs, and return the result.
 
         Raises:

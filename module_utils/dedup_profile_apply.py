@@ -52,7 +52,7 @@ def moved(
     return old, new
 
 
-class ProfileRun:
+class ProfileApplier:
     """One run: what a front-end (Ansible's module, Salt's state) was asked for.
 
     Attributes:
@@ -71,7 +71,7 @@ class ProfileRun:
         self.name: str = params["name"]
         self.folder = Path(params["folder"])
 
-    def result(self) -> dict[str, object]:
+    def apply(self) -> dict[str, object]:
         """Validate, write if something differs, and return the result.
 
         Raises:

@@ -65,8 +65,8 @@ def policy(name: str, rules: list[str] | None, test: bool = False, root: str = "
     }
 
     def work(warnings: list[str]) -> tuple[Report, Report, str]:
-        run = _shared("dedup_policy_run").PolicyRun(params, test, warnings.append)
-        result = run.result()
+        applier = _shared("dedup_policy_apply").PolicyApplier(params, test, warnings.append)
+        result = applier.apply()
         if not result["changed"]:
             return {}, {}, f"{result['path']} is as it should be"
         before = {diff.get("before_header", "rights"): diff["before"] for diff in result["diff"]}
@@ -110,8 +110,8 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
     }
 
     def work(warnings: list[str]) -> tuple[Report, Report, str]:
-        run = _shared("dedup_profile_run").ProfileRun(params, test, warnings.append)
-        result = run.result()
+        applier = _shared("dedup_profile_apply").ProfileApplier(params, test, warnings.append)
+        result = applier.apply()
         diff = result["diff"]
         return diff["before"], diff["after"], str(result["path"])
 
@@ -139,7 +139,7 @@ def qube(name: str, test: bool = True, **options: Any) -> Report:  # noqa: ANN40
     params = {"state": "present", **nothing, **empty, "tags": [], **options, "name": name}
 
     def work(warnings: list[str]) -> tuple[Report, Report, str]:
-        outcome = _shared("dedup_qube_run").apply(params, test)
+        outcome = _shared("dedup_qube_apply").apply(params, test)
         warnings.extend(outcome.warnings)
         comment = f"{name} {'differs' if outcome.before or outcome.after else 'is as it should be'}"
         return outcome.before, outcome.after, comment

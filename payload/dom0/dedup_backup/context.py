@@ -69,7 +69,7 @@ def start(arguments: argparse.Namespace) -> Context:
 
 
 def id_of(run: str) -> str:
-    """Take the backup's id from a run's name; the stream must prove it (reading/check.py)."""
+    """Return the backup's id from a run's name; reading/run_verifier.py proves it."""
     found = RUN.fullmatch(run)
     if not found:
         raise UsageError(f"'{clean(run, 120)}' is no run's name: see `qubes-dedup-backup list`")

@@ -9,14 +9,14 @@ from dedup_backup.calls.backup_qube import PARTIAL
 from dedup_backup.calls.service import NoRunError
 from dedup_backup.context import Context, id_of
 from dedup_backup.errors import BackupError
-from dedup_backup.reading.check import Check
 from dedup_backup.reading.report import EnoughError, Report
+from dedup_backup.reading.run_verifier import RunVerifier
 from dedup_backup.records.ledger import Ledger
 
 
 def examine(
     context: Context, run: str, book: Ledger | None, *, data: bool, passphrase: bytes | None
-) -> tuple[Report, Check]:
+) -> tuple[Report, RunVerifier]:
     """Check a run.
 
     Args:
@@ -27,28 +27,28 @@ def examine(
         passphrase: that of the backup, None when only the ledger is to be compared with.
 
     Returns:
-        What was found, and the check, which knows the backup's qubes.
+        What was found, and the verifier, which knows the backup's qubes.
     """
     report = Report()
-    check = Check(id_of(run), None if book is None else book.rows, report)
+    verifier = RunVerifier(id_of(run), None if book is None else book.rows, report)
     try:
         head, members = context.store.members(run)
         if head.status == PARTIAL:
             report.problem(f"the store calls it partial: {head.reason}")
         with context.store.stream(run) as stream:
             if data and passphrase is not None:
-                check.data(members, stream, passphrase)
+                verifier.data(members, stream, passphrase)
             else:
-                check.member_list(members, stream, passphrase)
+                verifier.member_list(members, stream, passphrase)
     except EnoughError:
         pass
     except NoRunError as error:
         if run not in context.confirmed:
             raise
         report.problem(f"the store has lost it: {error}")
-    if check.described is not None:
+    if verifier.described is not None:
         _note_lacking(context, report)
-    return report, check
+    return report, verifier
 
 
 def _note_lacking(context: Context, report: Report) -> None:

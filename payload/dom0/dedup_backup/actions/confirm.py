@@ -24,10 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"dom0 has no ledger of backup {backup_id}, so nothing shows what belongs in it"
         )
-    report, check = examine(context, name, book, data=False, passphrase=None)
-    found, qubes = Proof(), check.described
+    report, verifier = examine(context, name, book, data=False, passphrase=None)
+    found, qubes = Proof(), verifier.described
     if qubes is not None and not report.problems and name not in context.confirmed:
-        found = proof.of(context.paths, backup_id, book, qubes, has_ends=not check.is_compressed)
+        found = proof.of(context.paths, backup_id, book, qubes, has_ends=not verifier.is_compressed)
         _weigh(found, report, succeeded=arguments.succeeded)
     code = report.exit_code
     if not code and name not in context.confirmed:

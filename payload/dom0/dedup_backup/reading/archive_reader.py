@@ -32,7 +32,7 @@ class CutError(WrongError):
     """The stream ended where it should not."""
 
 
-class Archive:
+class ArchiveReader:
     """The stream of a backup."""
 
     def __init__(self, call: Call) -> None:

@@ -25,7 +25,7 @@ class DamagedError(Exception):
     """A container is not what its passphrase line makes."""
 
 
-class Containers:
+class ContainerVerifier:
     """Checks containers under one passphrase."""
 
     def __init__(self, spool: int, passphrase: bytes) -> None:

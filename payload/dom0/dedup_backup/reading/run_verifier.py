@@ -22,11 +22,11 @@ from dom0_common.text import clean
 from dedup_backup.calls.backup_qube import Member
 from dedup_backup.calls.service import Call
 from dedup_backup.errors import BackupError, WrongError
+from dedup_backup.reading.archive_reader import ArchiveReader, CutError
 from dedup_backup.reading.completeness import Comparison, Completeness, wrong_container
-from dedup_backup.reading.containers import Containers, DamagedError
+from dedup_backup.reading.container_verifier import ContainerVerifier, DamagedError
 from dedup_backup.reading.ends import Ends
 from dedup_backup.reading.report import EnoughError, Report
-from dedup_backup.reading.stream import Archive, CutError
 from dedup_backup.records.ledger import Row
 
 # What Qubes 4.x writes (qubes/backup.py BackupHeader); the id goes into all passphrase lines
@@ -37,7 +37,7 @@ _HEADER = re.compile(
 _INSIDE = "what is inside really encrypted files: that is for qvm-backup-restore --verify-only"
 
 
-class Check:
+class RunVerifier:
     """One run under examination.
 
     Args:
@@ -141,8 +141,8 @@ class Check:
         self, stream: Call, passphrase: bytes
     ) -> Iterator[tuple[str, str, int, str | None]]:
         """Check all members: name, container, bytes of payload, trailer of each."""
-        archive = Archive(stream)
-        containers = Containers(archive.spool, passphrase)
+        archive = ArchiveReader(stream)
+        containers = ContainerVerifier(archive.spool, passphrase)
         header, before = b"", len(self._report.problems)
         for name, size in archive.members():
             if name == HEADER:
@@ -167,7 +167,9 @@ class Check:
         elif found[1].decode() != self._id:
             self._report.problem(f"{HEADER}: it is of backup {found[1].decode()}, not {self._id}")
 
-    def _check_container(self, containers: Containers, kind: str, name: str, header: bytes) -> None:
+    def _check_container(
+        self, containers: ContainerVerifier, kind: str, name: str, header: bytes
+    ) -> None:
         """Check the container in the spool under the passphrase; take what is needed of it."""
         if wrong := wrong_container(name, kind, self._kinds):
             self._report.problem(wrong)
@@ -202,7 +204,7 @@ class Check:
                         self._demand_proof()
                         return
             elif self._ledger is not None:
-                archive = Archive(stream)
+                archive = ArchiveReader(stream)
                 for name, size in archive.members():
                     if name == XML:
                         self._take_xml(os.pread(archive.spool, size, 0)[HEAD_BYTES:-TRAILER_BYTES])

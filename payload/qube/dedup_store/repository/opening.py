@@ -14,8 +14,8 @@ from dedup_store.engines.borg.repository import Borg
 from dedup_store.engines.directory.repository import Directory
 from dedup_store.engines.restic.repository import Restic
 from dedup_store.errors import UsageError
-from dedup_store.repository import device, known, lock, password, reserve
-from dedup_store.repository.lock import Lock
+from dedup_store.repository import command_lock, device, known, password, reserve
+from dedup_store.repository.command_lock import Lock
 
 
 class Purpose(Enum):
@@ -54,7 +54,7 @@ def open_repository(config: Config, purpose: Purpose) -> Opened:
         _require_folder(config)
     if purpose in (Purpose.STORE, Purpose.REMOVE):
         device.require_writable(config)
-    held = lock.take(config, exclusive=purpose in (Purpose.REMOVE, Purpose.ACCEPT))
+    held = command_lock.take(config, exclusive=purpose in (Purpose.REMOVE, Purpose.ACCEPT))
     engine = _engine(config, Session(held.fd, removes=purpose is Purpose.REMOVE))
     if purpose is Purpose.READ:
         known.expect(config, engine, to_write=False)
