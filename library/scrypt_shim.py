@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
-    from module_utils.dedup_common import ProvisionError, tell
+    from module_utils.dedup_common import ProvisionError, error_text
 else:
-    from ansible.module_utils.dedup_common import ProvisionError, tell
+    from ansible.module_utils.dedup_common import ProvisionError, error_text
 
 DOCUMENTATION = r"""
 ---
@@ -149,12 +149,12 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         report = json.loads(stdout)
     if not isinstance(report, dict):
         raise ProvisionError(
-            f"{argv[0]} did not answer as expected (exit status {status}): {tell(stderr)}"
+            f"{argv[0]} did not answer as expected (exit status {status}): {error_text(stderr)}"
         )
     if "error" in report:
         raise ProvisionError(str(report["error"]))
     if status not in (0, WOULD_CHANGE if module.check_mode else 0):
-        raise ProvisionError(f"{argv[0]} failed with exit status {status}: {tell(stderr)}")
+        raise ProvisionError(f"{argv[0]} failed with exit status {status}: {error_text(stderr)}")
     return report
 
 

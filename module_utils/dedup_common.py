@@ -55,13 +55,13 @@ class Qubes:
         """Return the qube called `name`, or None."""
         return self.app.domains.get(name)
 
-    def tell(self, error: BaseException) -> str:
+    def error_text(self, error: BaseException) -> str:
         """Return one of `errors` in one bounded line, and what to do when qubesd didn't answer."""
         hint = "; look at `systemctl status qubesd` and `journalctl -u qubesd -e`"
-        return tell(error) + (hint if isinstance(error, self._silent) else "")
+        return error_text(error) + (hint if isinstance(error, self._silent) else "")
 
 
-def tell(error: BaseException | str) -> str:
+def error_text(error: BaseException | str) -> str:
     """Return an error's text in one bounded line: qubesd's errors may quote what a qube said."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:DISPLAY_LIMIT]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import dedup_policy_files as files
-from .dedup_common import ProvisionError, tell
+from .dedup_common import ProvisionError, error_text
 from .dedup_files import Rights, remove_file, replace_file
 
 MODE = 0o664
@@ -34,7 +34,7 @@ def lint(text: str) -> None:
     except OSError as error:
         raise ProvisionError(f"can't run {program}: {error.strerror}") from error
     if done.returncode:
-        raise ProvisionError(f"{LINT} refuses the rules: {tell(done.stdout + done.stderr)}")
+        raise ProvisionError(f"{LINT} refuses the rules: {error_text(done.stdout + done.stderr)}")
 
 
 class PolicyApplier:
@@ -72,7 +72,7 @@ class PolicyApplier:
         files.check_order(self.name)
         text = files.render(self.params["rules"] or [])
         lint(text.content)
-        found = self._look(text)
+        found = self._overrides(text)
         before = self._content()
         after = text.content
         rights = before is None or self.rights.are_those_of(self.path)
@@ -112,7 +112,7 @@ class PolicyApplier:
         except OSError as error:
             raise ProvisionError(f"can't read {self.path}: {error.strerror}") from error
 
-    def _look(self, text: files.Text) -> dict[str, object]:
+    def _overrides(self, text: files.PolicyText) -> dict[str, object]:
         """Look for what other files do to these rules, and warn about it."""
         policy = files.Policy(self.root)
         policy.load_before(self.name)

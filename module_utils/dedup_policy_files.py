@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .dedup_common import ProvisionError, tell
+from .dedup_common import ProvisionError, error_text
 from .dedup_policy import (
     CALL_CHARACTERS,
     PolicyError,
@@ -71,7 +71,7 @@ def check_order(name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Text:
+class PolicyText:
     """What a policy file is to say.
 
     Attributes:
@@ -83,7 +83,7 @@ class Text:
     rules: list[Line]
 
 
-def render(entries: list[str]) -> Text:
+def render(entries: list[str]) -> PolicyText:
     """Write rules in columns, with the comments and empty lines between them.
 
     Raises:
@@ -98,14 +98,14 @@ def render(entries: list[str]) -> Text:
             else:
                 rules.append((parse_own_rule(entry), " ".join(entry.split())))
         except PolicyError as error:
-            raise ProvisionError(f"rule {number}, {tell(entry)!r}: {error}") from error
+            raise ProvisionError(f"rule {number}, {error_text(entry)!r}: {error}") from error
     if not rules:
         raise ProvisionError("no rule is given: use state: absent to remove the file")
     words = [line.split() for _, line in rules]
     widths = [max(len(line[column]) for line in words) for column in range(4)]
     columns = iter(_in_columns(line, widths) for line in words)
     lines = [next(columns) if _is_rule(entry) else entry for entry in entries]
-    return Text(HEADER + "".join(f"{line}\n" for line in lines), rules)
+    return PolicyText(HEADER + "".join(f"{line}\n" for line in lines), rules)
 
 
 def _is_rule(entry: str) -> bool:
@@ -154,7 +154,7 @@ class Policy:
         paths = [p for p in paths if p.suffix == SUFFIX and p.name[0] != "." and p.is_file()]
         for path in paths:
             if not NAME_CHARACTERS.issuperset(path.name):
-                self.errors.append(f"{tell(str(path))}: no policy file may have such a name")
+                self.errors.append(f"{error_text(str(path))}: no policy file may have such a name")
         return [path for path in paths if NAME_CHARACTERS.issuperset(path.name)]
 
     def _load(self, path: Path, base: Path, depth: int) -> None:
@@ -176,7 +176,7 @@ class Policy:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            self.errors.append(f"{path}: {tell(error)}")
+            self.errors.append(f"{path}: {error_text(error)}")
             return
         for number, raw in enumerate(text.split("\n"), 1):
             line, where = raw.strip(), f"{path}:{number}"
@@ -189,7 +189,7 @@ class Policy:
                 else:
                     self.rules.append((parse(line), where))
             except PolicyError as error:
-                self.errors.append(f"{where}: {tell(error)}")
+                self.errors.append(f"{where}: {error_text(error)}")
 
     def _directive(self, words: list[str], base: Path, depth: int) -> None:
         wanted = {"!include": 1, "!include-dir": 1, "!include-service": 3, "!compat-4.0": 0}

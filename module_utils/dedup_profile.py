@@ -66,7 +66,7 @@ class Profile:
         return replace(self, exclude=(*self.exclude, *more))
 
 
-def keepers(folder: Path) -> set[str]:
+def backup_qubes(folder: Path) -> set[str]:
     """Return the qubes that profiles of a folder send to dedup-store: each keeps backups.
 
     What can't be read is none of them.

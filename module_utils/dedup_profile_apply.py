@@ -28,7 +28,9 @@ def existing_names() -> set[str]:
     try:
         return qubes.names()
     except qubes.errors as error:
-        raise ProvisionError(f"can't ask qubesd for the qubes: {qubes.tell(error)}") from error
+        raise ProvisionError(
+            f"can't ask qubesd for the qubes: {qubes.error_text(error)}"
+        ) from error
 
 
 def shown(key: str, value: object) -> object:
@@ -38,7 +40,7 @@ def shown(key: str, value: object) -> object:
     return [str(entry) for entry in value] if isinstance(value, list) else plain(value)
 
 
-def moved(
+def differences(
     before: dict[str, object], after: dict[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Return what differs, keys of both sides, without any passphrase."""
@@ -91,18 +93,18 @@ class ProfileApplier:
         for qube in params["never_include"]:
             check_name(qube)
         missing = self._check_qubes(profile)
-        profile = profile.without(self._keepers(profile))
+        profile = profile.without(self._backup_qubes(profile))
         file = self._file()
         existing = file.read()
         passphrase = file.passphrase(existing)
         content = {**profile.content(), SECRET: passphrase or profiles.new_passphrase()}
-        before, after = moved(existing or {}, content)
+        before, after = differences(existing or {}, content)
         if existing is not None and not file.rights_are_right():
             before["rights"], after["rights"] = "other", "0660"
         changed = bool(before or after)
         if changed and not self.check_mode:
             file.write(content)
-        return self._told(changed, file, before, after) | {
+        return self._result(changed, file, before, after) | {
             "passphrase_generated": passphrase is None,
             "missing": missing,
         }
@@ -111,7 +113,7 @@ class ProfileApplier:
         file = self._file()
         existing = file.read()
         if existing is None:
-            return self._told(False, file, {}, {})
+            return self._result(False, file, {}, {})
         passphrase = file.passphrase(existing)
         confirmation = self.params["confirm_removal"]
         if passphrase is not None and confirmation != self.name:
@@ -123,15 +125,15 @@ class ProfileApplier:
             )
         if not self.check_mode:
             file.remove()
-        before, _ = moved(existing, {})
-        return self._told(True, file, {"state": "present", **before}, {"state": "absent"})
+        before, _ = differences(existing, {})
+        return self._result(True, file, {"state": "present", **before}, {"state": "absent"})
 
     def _file(self) -> profiles.ProfileFile:
         owner, group = self.params["owner"], self.params["group"]
         return profiles.ProfileFile(self.folder, self.name, owner, group)
 
     @staticmethod
-    def _told(
+    def _result(
         changed: bool,
         file: profiles.ProfileFile,
         before: dict[str, object],
@@ -145,13 +147,13 @@ class ProfileApplier:
             "diff": {"before": before, "after": after},
         }
 
-    def _keepers(self, profile: profiles.Profile) -> set[str]:
+    def _backup_qubes(self, profile: profiles.Profile) -> set[str]:
         """Return the qubes that keep backups: these must not be backed up into themselves.
 
         Nor a backup qube of another profile: two that back each other up grow without end.
         """
         found = {profile.destination_vm, *self.params["never_include"]}
-        found |= profiles.keepers(self.folder)
+        found |= profiles.backup_qubes(self.folder)
         if named := sorted(found.intersection(profile.include or ())):
             self.warn(
                 f"profile {self.name} names {', '.join(named)}, where backups are kept: left out,"

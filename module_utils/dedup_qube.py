@@ -22,7 +22,7 @@ STOP_MARGIN = 30
 
 
 @dataclass(frozen=True)
-class Wanted:
+class QubeSpec:
     """A qube as its owner wants it; None and absent keys mean: leave as it is.
 
     Attributes:
@@ -75,7 +75,7 @@ class Outcome:
 class QubeProvisioner:
     """Brings one qube to what is wanted."""
 
-    def __init__(self, qubes: Qubes, wanted: Wanted, check_mode: bool) -> None:
+    def __init__(self, qubes: Qubes, wanted: QubeSpec, check_mode: bool) -> None:
         """Take dom0's library and the wish; nothing happens yet."""
         self.qubes = qubes
         self.wanted = wanted
@@ -306,7 +306,7 @@ class QubeProvisioner:
             except self.qubes.errors as error:
                 raise ProvisionError(
                     f"can't set {change.key} ({change.area}) of {qube} to {change.after!r}: "
-                    f"{self.qubes.tell(error)}"
+                    f"{self.qubes.error_text(error)}"
                 ) from error
 
     # Power

@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 from .dedup_common import ProvisionError, Qubes
-from .dedup_qube import Outcome, QubeProvisioner, Wanted
+from .dedup_qube import Outcome, QubeProvisioner, QubeSpec
 from .dedup_qube_removal import QubeRemover
 from .dedup_values import RESET, check_name, check_tag, parse_features, parse_size
 
 
-def read(params: dict[str, Any]) -> Wanted:
+def read(params: dict[str, Any]) -> QubeSpec:
     """Return the options, all of them, as a wish.
 
     Raises:
@@ -28,7 +28,7 @@ def read(params: dict[str, Any]) -> Wanted:
             check_name(sure)
     if properties.get("netvm") not in (None, "", RESET):
         check_name(str(properties["netvm"]))
-    return Wanted(
+    return QubeSpec(
         name=params["name"],
         state=params["state"],
         klass=params["klass"],
@@ -56,4 +56,4 @@ def apply(params: dict[str, Any], check_mode: bool) -> Outcome:
             return QubeRemover(qubes, name, params["confirm_removal"], check_mode).run()
         return QubeProvisioner(qubes, wanted, check_mode).run()
     except qubes.errors as error:
-        raise ProvisionError(f"{name}: qubesd can't do it: {qubes.tell(error)}") from error
+        raise ProvisionError(f"{name}: qubesd can't do it: {qubes.error_text(error)}") from error

@@ -99,7 +99,7 @@ class QubeRemover:
             del self.qubes.app.domains[self.name]
         except self.qubes.errors as error:
             raise ProvisionError(
-                f"{self.name} can't be removed, qubesd says: {self.qubes.tell(error)}; see "
+                f"{self.name} can't be removed, qubesd says: {self.qubes.error_text(error)}; see "
                 f"`journalctl -u qubesd -e` for what uses it"
             ) from error
         self._forget_mark()

@@ -35,7 +35,7 @@ def _shared(name: str) -> Any:  # noqa: ANN401 -- a module
     return importlib.import_module(f"{SHARED}.{name}")
 
 
-def _told(work: Callable[[list[str]], tuple[Report, Report, str]]) -> Report:
+def _report(work: Callable[[list[str]], tuple[Report, Report, str]]) -> Report:
     """Do it and return changes, comment and warnings, or the error's text in their place."""
     warnings: list[str] = []
     try:
@@ -73,7 +73,7 @@ def policy(name: str, rules: list[str] | None, test: bool = False, root: str = "
         after = {diff.get("before_header", "rights"): diff["after"] for diff in result["diff"]}
         return before, after, str(result["path"])
 
-    return _told(work)
+    return _report(work)
 
 
 def profile(  # noqa: PLR0913 -- a profile has these keys
@@ -115,7 +115,7 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
         diff = result["diff"]
         return diff["before"], diff["after"], str(result["path"])
 
-    return _told(work)
+    return _report(work)
 
 
 def qube(name: str, test: bool = True, **options: Any) -> Report:  # noqa: ANN401 -- as written
@@ -144,7 +144,7 @@ def qube(name: str, test: bool = True, **options: Any) -> Report:  # noqa: ANN40
         comment = f"{name} {'differs' if outcome.before or outcome.after else 'is as it should be'}"
         return outcome.before, outcome.after, comment
 
-    return _told(work)
+    return _report(work)
 
 
 def qube_exists(name: str) -> bool:

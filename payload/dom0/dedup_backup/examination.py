@@ -34,7 +34,7 @@ def examine(
     try:
         head, members = context.store.members(run)
         if head.status == PARTIAL:
-            report.problem(f"the store calls it partial: {head.reason}")
+            report.add_problem(f"the store calls it partial: {head.reason}")
         with context.store.stream(run) as stream:
             if data and passphrase is not None:
                 verifier.data(members, stream, passphrase)
@@ -45,19 +45,19 @@ def examine(
     except NoRunError as error:
         if run not in context.confirmed:
             raise
-        report.problem(f"the store has lost it: {error}")
+        report.add_problem(f"the store has lost it: {error}")
     if verifier.described is not None:
-        _note_lacking(context, report)
+        _add_lacking(context, report)
     return report, verifier
 
 
-def _note_lacking(context: Context, report: Report) -> None:
+def _add_lacking(context: Context, report: Report) -> None:
     """Note which qubes the backup profile means that aren't in the run."""
     try:
         include, exclude = context.profile.qubes()
         wanted = qubesd.wanted(include, exclude)
     except BackupError as error:
-        report.note(f"which qubes the profile wants isn't known: {error}")
+        report.add_note(f"which qubes the profile wants isn't known: {error}")
         return
     report.lacking = [name for name in wanted if name not in report.qubes]
 

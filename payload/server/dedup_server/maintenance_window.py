@@ -22,7 +22,7 @@ from dedup_server.errors import RefusedError, StorageError
 
 RUN_DIR = "/run/dedup-server"
 _TRIES, _PAUSE = 20, 0.05  # seconds
-_NOTE = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16})")  # until when, and the opening's number
+_OPENING = re.compile(rb"([0-9]{1,18}) ([0-9a-f]{16})")  # until when, and the opening's number
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ def current(repository: Repository) -> str | None:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return None  # nobody holds it
     except BlockingIOError:
-        note = _NOTE.fullmatch(os.pread(fd, 64, 0))
-        if note and os.fstat(fd).st_uid == 0 and _now() < int(note[1]):
-            return note[2].decode()
+        opening = _OPENING.fullmatch(os.pread(fd, 64, 0))
+        if opening and os.fstat(fd).st_uid == 0 and _now() < int(opening[1]):
+            return opening[2].decode()
         return None
     finally:
         os.close(fd)

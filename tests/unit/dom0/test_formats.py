@@ -175,7 +175,7 @@ def test_shim_writes_the_containers_and_the_ledger(
         out = os.open(tmp_path / "container", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         record = program.encode_authenticated(data, out, line_of(name))
         backup = b"" if name == "backup-header.hmac" else BACKUP.encode()
-        program.note(backup, name.encode(), data, record)
+        program.append_to_ledger(backup, name.encode(), data, record)
         os.close(data)
         os.close(out)
         assert (tmp_path / "container").read_bytes() == stored

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     found, qubes = Proof(), verifier.described
     if qubes is not None and not report.problems and name not in context.confirmed:
         found = proof.of(context.paths, backup_id, book, qubes, has_ends=not verifier.is_compressed)
-        _weigh(found, report, succeeded=arguments.succeeded)
+        _report_proof(found, report, succeeded=arguments.succeeded)
     code = report.exit_code
     if not code and name not in context.confirmed:
         more: dict[str, Any] = {"backup_id": backup_id}
@@ -39,17 +39,19 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _weigh(found: Proof, report: Report, *, succeeded: bool) -> None:
+def _report_proof(found: Proof, report: Report, *, succeeded: bool) -> None:
     """Note what the proof shows; who saw the backup succeed knows what can't be proven."""
     if found.failed:
-        report.problem(found.failed)
+        report.add_problem(found.failed)
     elif found.unproven and not succeeded:
-        report.leave(
+        report.add_unchecked(
             f"whether the backup succeeded: {found.unproven}. If you saw qvm-backup succeed, run"
             " this again with the run's name and --succeeded"
         )
     if found.gone:
-        report.note(f"{', '.join(found.gone)} can't be asked any more whether the backup succeeded")
+        report.add_note(
+            f"{', '.join(found.gone)} can't be asked any more whether the backup succeeded"
+        )
 
 
 def _newest_backup(context: Context) -> str:

@@ -21,12 +21,12 @@ def run(arguments: argparse.Namespace) -> int:
         passphrase = context.profile.passphrase(arguments.passphrase_file)
     report, verifier = examine(context, name, book, data=data, passphrase=passphrase)
     if book is None:
-        report.leave(
+        report.add_unchecked(
             "against a ledger: dom0 has none of this backup, so files that qubes.xml does not"
             " promise (firewall rules, notes) could be missing"
         )
     if verifier.is_compressed and (book is None or "proof" not in context.confirmed.get(name, {})):
-        report.leave(
+        report.add_unchecked(
             "whether its files reach their end: they are compressed, and dom0 has no ledger with a"
             " confirmation, which would prove that the backup succeeded"
         )

@@ -33,7 +33,7 @@ def stamps() -> dict[str, int | None]:
     Raises:
         BackupError: qubesd can't be asked.
     """
-    return _asked(lambda app: {str(vm.name): _stamp(vm) for vm in app.domains})
+    return _query(lambda app: {str(vm.name): _stamp(vm) for vm in app.domains})
 
 
 def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
@@ -59,7 +59,7 @@ def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
         found = [vm for vm in app.domains if chosen(vm)]
         return [str(vm.name) for vm in found if not any(_matches(vm, e) for e in exclude)]
 
-    return _asked(chosen_names)
+    return _query(chosen_names)
 
 
 def start_service(
@@ -107,9 +107,9 @@ def exec_service(words: tuple[str, ...]) -> str:
     return "qubes.VMExec+" + str(qubesadmin.utils.encode_for_vmexec(words))
 
 
-def _asked(question: "Callable[[Qubes], _T]") -> _T:
+def _query(query: "Callable[[Qubes], _T]") -> _T:
     try:
-        return question(qubesadmin.Qubes())
+        return query(qubesadmin.Qubes())
     except (qubesadmin.exc.QubesException, OSError) as error:
         raise BackupError(f"can't ask qubesd about the qubes: {clean(str(error))}") from error
 

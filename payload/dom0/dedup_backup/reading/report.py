@@ -43,7 +43,7 @@ class Report:
             return EXIT_WRONG
         return EXIT_UNCHECKED if self.unchecked else 0
 
-    def problem(self, text: str) -> None:
+    def add_problem(self, text: str) -> None:
         """Note what is wrong.
 
         Raises:
@@ -55,11 +55,11 @@ class Report:
         if len(self.problems) >= MAX_PROBLEMS:
             raise EnoughError
 
-    def note(self, text: str) -> None:
+    def add_note(self, text: str) -> None:
         """Note what the user may want to know."""
         self.notes.append(clean(text, 2000))
 
-    def leave(self, text: str) -> None:
+    def add_unchecked(self, text: str) -> None:
         """Note what can't be checked."""
         text = clean(text)
         if text not in self.unchecked:

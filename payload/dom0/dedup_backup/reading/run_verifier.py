@@ -85,7 +85,7 @@ class RunVerifier:
         """Check every byte of the stream, under the passphrase and against ledger and list."""
         completeness = self._completeness()
         said = [Row(member.name, member.length, None, None) for member in members]
-        compares = [Comparison(said, "the store's own list", self._report.problem)]
+        compares = [Comparison(said, "the store's own list", self._report.add_problem)]
         if compare := self._comparison():
             compares.append(compare)
         try:
@@ -96,7 +96,7 @@ class RunVerifier:
                 self._report.members += 1
                 self._report.bytes += length
         except WrongError as error:
-            self._report.problem(str(error))
+            self._report.add_problem(str(error))
             if isinstance(error, CutError):
                 self._end(stream)
             return
@@ -116,26 +116,26 @@ class RunVerifier:
         """Each file must reach its end, as far as that can be seen."""
         if self._xml is not None and not self.is_compressed:
             for name in self._ends.missing():
-                self._report.problem(f"{name} stops before its end: its backup failed there")
+                self._report.add_problem(f"{name} stops before its end: its backup failed there")
 
     def _end(self, stream: Call) -> None:
         try:
             stream.finish()
         except BackupError as error:
-            self._report.problem(str(error))
+            self._report.add_problem(str(error))
 
     def _completeness(self) -> Completeness:
-        return Completeness(self._report.problem, self._kinds)
+        return Completeness(self._report.add_problem, self._kinds)
 
     def _demand_proof(self) -> None:
         """Without a right backup-header.hmac nothing shows that this is the user's backup."""
         if not self._proved:
-            self._report.problem(f"{HMAC} wasn't verified under the passphrase")
+            self._report.add_problem(f"{HMAC} wasn't verified under the passphrase")
 
     def _comparison(self) -> Comparison | None:
         if self._ledger is None:
             return None
-        return Comparison(self._ledger, "the ledger", self._report.problem)
+        return Comparison(self._ledger, "the ledger", self._report.add_problem)
 
     def _checked(
         self, stream: Call, passphrase: bytes
@@ -163,33 +163,35 @@ class RunVerifier:
     def _check_header(self, header: bytes) -> None:
         found = _HEADER.fullmatch(header)
         if not found:
-            self._report.problem(f"{HEADER}: it is not what Qubes writes")
+            self._report.add_problem(f"{HEADER}: it is not what Qubes writes")
         elif found[1].decode() != self._id:
-            self._report.problem(f"{HEADER}: it is of backup {found[1].decode()}, not {self._id}")
+            self._report.add_problem(
+                f"{HEADER}: it is of backup {found[1].decode()}, not {self._id}"
+            )
 
     def _check_container(
         self, containers: ContainerVerifier, kind: str, name: str, header: bytes
     ) -> None:
         """Check the container in the spool under the passphrase; take what is needed of it."""
         if wrong := wrong_container(name, kind, self._kinds):
-            self._report.problem(wrong)
+            self._report.add_problem(wrong)
             return
         prefix = "backup-header!" if name == HMAC else f"{self._id}!{name.removesuffix('.enc')}!"
         limits, payload = {HMAC: MAX_HEADER + 1, XML: MAX_XML}, None
         try:
             if kind == ENCRYPTED:
                 containers.check_encrypted(prefix)
-                self._report.leave(_INSIDE)
+                self._report.add_unchecked(_INSIDE)
             else:
                 payload = containers.check(prefix, limit=limits.get(name, 0))
         except DamagedError as error:
             reason = "it was altered, or comes from another place or backup"
             if name == HMAC:
                 reason = "the passphrase is wrong, or it was altered"
-            self._report.problem(f"{name}: {reason} ({error})")
+            self._report.add_problem(f"{name}: {reason} ({error})")
             return
         if name == HMAC and payload not in (header, None):
-            self._report.problem(f"{HEADER}: it is not the one that {HMAC} has")
+            self._report.add_problem(f"{HEADER}: it is not the one that {HMAC} has")
         elif name == HMAC:
             self._proved = True
         elif name == XML:
@@ -213,9 +215,9 @@ class RunVerifier:
                         break
             else:
                 return
-            self._report.problem(f"{XML} is not at the beginning of the stream")
+            self._report.add_problem(f"{XML} is not at the beginning of the stream")
         except WrongError as error:
-            self._report.problem(str(error))
+            self._report.add_problem(str(error))
 
     def _take_xml(self, payload: bytes) -> None:
         """Take a qubes.xml for which the ledger has the SHA-256."""
@@ -223,20 +225,22 @@ class RunVerifier:
         if hashlib.sha256(payload).hexdigest() == wanted.get(XML):
             self._xml = payload
         else:
-            self._report.problem(f"{XML} is not what the ledger says")
+            self._report.add_problem(f"{XML} is not what the ledger says")
 
     def _included(self) -> list[qubesxml.Qube] | None:
         """List the qubes that must be there."""
         if self._xml is None:
-            self._report.leave("which qubes must be in it: qubes.xml can't be read")
+            self._report.add_unchecked("which qubes must be in it: qubes.xml can't be read")
             return None
         try:
             described = qubesxml.described(qubesxml.unpack(self._xml))
         except qubesxml.UnknownCompressionError:
-            self._report.leave("which qubes must be in it: qubes.xml is compressed in another way")
+            self._report.add_unchecked(
+                "which qubes must be in it: qubes.xml is compressed in another way"
+            )
             return None
         except qubesxml.XmlError as error:
-            self._report.problem(f"{XML}: {error}")
+            self._report.add_problem(f"{XML}: {error}")
             return None
         qubes = [qube for qube in described if qube.path]
         self._report.qubes = [qube.name or clean(qube.path) for qube in qubes]

@@ -89,7 +89,9 @@ class Ledger:
 
 
 def read(paths: Paths, backup_id: str) -> Ledger | None:
-    """Read a backup's ledger (payload/dom0/scrypt `note` writes it), None when there is none.
+    """Read a backup's ledger, None when there is none.
+
+    The shim writes it (payload/dom0/scrypt `append_to_ledger`).
 
     Raises:
         BackupError: it is damaged.

@@ -183,7 +183,7 @@ def _drop(paths: Paths, orphan: Orphan) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # the shim's `note` locks it as well
+        # the shim's `append_to_ledger` locks it as well
         if not lock(file) or os.fstat(file).st_mtime != orphan.written:
             return False
         path.unlink()
