@@ -31,10 +31,15 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 _DESCRIPTION = (
-    "Set up a backup qube's store, and check that its backups are complete and unaltered."
+    "Set up the store in a backup qube, and check that its backups are complete and unaltered."
 )
 _EPILOG = """\
-Run it in dom0, as root. restore-guide alone runs as the user.
+Run it in dom0, as root; restore-guide as your user.
+
+A run is one stored backup. The store is what keeps the runs: a repository in a backup qube. It is
+the one to which the backup profile sends, or the one that --qube and --repository name. The ledger
+is dom0's list of what it sent in a backup. Nothing that the backup qube says is trusted: where it
+could lie, only `verify --data` is proof.
 
 exit codes:
   0  everything that was asked for was done, or was checked and is right
@@ -47,43 +52,43 @@ exit codes:
 
 init gives the store a new password, unless it has one, and makes its repository. The password goes
 to the qube through stdin; dom0 keeps no copy. The qube must be running. The engine directory has no
-password. Where the backup qube or dom0's records know of an earlier repository, none is made: it
-may be out of reach, or another disk may be attached. With --new, init uses what is there now, or
-makes an empty repository.
+password. If the backup qube or dom0 knows of an earlier repository, init makes none: the earlier
+one may be out of reach, or another disk may be attached. With --new, init uses what is there now,
+or makes an empty repository.
 
 secrets lists what you must keep off this machine, for all backup profiles whose destination is
 dedup-store, with the command that shows each secret. It asks only backup qubes that are running.
 
-confirm comes after a backup that qvm-backup called successful. It compares the member list of that
-backup's run in the store with the ledger that dom0 kept of it. It also demands dom0's own proof
-that the backup succeeded: backup_timestamp, which Qubes sets only then. Then it records in dom0
-that the run is complete. Where dom0 has no proof (dom0's home alone; a qube that was backed up
-again since) the run is "unproven", exit code 3. `confirm RUN --succeeded` then records that you saw
-qvm-backup succeed. A run that the store calls partial is never confirmed.
+confirm is for the time after a backup that qvm-backup called successful. It compares the list of
+files in the run with the ledger. It also needs proof that the backup succeeded: backup_timestamp,
+which Qubes sets only then. Then it records in dom0 that the run is complete. Without proof (a
+backup of dom0's home alone, or of qubes that were backed up again since), the run is "unproven",
+exit code 3. `confirm RUN --succeeded` then records that you saw qvm-backup succeed. A run that the
+store calls partial is never confirmed.
 
-verify compares again. With --data, it has the whole archive sent to dom0 and checks every byte.
-Without the ledger (on another machine), the backup's own qubes.xml says what must be there: it is
-read from the archive's beginning, and checked under the passphrase. confirm and verify both list
-the qubes in the run, and the qubes of the backup profile that are not in it.
+verify compares again. With --data, the qube sends the whole backup to dom0, and verify checks every
+byte. Without the ledger (on another machine), the backup's own qubes.xml says what must be there;
+verify reads it from the beginning of the backup, and checks it under the passphrase. confirm and
+verify both list the qubes in the run, and the qubes of the backup profile that are not in it.
 
-forget has the store remove runs, and removes dom0's records of them. Either you name the runs, or a
-policy says what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a
-confirmed run, the newest run of each, and, while there are fewer than N, the oldest run. A run goes
-when none of the options keeps it. dom0's own counter says which run is newer, not a clock. The
-newest confirmed run always stays. Runs that are not confirmed, or that the store calls partial,
+list also shows the backups that left dom0 in clear and are not in the store: they failed, or were
+sent elsewhere under a passphrase that starts with 'dedup:'.
+
+forget removes runs from the store, and dom0's records of them. Either name the runs, or give a
+policy for what stays: of the last N hours, days, ISO weeks, months or years (UTC) that have a
+confirmed run, the newest run of each, and, while there are fewer than N, the oldest run. A run is
+removed when none of the options keeps it. A counter in dom0 says which run is newer, not a clock.
+The newest confirmed run always stays. Runs that are not confirmed, or that the store calls partial,
 stay and don't count. A run whose date can't be right, because dom0's clock was wrong, takes no
 other run's place. --dry-run lists the same and changes nothing.
 
-list also lists the backups that left dom0 in clear and are not in the store: they failed, or were
-sent elsewhere under a passphrase that starts with 'dedup:'.
+prune removes partial runs (except confirmed ones) and what failed backups left from the store, and
+frees the space of everything that was removed. In dom0 it removes the ledgers of backups that are
+in no store, 90 days after they were written, except the newest. They stay when another store that
+dom0 knows of can't be asked.
 
-prune has the store remove partial runs (except confirmed ones) and what failed backups left, and
-free the space of everything that was removed. In dom0 it removes the ledgers of backups that are in
-no store, 90 days after they were written, except the newest. They stay when another store that dom0
-knows of can't be asked.
-
-For forget and prune, a repository in a storage qube is opened. It is closed at their end, or when
-this process ends. Only server.toml says which repository that is:
+When the repository is in a storage qube, forget and prune open it there, and close it at their end
+(or when this process ends). Only this file says which repository that is:
 
   /etc/qubes-dedup-backup/server.toml
     ["dedup-backup"."default"]    # backup qube, its repository
@@ -91,13 +96,10 @@ this process ends. Only server.toml says which repository that is:
     engine = "restic"             # or "borg"
     repository = "default"        # its name in the storage qube
 
-restore-guide restores backups that the forum guide's script made, which are in clear. It warns,
-asks, and then runs qvm-backup-restore with all arguments that follow, and with a scrypt that only
+restore-guide restores backups that the forum guide's script made, which are in clear. It warns and
+asks. Then it runs qvm-backup-restore with all arguments that follow, and with a scrypt that only
 copies:
 qubes-dedup-backup restore-guide -d QUBE 'restic dump latest qubes-backup' work
-
-The store is the one to which the backup profile sends. Nothing that the backup qube says is
-trusted: where it could lie, only `verify --data` is proof.
 """
 
 
@@ -142,7 +144,7 @@ def _parse() -> argparse.Namespace:
         "--patience",
         metavar="SECONDS",
         type=_seconds,
-        help="how long a qube may keep this waiting, beside what its output takes at"
+        help="how long to wait for a qube, in addition to the time that its output takes at"
         f" {SLOWEST >> 10} KiB a second; default: {PATIENCE}, for forget and prune 7 days",
     )
     common = argparse.ArgumentParser(add_help=False, parents=[basic])
@@ -160,42 +162,47 @@ def _parse() -> argparse.Namespace:
     _add_verify(commands.add_parser("verify", parents=[common], help="check a run"))
     commands.add_parser("list", parents=[common], help="list the runs, and what dom0 knows of each")
     _add_forget(commands.add_parser("forget", parents=[common], help="remove runs from the store"))
-    commands.add_parser("prune", parents=[common], help="remove what is incomplete, free its space")
+    text = "remove what is incomplete, and free the space of what was removed"
+    commands.add_parser("prune", parents=[common], help=text)
     _add_restore_guide(commands.add_parser("restore-guide", help=_RESTORE_GUIDE))
     return parser.parse_args(_words(sys.argv[1:]))
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--check", action="store_true", help="change nothing, say what would change"
+        "--check", action="store_true", help="change nothing; say what would change"
     )
     parser.add_argument(
-        "--new", action="store_true", help="also where there was another repository before"
+        "--new", action="store_true", help="do it also where there was another repository before"
     )
 
 
 def _add_confirm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run", metavar="RUN", nargs="?", help="default: that of the newest backup with a ledger"
+        "run", metavar="RUN", nargs="?", help="default: the run of the newest backup with a ledger"
     )
     parser.add_argument(
         "--succeeded",
         action="store_true",
-        help="I saw qvm-backup succeed: for what dom0 can't prove, as of its home alone",
+        help="I saw qvm-backup succeed: for runs that dom0 has no proof of",
     )
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed one")
-    parser.add_argument("--data", action="store_true", help="read and check the whole archive")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="default: the newest confirmed run")
+    parser.add_argument("--data", action="store_true", help="read and check the whole backup")
     parser.add_argument(
-        "--passphrase-file", metavar="FILE", help="its first line, `-`: stdin; default: the profile"
+        "--passphrase-file",
+        metavar="FILE",
+        help="read the passphrase from its first line (`-`: stdin) instead of the profile",
     )
 
 
 def _add_forget(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="*", help="or --keep-...: what stays")
-    parser.add_argument("--dry-run", action="store_true", help="list what would go, change nothing")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="*", help="runs to remove, unless --keep-... says what stays"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list what would go; change nothing")
     for rule in RULES:
         text = "keep the last N runs" if rule == "last" else f"keep the last N {rule} runs"
         parser.add_argument(f"--keep-{rule}", metavar="N", type=_count, help=text)
@@ -203,7 +210,7 @@ def _add_forget(parser: argparse.ArgumentParser) -> None:
 
 def _add_restore_guide(parser: argparse.ArgumentParser) -> None:
     parser.description = f"{_RESTORE_GUIDE}."
-    parser.add_argument("--unchecked", action="store_true", help="agree to that in advance")
+    parser.add_argument("--unchecked", action="store_true", help="warn, but don't ask")
     parser.add_argument(
         "words", metavar="ARGUMENT", nargs="*", help="for qvm-backup-restore: options, location"
     )

@@ -224,20 +224,21 @@ def parse(description: str | None) -> Options:
     )
     parser.add_argument("command", choices=("install", "status", "reconcile", "remove"))
     parser.add_argument(
-        "--check", action="store_true", help="change nothing, say what would change"
+        "--check", action="store_true", help="change nothing; say what would change"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--mode", choices=MODES, help="install: the mode to set in the config")
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="install: replace /usr/bin/scrypt (default), or precede it as /usr/local/bin/scrypt",
+        help="install: replace /usr/bin/scrypt (default), or come before it as"
+        " /usr/local/bin/scrypt",
     )
     parser.add_argument(
         "--trigger",
         choices=TRIGGERS,
         metavar="NAME",
-        help="reconcile: called by this part of the guard, so never fail",
+        help="reconcile: this part of the guard calls it, so never fail",
     )
     parser.add_argument("--root", default="/", help="work below this folder instead of /")
     options = Options(**vars(parser.parse_args()))

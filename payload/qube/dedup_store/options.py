@@ -21,22 +21,22 @@ exit codes:
   141  the reader closed the pipe before the end; for get that is success
   143  terminated
 
-put reads its input to the end whatever happens. A run is `whole` when nothing of the backup is
-missing, `partial` with a reason when something is, and `opaque` when the backup is encrypted, so
-that this can't be seen; `latest` is the newest whole run. With borg, a command waits for another
-one that uses the repository (setting lock_wait); with restic and directory, several can put and get
-at the same time. forget and prune wait for all other commands, and these wait for them.
-list, show and get also work when the repository can't be written to: read-only, or a full disk.
+A run is one stored backup. It is `whole` when nothing of the backup is missing, `partial` when
+something is (with the reason), and `opaque` when the backup is encrypted, so that this can't be
+seen. `latest` is the newest whole run. put always reads its input to the end. With borg, a command
+waits for another one that uses the repository (setting lock_wait); with restic and directory,
+several can put and get at the same time. forget and prune wait for all other commands, and these
+wait for them. list, show and get also work on a read-only repository and on a full disk.
 
-check runs the engine's own check, and compares each run's manifest and recipe with the payload that
-is in the repository; with --read-data it also reads all payload, and compares it as get does. When
-the repository is damaged, check reads it in any case, to find what can still be restored; `get RUN
---members PATH` then restores it. check can't notice that a whole run is gone; dom0 can, by its
+check runs the engine's own check, and compares what describes each run with the lengths of the data
+that are in the repository. With --read-data it also reads all data, and compares them as get does.
+When the repository is damaged, check always reads them, to find what can still be restored; `get
+RUN --members PATH` then gets it. check can't notice that a whole run is gone; dom0 can, by its
 records. While borg checks, other commands wait; and borg reads all its files even without
 --read-data.
 
-prune removes partial runs, and what failed puts left. With a repository in a storage qube, forget
-and prune need a maintenance window, which dom0 opens: use `sudo qubes-dedup-backup prune` there.
+prune removes partial runs, and what failed puts left. When the repository is in a storage qube,
+dom0 must allow that: use `sudo qubes-dedup-backup forget` and `prune` in dom0.
 
 configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CONFIG_DIR
   engine         "restic", "borg", or "directory": plain files, not encrypted (so the file system
@@ -51,7 +51,7 @@ configuration: /rw/config/dedup-store/NAME.toml, or NAME.toml in $DEDUP_STORE_CO
   lock_wait      seconds to wait for a repository that others use (default 3600)
   compression    as restic or borg name it (default "auto" with restic, "zstd,3" with borg)
   chunks         borg: "large", "medium" (default) or "small"; smaller ones store less of a change
-                 and need more memory. A repository stores all anew when this changes.
+                 and need more memory. After a change, everything is stored once more
   pack_size      restic: size of its files in MiB, 4 to 128 (default restic's own, 16)
 """
 DEFAULT_REPOSITORY = "default"
@@ -95,9 +95,9 @@ def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     commands.add_parser(
         "set-password",
         parents=[common],
-        help="keep the password that comes on stdin, if there is none yet",
-        description="Keep the repository's password: one line, 16 to 512 printable ASCII"
-        " characters. One that is there is never replaced.",
+        help="save the password that comes on stdin, if there is none yet",
+        description="Save the repository's password from stdin: one line, 16 to 512 printable ASCII"
+        " characters. An existing password is never replaced.",
     )
     maker = commands.add_parser("init", parents=[common], help="make the repository")
     maker.add_argument(
@@ -108,8 +108,8 @@ def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     maker.add_argument(
         "--new",
         action="store_true",
-        help="also where there was another repository before: use what is there now, or make an"
-        " empty one",
+        help="do it also where there was another repository before: use what is there now, or make"
+        " an empty one",
     )
     commands.add_parser(
         "mount", parents=[common], help="mount the device; if that fails, report why"
@@ -117,9 +117,9 @@ def _add_setup(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     exporter = commands.add_parser(
         "export-keys",
         parents=[common],
-        help="show the password and borg's key, to be kept off this machine",
+        help="show the password and borg's key, so that you can keep them off this machine",
     )
-    exporter.add_argument("--names", action="store_true", help="list only which there are")
+    exporter.add_argument("--names", action="store_true", help="list only which secrets there are")
 
 
 def _add_runs(commands: "_Commands", common: argparse.ArgumentParser) -> None:
@@ -152,13 +152,13 @@ def _add_care(commands: "_Commands", common: argparse.ArgumentParser) -> None:
         "stats", parents=[common], help="report how much is stored, and how much room it takes"
     )
     forgetter = commands.add_parser(
-        "forget", parents=[common], help="remove runs; prune gives back their space"
+        "forget", parents=[common], help="remove runs; prune then frees their space"
     )
     forgetter.add_argument("runs", metavar="RUN", nargs="+", help="a run's name")
     pruner = commands.add_parser(
         "prune",
         parents=[common],
-        help="remove what isn't whole, and give back the space of all that was removed",
+        help="remove partial runs, and free the space of all that was removed",
     )
     pruner.add_argument("--keep", metavar="RUN", nargs="+", default=[], help="runs that stay")
     pruner.add_argument("--lines", action="store_true", help="a line of JSON for each removed run")
@@ -168,7 +168,7 @@ def _add_others(commands: "_Commands", common: argparse.ArgumentParser) -> None:
     accepter = commands.add_parser(
         "accept",
         parents=[common],
-        help="borg: accept a repository that isn't as this qube last saw it",
+        help="borg: accept a repository that was moved, or is older than before",
         description="Accept once that the borg repository was moved here, or is older"
         " than when this qube last used it. When that is needed, an error message gives the whole"
         " command. What was accepted is recorded in ~/.config/dedup-store/accepted.",

@@ -18,21 +18,20 @@ _BY_ARGUMENT = {
     "maintain": maintain.run,
     "maintenance-open": maintenance_open.run,
 }
+_SERVICES = {
+    "serve": "what dedupbackup.Repository runs: append-only access",
+    "maintain": "what dedupbackup.Maintenance runs: full access, while dom0 keeps it open",
+    "maintenance-open": "what dedupbackup.MaintenanceOpen runs: dom0 keeps maintenance open by it",
+}
 
 _EPILOG = """\
-For people:
-  changes NAME    lists what maintenance removed and is held back, and a borg repository's
-                  transactions: what was written and removed, and when
-  rollback NAME   undoes a maintenance and all that came after it, or all after a transaction
-  discard NAME    frees the room of what is held back; a rollback of it is impossible then
-For qrexec services (ARGUMENT is restic+NAME or borg+NAME):
-  serve             dedupbackup.Repository: append-only access
-  maintain          dedupbackup.Maintenance: full access, while dom0 keeps it open
-  maintenance-open  dedupbackup.MaintenanceOpen: dom0 opens it by this call until its end
+People type changes, rollback and discard. The qrexec services run serve, maintain and
+maintenance-open. Maintenance is the time in which dom0 lets the backup qube remove runs. What it
+removes is held back: it stays here for some days, so that rollback can bring it back.
 
 exit codes:
   0    success
-  1    it failed
+  1    failure
   2    wrong command line or configuration
   3    refused
   else that of the engine's server
@@ -45,11 +44,11 @@ configuration: /rw/config/dedup-server/NAME.toml, or NAME.toml in $DEDUP_SERVER_
                          ssh://[USER@]HOST[:PORT]/FOLDER (rclone or borg must be installed there)
   rclone_config        rclone's configuration file (default: rclone's own)
   ssh_config           ssh's configuration file (default: ssh's own)
-  maintenance_minutes  the longest time that maintenance stays open (default 240)
-  keep_removed_days    what maintenance removed is held back until one begins so many days later
-                       (default 7)
-  reserve_mib          room that is taken, to be given up when maintenance finds a full disk
-                       (default 64, for borg 640; at most a twentieth of the disk)
+  maintenance_minutes  how long maintenance can stay open (default 240)
+  keep_removed_days    how many days what maintenance removed is held back; it goes when the next
+                       maintenance after that begins (default 7)
+  reserve_mib          room that is kept free for maintenance on a full disk, in MiB (default 64,
+                       for borg 640; at most a twentieth of the disk)
 """
 
 
@@ -87,15 +86,30 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"dedup-server {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in _BY_ARGUMENT:
-        commands.add_parser(name).add_argument("argument", metavar="ARGUMENT")
-    lister = commands.add_parser("changes")
-    lister.add_argument("name", metavar="NAME")
+    lister = commands.add_parser(
+        "changes",
+        help="list what maintenance removed and is held back, and a borg repository's transactions:"
+        " what each wrote and removed, and when",
+    )
+    lister.add_argument("name", metavar="NAME", help="the repository")
     lister.add_argument("--since", metavar="TIME", help="2026-11-24 or 2026-11-24T20:15, UTC")
-    undoer = commands.add_parser("rollback")
-    undoer.add_argument("name", metavar="NAME")
-    undoer.add_argument("--to", metavar="MAINTENANCE|TRANSACTION", required=True)
-    commands.add_parser("discard").add_argument("name", metavar="NAME")
+    undoer = commands.add_parser(
+        "rollback", help="undo a maintenance and all after it, or all after a borg transaction"
+    )
+    undoer.add_argument("name", metavar="NAME", help="the repository")
+    undoer.add_argument(
+        "--to",
+        metavar="MAINTENANCE|TRANSACTION",
+        required=True,
+        help="the time or the number that `changes` lists",
+    )
+    discarder = commands.add_parser(
+        "discard", help="free the room of what is held back; rollback can't bring it back then"
+    )
+    discarder.add_argument("name", metavar="NAME", help="the repository")
+    for name, text in _SERVICES.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("argument", metavar="ARGUMENT", help="restic+NAME or borg+NAME")
     return parser.parse_args()
 
 
