@@ -32,10 +32,10 @@ ROLES = {
     "verify": "Verification",
 }
 # All that follows it on the page is made here.
-BEGIN = "<!-- From here on made by tools/settings.py, from the argument specifications. -->\n"
+BEGIN = "<!-- tools/settings.py makes the rest of this page from the argument specifications. -->\n"
 QUBES = """\
-For Ansible, each is a group of the inventory with the qube as its only host; and `remove_data` is
-given to `playbooks/remove.yml`, as `-e remove_data=true`.
+For Ansible, each is a group of the inventory with the qube as its only host. Give `remove_data` to
+`playbooks/remove.yml`, as `-e remove_data=true`.
 """
 
 
