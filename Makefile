@@ -43,7 +43,7 @@ unit: setup-tests ## unit tests: shim, store, lab, modules
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
 	@mkdir -p .cache/fuzz
-	@$(BIN)/python tests/unit/shim/shim_fuzz.py -max_total_time=$(FUZZ_SECONDS) \
+	@PYTHONPATH=. $(BIN)/python -m testing.shim.fuzz -max_total_time=$(FUZZ_SECONDS) \
 	    -artifact_prefix=.cache/fuzz/ -max_len=4096
 
 bench-shim: setup ## measure the shim against the guide's script and the real scrypt (4 minutes)

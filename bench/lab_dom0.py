@@ -12,12 +12,13 @@ from pathlib import Path
 from contenders import CHECKOUT, MEMORY
 from corpus import Volume
 
-for part in ("tests/unit/lab_backup", "tests/unit/lab_api", "tests/unit/shim", "lab", "lab/dom0"):
+for part in (".", "lab", "lab/dom0"):
     sys.path.insert(0, str(CHECKOUT / part))
 
-from backup_system import System  # noqa: E402 - needs the path
 from qubesadmin import config  # noqa: E402
-from shim_driver import Root, real_scrypt  # noqa: E402
+
+from testing.lab.system import System  # noqa: E402 - needs the path
+from testing.shim.driver import Root, real_scrypt  # noqa: E402
 
 GUIDE = CHECKOUT / "lab/guide-scrypt"
 

@@ -23,8 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(CHECKOUT / "tests/unit/shim"))
-from shim_driver import CONFIRM, ENTER, MEMBER, Call, Root, line  # noqa: E402 - needs the path
+sys.path.insert(0, str(CHECKOUT))
+from testing.shim.driver import (  # noqa: E402 - needs the path
+    CONFIRM,
+    ENTER,
+    MEMBER,
+    Call,
+    Root,
+    line,
+)
 
 GUIDE = CHECKOUT / "lab/guide-scrypt"
 AIMS = {  # program, action, compared with: the most that the ratio of times may be

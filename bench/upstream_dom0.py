@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""dom0 for bench/store.py: Qubes' own code, from the checkouts in QUBES_SRC (tests/upstream)."""
+"""dom0 for bench/store.py: Qubes' own code, from the checkouts in QUBES_SRC (testing/upstream)."""
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from contenders import CHECKOUT, MEMORY
+from contenders import MEMORY
 from corpus import Volume
 from lab_dom0 import GUIDE
 
-sys.path.append(str(CHECKOUT / "tests/upstream"))
-
-import dom0
-import sources
+from testing.upstream import dom0, sources
 
 SCRYPT = "/usr/bin/scrypt"
 

@@ -6,7 +6,10 @@ And no failure because a machine is slow.
 
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("testing")  # says of what an assertion there was made
 
 # Programs inherit what is ignored, and many tests are about what a hang-up or a ^C does.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -45,14 +45,11 @@ check 'mypy lab qubesd-call' mypy_part lab/dom0 lab/dom0/lib/qubesd-call
 for program in lab/dom0/bin/qrexec-client lab/qube/bin/qrexec-client-vm; do
     check "mypy $program" mypy_part lab/qube/lib "$program"
 done
-# These tests share the helpers of others.
-upstream=tests/upstream:tests/unit/dom0:tests/unit/store:tests/unit/shim:tests/unit/lab_backup
-upstream=$upstream:tests/unit/lab_api:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0
-upstream=$upstream:tests/unit/ansible:.
-check 'mypy tests/upstream' mypy_part "$upstream" tests/upstream
-check 'mypy bench' mypy_part tests/unit/shim bench/shim.py
-bench=bench:tests/upstream:tests/unit/lab_backup:tests/unit/lab_api:tests/unit/shim:lab:lab/dom0
-check 'mypy bench/store' mypy_part "$bench" bench/store.py
+tested=.:lab:lab/dom0:lab/qube/lib:payload/qube:payload/dom0:payload/server
+check 'mypy testing' mypy_part "$tested" testing
+check 'mypy tests/upstream' mypy_part "$tested" tests/upstream
+check 'mypy bench' mypy_part . bench/shim.py
+check 'mypy bench/store' mypy_part "bench:$tested" bench/store.py
 check 'mypy bench/borg_index' mypy_part bench bench/borg_index.py
 check 'mypy tools' mypy_part tools tools/settings.py tools/salt_formula.py packaging/man.py
 check 'yamllint' yamllint --strict .

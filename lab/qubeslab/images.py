@@ -29,7 +29,7 @@ RPM = ["rpm", "createrepo-c", "scrypt"]
 DNF4 = ["dnf", "dnf-plugins-core"]
 DOM0_PACKAGES = [*COMMON, *RPM, *DNF4, "python3-yaml", "python3-lxml", "ansible-core"]
 # What a template may install from the lab's copy of Debian: engines and what they need for storage,
-# and what a management qube has (tests/upstream/ansible_lab.py).
+# and what a management qube has (testing/upstream/ansible_lab.py).
 REPOSITORY_PACKAGES = [
     *("restic", "borgbackup", "rclone", "scrypt", "openssh-client", "openssh-server"),
     "ansible-core",

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A real lab qubesd whose qubes are only names in a set: `lab_daemon.py STATE` serves it."""
+"""A real lab qubesd whose qubes are only names in a set.
+
+`python3 -m testing.ansible.daemon STATE` serves it.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "lab"))
 
 from qubeslab.containers import QubeSpec
 from qubeslab.daemon import serve

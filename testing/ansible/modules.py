@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).resolve().parents[3]
+from testing.paths import PROJECT
+
 MODULES = ("backup_profile", "qrexec_policy", "qube", "scrypt_shim")
 
 RUNNER = """

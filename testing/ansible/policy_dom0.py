@@ -6,16 +6,13 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import sys
 from pathlib import Path
 from typing import Any
 
-from module_runner import PROJECT, Modules
-
-sys.path.insert(0, str(PROJECT / "lab"))
-
 from qubeslab.policy import Loader, Rule
 from qubeslab.policy_files import Dom0Files
+
+from testing.ansible.modules import Modules
 
 NAME = "75-test.policy"
 ALLOW = "test.A +x work vault allow"

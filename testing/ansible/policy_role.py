@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from policy_table import BACKUP, PROJECT
+from testing.ansible.policy_table import BACKUP
+from testing.paths import PROJECT
 
 NAME = "75-dedup-backup.policy"
 

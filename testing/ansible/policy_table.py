@@ -4,14 +4,9 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(PROJECT / "lab"))
-
-from qubeslab.policy import Call, Domains  # noqa: E402 -- the path above comes first
+from qubeslab.policy import Call, Domains
 
 BACKUP, STORAGE = "dedup-backup", "dedup-storage"
 OTHERS = """

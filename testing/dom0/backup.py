@@ -4,9 +4,9 @@
 import functools
 from dataclasses import dataclass
 
-import archives
-from archives import Qube
-from shim_driver import SECRET, Root
+from testing.shim.driver import SECRET, Root
+from testing.store import archives
+from testing.store.archives import Qube
 
 CHUNK = 80_000  # bytes; Qubes' own chunks are 100 MiB
 Part = tuple[str, bytes]

@@ -8,7 +8,7 @@ stream, and the name of the member at which it must be noticed.
 import hashlib
 from collections.abc import Callable
 
-from real_backup import Backup, Part, join
+from testing.dom0.backup import Backup, Part, join
 
 Case = Callable[[Backup, Backup], bytes]
 

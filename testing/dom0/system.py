@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import memory_engine
-from lab_harness import LAB, TEMPLATE, Lab
-from real_backup import CHUNK
-from shim_driver import SECRET, Root, temporary_root
+from testing.dom0.backup import CHUNK
+from testing.lab.harness import TEMPLATE, Lab
+from testing.paths import LAB, PAYLOAD
+from testing.shim.driver import SECRET, Root, temporary_root
+from testing.store import memory_engine
 
-PAYLOAD = Path(__file__).resolve().parents[3] / "payload"
 QUBE, REPOSITORY = "dedup-backup", "default"
 QUBES = ("debian", "work", "personal")  # those of real_backup.py
 RUN_TIME, RUN_END = "20261124T101600Z-", "-0a1b"

@@ -11,6 +11,8 @@ from pathlib import Path
 from qubeslab.paths import DOM0
 from qubeslab.session import Session
 
+from testing.paths import PROJECT
+
 # Prints each path below its arguments with type, owner, mode, and content or target. Passphrases
 # and passwords are left out, and so is what is in a repository: it is encrypted with them.
 FILES = r"""
@@ -60,7 +62,7 @@ UNITS += "echo $unit $(systemctl is-enabled $unit) $(systemctl is-active $unit);
 TEMPLATES = ("debian-13-dedup-backup", "debian-13-minimal")
 Outcome = dict[str, str]
 # Outcomes by way of provisioning, for a comparison when both have been there.
-KEPT = Path(__file__).resolve().parents[2] / ".cache" / "outcome"
+KEPT = PROJECT / ".cache" / "outcome"
 
 
 def keep(lab: Session, way: str) -> Outcome:

@@ -6,17 +6,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[4]
-sys.path += [str(PROJECT / "lab"), str(PROJECT / "tests/unit/shim")]
-
-from qubeslab.containers import Containers  # noqa: E402 -- the path above comes first
-from qubeslab.paths import DOM0, LabPaths  # noqa: E402
+from qubeslab.containers import Containers
+from qubeslab.paths import DOM0, LabPaths
 
 SECONDS = 5  # the guard's promise
 OLD, NEW, BROKEN = "old", "1.4.0", "1.5.0"  # versions of scrypt; OLD is the one in the image

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A whole lab without containers: each qube is a process and a folder on this machine.
 
-Run as `python3 harness.py STATE`, it is the real daemon with such qubes.
+Run as `python3 -m testing.lab.harness STATE`, it is the real daemon with such qubes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[3]
-LAB = PROJECT / "lab"
-for place in (LAB, LAB / "dom0"):
-    if str(place) not in sys.path:
-        sys.path.insert(0, str(place))
+from qubeslab.containers import QubeSpec
+from qubeslab.daemon import serve
+from qubeslab.domains import create_initial
+from qubeslab.paths import LabError
+from qubeslab.qrexec_run import Paths
 
-from qubeslab.containers import QubeSpec  # noqa: E402
-from qubeslab.daemon import serve  # noqa: E402
-from qubeslab.domains import create_initial  # noqa: E402
-from qubeslab.paths import LabError  # noqa: E402
-from qubeslab.qrexec_run import Paths  # noqa: E402
+from testing.paths import LAB, PYTHONPATH
 
 TEMPLATE = "debian-13-minimal"
 USERS = ("user", "root", "mallory")
@@ -118,7 +114,9 @@ class Lab:
         self.socket("dom0", "qubesd.sock").unlink(missing_ok=True)
         with (self.state / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).resolve()), str(self.state)], stderr=log
+                [sys.executable, "-m", "testing.lab.harness", str(self.state)],
+                env=os.environ | {"PYTHONPATH": PYTHONPATH},
+                stderr=log,
             )
         self.until(lambda: self.socket("dom0", "qubesd.sock").exists())
 

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import qubesadmin
 import yaml
-from fast_scrypt import MAGIC, tag
-from lab_harness import LAB, TEMPLATE, Lab
 from qubesadmin import config
 from qubesadmin.vm import QubesVM
+
+from testing.lab.fast_scrypt import MAGIC, tag
+from testing.lab.harness import TEMPLATE, Lab
+from testing.paths import LAB
 
 HERE = Path(__file__).resolve().parent
 PASSPHRASE = "dedup:a passphrase with blänks"  # noqa: S105 -- of tests

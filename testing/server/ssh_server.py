@@ -72,12 +72,13 @@ def running(folder: Path, path: str) -> Iterator[SshServer]:
     subprocess.run(["ip", "netns", "add", server.namespace], check=True)
     try:
         subprocess.run([*server.inside, "ip", "link", "set", "lo", "up"], check=True)
-        command = ["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"]
+        command: list[str | Path] = ["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"]
         with (folder / "log").open("wb") as log:
             daemon = subprocess.Popen([*server.inside, *command], stderr=log)
         try:
-            ask = [*server.inside, "ssh", "-F", server.ssh_config, "-p", PORT, "root@127.0.0.1"]
-            while subprocess.run([*ask, "true"], capture_output=True, check=False).returncode:
+            ask: list[str | Path] = [*server.inside, "ssh", "-F", server.ssh_config, "-p", PORT]
+            ask += ["root@127.0.0.1", "true"]
+            while subprocess.run(ask, capture_output=True, check=False).returncode:
                 assert daemon.poll() is None, (folder / "log").read_text()
                 time.sleep(0.1)
             yield server

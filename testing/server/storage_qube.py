@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store_driver import Store
+from testing import paths
+from testing.store.driver import Store
 
-ROOT = Path(__file__).resolve().parents[3]
-PAYLOAD = ROOT / "payload" / "server"
+PAYLOAD = paths.PAYLOAD / "server"
 QUBE = "sys-storage"
 ENGINES = Path(sys.prefix) / "bin"  # borg and rclone of requirements-tests.txt
 
@@ -121,7 +121,7 @@ class StorageQube:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run dedup-server in it."""
-        command = [PAYLOAD / "dedup-server", *arguments]
+        command: list[str | Path] = [PAYLOAD / "dedup-server", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=self.environment
         )
@@ -154,7 +154,7 @@ class QrexecStore(Store):
         self, *arguments: str, service: str = "Repository", data: bytes = b""
     ) -> subprocess.CompletedProcess[bytes]:
         """Run the engine with all that the backup qube holds: it may be hostile."""
-        wrapper = ROOT / "payload" / "qube" / "dedup_store" / "qrexec-call"
+        wrapper = paths.PAYLOAD / "qube" / "dedup_store" / "qrexec-call"
         call = f"{wrapper} {QUBE} dedupbackup.{service}+{self.engine}+{self.name}"
         password = self.password.read_text().strip()
         if self.engine == "restic":

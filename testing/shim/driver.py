@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PAYLOAD = Path(__file__).parents[3] / "payload/dom0"
+from testing import paths
+
+PAYLOAD = paths.PAYLOAD / "dom0"
 ENTER, CONFIRM = b"Please enter passphrase: ", b"Please confirm passphrase: "
 SECRET = b"dedup:correct-horse-battery-staple"
 MEMBER = "vm7/private.img.000.enc"
@@ -276,7 +278,7 @@ class Root:
         It stops behind the when-th of these calls, and goes on at SIGCONT.
         """
         log = self.path / "stopped.log"
-        options = ["-f", "-qq", "-o", log, "-e", f"trace={call}"]
+        options: list[str | Path] = ["-f", "-qq", "-o", log, "-e", f"trace={call}"]
         options += ["-e", f"inject={call}:signal=STOP:when={when}"]
         paths = [self.work / MEMBER, self.work / "out"]
         started = Call(["strace", *options, self.scrypt, "dec", "-f", *paths])

@@ -9,10 +9,12 @@ import importlib.machinery
 import os
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Callable
 from types import FunctionType, ModuleType
 
-SHIM = Path(__file__).parents[3] / "payload/dom0/scrypt"
+from testing.paths import PAYLOAD
+
+SHIM = PAYLOAD / "dom0/scrypt"
 LINE = b"20240101T120000-1234!vm7/private.img.000!dedup:correct-horse-battery-staple"
 REFUSALS = {
     "Input is not valid scrypt-encrypted block",
@@ -43,7 +45,7 @@ class Fuzzed:
 
     def __init__(self) -> None:
         """Load it."""
-        hashlib.scrypt = cheap_scrypt
+        hashlib.scrypt = cheap_scrypt  # type: ignore[assignment]  # it has no maxmem and dklen
         self.shim = load()
         self.exact = self.container(b"payload", LINE)
 
@@ -94,8 +96,16 @@ class Fuzzed:
     def check_route(self, argv: list[str]) -> str:
         """Give the route; all but the calls that Qubes makes go to the real scrypt, untouched."""
         taken: list[str] = []
+
+        def taker(name: str) -> Callable[..., list[str]]:
+            def take(given: list[str], *_: object) -> list[str]:
+                taken.append(name)
+                return given
+
+            return take
+
         for name in ("encode", "decode", "exec_real"):
-            setattr(self.shim, name, lambda given, *_, name=name: taken.append(name) or given)
+            setattr(self.shim, name, taker(name))
         assert self.shim.run(argv) is argv
         [route] = taken
         if route == "encode":

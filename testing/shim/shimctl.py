@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shim_driver import PAYLOAD, real_scrypt
+from testing.shim.driver import PAYLOAD, real_scrypt
 
 Done = subprocess.CompletedProcess[str]
 # Runs a Python program whose clock is a hundred times as fast, so that it gives up sooner.

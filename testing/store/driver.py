@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
+from testing import paths
+
+PAYLOAD = paths.PAYLOAD / "qube"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
 
 
@@ -82,7 +84,7 @@ class Store:
 
     def run(self, *arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run dedup-store to its end."""
-        command = [*self.prefix, PAYLOAD / "dedup-store", *arguments]
+        command: list[str | Path] = [*self.prefix, PAYLOAD / "dedup-store", *arguments]
         return subprocess.run(
             command, input=data, capture_output=True, env=self.environment, check=False
         )
@@ -103,13 +105,15 @@ class Store:
         """Store a stream, and give the report."""
         result = self.run("put", "--json", data=data)
         assert result.returncode == code, result.stderr
-        return json.loads(result.stdout)
+        report: dict[str, Any] = json.loads(result.stdout)
+        return report
 
     def runs(self) -> list[dict[str, Any]]:
         """List the runs."""
         result = self.run("list", "--json")
         assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)["runs"]
+        found: list[dict[str, Any]] = json.loads(result.stdout)["runs"]
+        return found
 
     def get(self, run: str = "latest") -> bytes:
         """Get a stream back."""
@@ -174,3 +178,26 @@ def refusal(store: Store, *arguments: str, data: bytes = b"") -> str:
     assert text.count("\n") == 1
     assert "Traceback" not in text
     return text
+
+
+def boot(store: Store, number: int) -> None:
+    """From now on, it is another start of the qube."""
+    path = store.folder / f"boot-{number}"
+    path.write_text(f"00000000-0000-4000-8000-{number:012}\n")
+    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    store.prefix = ("unshare", "--mount", "sh", "-c", script, str(path))
+
+
+def replace(folder: Path, source: Path) -> None:
+    shutil.rmtree(folder)
+    shutil.copytree(source, folder, symlinks=True)
+
+
+def leave_exclusive_lock(repository: Path, password: Path) -> None:
+    """Have a restic that keeps all others out die before it removes its lock."""
+    calls = "unlink,unlinkat,rmdir"
+    trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
+    command = [*trace, "-e", f"inject={calls}:signal=KILL", "restic", "-q", "--no-cache", "prune"]
+    names = {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD_FILE": str(password)}
+    assert subprocess.run(command, env=os.environ | names, check=False).returncode
+    assert any((repository / "locks").iterdir())

@@ -11,9 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-import archives
-from archives import Qube
-from store_driver import Store
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.driver import Store
 
 # fs/ext4/ioctl.c EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32), and EXT4_GOING_FLAGS_NOLOGFLUSH: from
 # then on nothing is written, not even the journal
@@ -88,7 +88,7 @@ class Machine:
                     os.kill(pid, signal.SIGKILL)
         self._init.kill()
         self._init.communicate()
-        command = ["losetup", "--associated", self._image]
+        command: list[str | Path] = ["losetup", "--associated", self._image]
         while subprocess.run(command, check=True, capture_output=True).stdout:
             time.sleep(0.01)
 

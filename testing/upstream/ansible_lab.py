@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lab_client  # noqa: F401 -- it makes the lab's modules importable
 from qubeslab.paths import BASE_TEMPLATE, DOM0
 from qubeslab.session import Session
-from sources import PYTHON, Sources
+
+from testing.upstream.sources import PYTHON, Sources
 
 INVENTORY = "tests/e2e/inventory/hosts.yml"
 MANAGEMENT = "management-template"

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from dom0 import Dom0, Qube
+from testing.upstream.dom0 import Dom0, Qube
 
 # Bytes. GNU tar pads its streams to 10240, so only with a multiple of that can one end at the end
 # of a chunk.
@@ -98,3 +98,8 @@ def assert_same(old: Dom0, new: Dom0, *names: str, renamed: str = "") -> None:
             files = old.volume(name, volume), new.volume(name + renamed, volume)
             assert filecmp.cmp(*files, shallow=False), f"{name}'s {volume} differs"
         assert settings(new, name + renamed) == settings(old, name)
+
+
+def give_store(old: Dom0, new: Dom0) -> None:
+    """Bring the backup qube's files to the new machine."""
+    new.machine.run("cp", "-a", f"{old.folder}/rw/.", "/rw/")

@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from machine import Machine, child_of, machine
-from sources import PYTHON, REPOSITORY, Sources
+from testing.paths import PROJECT
+from testing.upstream.machine import Machine, child_of, machine
+from testing.upstream.sources import PYTHON, Sources
 
-INSIDE = REPOSITORY / "tests/upstream/inside"
+INSIDE = PROJECT / "testing/upstream/inside"
 PASSPHRASE = "dedup:0123456789abcdefghij0123456789abcdefghij"  # noqa: S105
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SOCKET = "/run/qubesd.sock"
@@ -124,11 +125,11 @@ class Dom0:
 
     def install_shim(self, mode: str = "authenticated") -> None:
         """Put the shim in place, with shimctl, or set another mode."""
-        self.machine.run(REPOSITORY / "payload/dom0/shimctl", "install", "--mode", mode)
+        self.machine.run(PROJECT / "payload/dom0/shimctl", "install", "--mode", mode)
 
     def remove_shim(self) -> None:
         """Bring back the real scrypt, with shimctl."""
-        self.machine.run(REPOSITORY / "payload/dom0/shimctl", "remove")
+        self.machine.run(PROJECT / "payload/dom0/shimctl", "remove")
 
     def set_running(self, name: str, *, running: bool = True) -> None:
         """Say that a qube runs, or not, in place of the hypervisor."""
@@ -368,10 +369,10 @@ def new_dom0(
         "LANG": "C.UTF-8",
         "TMPDIR": str(folder / "tmp"),
     }
-    shown = [REPOSITORY, sources.checkouts, sources.copies]
+    shown = [PROJECT, sources.checkouts, sources.copies]
     # in a git worktree the virtual environments may be links
-    places = ((REPOSITORY / name).resolve() for name in (".venv", ".venv-upstream"))
-    shown += [path for path in places if REPOSITORY not in path.parents]
+    places = ((PROJECT / name).resolve() for name in (".venv", ".venv-upstream"))
+    shown += [path for path in places if PROJECT not in path.parents]
     with machine(folder, shown, environment, shared or folder, host) as at:
         link_services(at, sources)
         made = Dom0(at, folder)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A dom0 with upstream's client library and qvm-* tools, whose qubesd is the lab's.
 
-The lab is that of tests/unit/lab_api: the real daemon, with processes and folders in place of
+The lab is that of testing/lab/harness.py: the real daemon, with processes and folders in place of
 containers. It runs outside the machine (machine.py); in there its socket, its two services that
 take data on stdin and its qrexec-client are where upstream's have theirs.
 """
@@ -11,19 +11,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dom0 import Dom0
-from sources import PYTHON, REPOSITORY, Sources
-
-# The lab's own client library has the same name as upstream's; in this process it is the lab's.
-sys.path[:0] = [str(REPOSITORY / path) for path in ("lab", "lab/dom0", "tests/unit/lab_api")]
-
-from lab_harness import Lab  # noqa: E402 -- the path above comes first
+from testing.lab.harness import Lab
+from testing.upstream.dom0 import Dom0
+from testing.upstream.sources import PYTHON, Sources
 
 Done = subprocess.CompletedProcess[str]
 

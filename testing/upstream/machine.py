@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sources import REPOSITORY
+from testing.paths import PROJECT
 
 INIT = Path(__file__).parent / "inside/init.sh"
 
@@ -91,7 +91,7 @@ def machine(
         "--kill-child",
         "--propagation=slave",
     ]
-    arguments = [str(disk), str(shared), str(host), str(REPOSITORY), *map(str, folders)]
+    arguments = [str(disk), str(shared), str(host), str(PROJECT), *map(str, folders)]
     process = subprocess.Popen(
         [*unshare, "sh", str(INIT), *arguments],
         stdin=subprocess.PIPE,

@@ -7,8 +7,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PYTHON = REPOSITORY / ".venv-upstream/bin/python"
+from testing.paths import PROJECT
+
+PYTHON = PROJECT / ".venv-upstream/bin/python"
 VARIABLE = "QUBES_SRC"
 NAMES = (
     "qubes-core-admin",

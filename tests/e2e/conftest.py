@@ -3,39 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from qubeslab.session import Session
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT / "lab"))
-
-from outcome import Outcome, keep  # noqa: E402 -- the path above comes first
-from qubeslab.session import Session, corpus  # noqa: E402 -- the same
-
-INVENTORY = "tests/e2e/inventory/hosts.yml"
-BACKUP_QUBE = "dedup-backup"
-
-
-@contextlib.contextmanager
-def unprovisioned(name: str, factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A lab in which nothing is provisioned yet, with the halted qubes `work` and `personal`."""
-    lab = Session(name)
-    lab.lab("down", "--destroy")
-    lab.lab("up")
-    try:
-        for qube, size in (("work", ""), ("personal", "300M")):
-            data = factory.mktemp(qube)
-            corpus(data / "files", [Path("/usr/lib")], 20_000_000)
-            (data / "files" / "name.txt").write_text(f"this is qube {qube}\n")
-            lab.lab("add-qube", qube, "--data", str(data / "files"), f"--size={size}")
-        yield lab
-    finally:
-        lab.lab("down", "--destroy")
+from testing.e2e.lab import BACKUP_QUBE, INVENTORY, unprovisioned
+from testing.e2e.outcome import Outcome, keep
 
 
 @pytest.fixture(scope="session")
@@ -101,15 +75,3 @@ def restored(lab: Session) -> Iterator[None]:
     names = [name for name in lab.dom0("qvm-ls", "--raw-list").stdout.split() if name[-2:] == "-1"]
     if names:
         lab.dom0("qvm-remove", "--force", *names)
-
-
-def restore(
-    lab: Session, passphrase: bytes, location: str, *args: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the official restore from the backup qube and return how it ended."""
-    return lab.dom0(
-        *("qvm-backup-restore", "--rename-conflicting", "-d", BACKUP_QUBE, "-p", "-"),
-        *(*args, location),
-        stdin=passphrase,
-        check=False,
-    )

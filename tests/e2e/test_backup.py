@@ -9,9 +9,10 @@ import time
 from typing import Any
 
 import pytest
-from conftest import BACKUP_QUBE, restore
 from qubeslab.paths import DOM0
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, restore
 
 ENGINES = ("restic", "borg")
 QUBES = ("work", "personal")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY, restore
 from qubeslab.paths import LabError
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, INVENTORY, restore
 
 LABEL = "backup-disk"
 SETTING = json.dumps(

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import BACKUP_QUBE, restore
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, restore
 
 PASSPHRASE = b"dedup:a passphrase for this test alone\n"
 CONFIG = b'engine = "directory"\nlocation = "/rw/dedup-store/plain"\n'

@@ -7,7 +7,8 @@ import json
 import re
 
 import pytest
-from outcome import KEPT, Outcome, differences
+
+from testing.e2e.outcome import KEPT, Outcome, differences
 
 # What may differ between a lab provisioned by Ansible and one by Salt: what, and why.
 EXCEPTIONS = {

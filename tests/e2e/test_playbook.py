@@ -7,9 +7,10 @@ import json
 import re
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY
 from qubeslab.paths import LabError
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, INVENTORY
 
 
 def changed(output: str) -> list[int]:

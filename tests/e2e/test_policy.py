@@ -4,17 +4,14 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from conftest import BACKUP_QUBE, PROJECT
 from qubeslab.policy import Denied, Loader, PolicySyntaxError, decide
 from qubeslab.policy_files import Dom0Files
 from qubeslab.session import Session
 
-sys.path.insert(0, str(PROJECT / "tests/unit/ansible"))
-
-from policy_table import DOMAINS, OURS, STORAGE, calls, is_allowed
+from testing.ansible.policy_table import DOMAINS, OURS, STORAGE, calls, is_allowed
+from testing.e2e.lab import BACKUP_QUBE
 
 FILE = "/etc/qubes/policy.d/75-dedup-backup.policy"
 REPOSITORIES = ("restic+restic", "borg+borg")

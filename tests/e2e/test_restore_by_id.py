@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conftest import BACKUP_QUBE, restore
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, restore
 
 # Upstream's service fails when the command does, which it does when only a part of it is read.
 RUN = "dedup-store get latest --repository restic"

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import INVENTORY, PROJECT
-from outcome import Outcome, keep
 from qubeslab.session import Session
+
+from testing.e2e.lab import INVENTORY
+from testing.e2e.outcome import Outcome, keep
+from testing.paths import PROJECT
 
 NEWER = "3008.3"
 TEMPLATES = "debian-13-dedup-backup,debian-13-minimal"

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY, PROJECT, restore, unprovisioned
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, INVENTORY, restore, unprovisioned
+from testing.paths import PROJECT
 
 SITE = ("-i", INVENTORY, "playbooks/site.yml")
 REMOVE = ("-i", INVENTORY, "playbooks/remove.yml")

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import BACKUP_QUBE, INVENTORY
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, INVENTORY
 
 PROFILES = ("dedup-restic", "dedup-borg", "far-restic", "far-borg")
 STORES = ("restic", "borg", "far-restic", "far-borg")

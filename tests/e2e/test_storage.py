@@ -7,9 +7,10 @@ import json
 import subprocess
 
 import pytest
-from conftest import BACKUP_QUBE, restore
 from qubeslab.paths import DOM0
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE, restore
 
 ENGINES = ("restic", "borg")
 STORAGE_QUBE = "dedup-storage"

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import BACKUP_QUBE
 from qubeslab.session import Session
+
+from testing.e2e.lab import BACKUP_QUBE
 
 LEDGERS = "/var/lib/qubes-dedup-backup/ledger"
 # What a hostile backup qube does to the stream: alters a byte of a member, or leaves it out.

@@ -8,9 +8,10 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from ansible_lab import INVENTORY, ansible_lab, disposable, project
 from qubeslab.session import Session
-from sources import Sources
+
+from testing.upstream.ansible_lab import INVENTORY, ansible_lab, disposable, project
+from testing.upstream.sources import Sources
 
 TEMPLATE, BACKUP_QUBE = "debian-13-dedup-backup", "dedup-backup"
 # The qubes of the inventory, and the role of the play on each.

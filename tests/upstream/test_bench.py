@@ -7,7 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sources import REPOSITORY, Sources
+
+from testing.paths import PROJECT
+from testing.upstream.sources import Sources
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - where its machine lies
 
@@ -15,13 +17,13 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - where its machine lies
 @pytest.mark.thorough
 def test_upstream_makes_the_backups(sources: Sources, tmp_path: Path) -> None:
     """All contenders store them and give them back; nothing is left of its machine."""
-    python = REPOSITORY / ".venv/bin/python"
+    python = PROJECT / ".venv/bin/python"
     pytest.importorskip("matplotlib", reason="only make bench installs it")
     chosen = {"BENCH_GB": "0.1", "BENCH_ROUNDS": "1", "BENCH_DAYS": "1", "BENCH_REAL": "1"}
     chosen |= {"BENCH_DIR": str(tmp_path), "WYNG": "", "QUBES_SRC": str(sources.checkouts)}
     before = set(MEMORY.glob("bench-*"))
     done = subprocess.run(
-        [python, REPOSITORY / "bench/store.py"],
+        [python, PROJECT / "bench/store.py"],
         env=os.environ | chosen,
         capture_output=True,
         text=True,

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dom0 import QUBE, Dom0, complaints
-from machine import child_of
+from testing.upstream.dom0 import QUBE, Dom0, complaints
+from testing.upstream.machine import child_of
 
 MANY = 4 * 10240  # bytes of a chunk; the backup is then long enough to be cancelled in
 

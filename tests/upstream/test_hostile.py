@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A hostile store against upstream's qvm-backup-restore, and against our verify.
 
-What it does is in tests/unit/dom0/hostile_streams.py, where our verify meets all of it without
+What it does is in testing/dom0/hostile_streams.py, where our verify meets all of it without
 upstream, too.
 """
 
@@ -9,26 +9,22 @@ import itertools
 import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dom0 import PASSPHRASE, QUBE, Dom0, Qube, complaints
-from sources import PYTHON, REPOSITORY
 
-for place in ("dom0", "lab_api", "shim", "store"):
-    sys.path.insert(0, str(REPOSITORY / "tests/unit" / place))
-sys.path.insert(0, str(REPOSITORY / "payload/qube"))
-
-from dom0_system import member_list, run_name  # noqa: E402 -- the paths above come first
-from hostile_streams import IN_LIST, IN_MEMBERS, MIDDLE, XML  # noqa: E402
-from real_backup import CHUNK, Backup, outer  # noqa: E402
+from testing.dom0.backup import CHUNK, Backup, outer
+from testing.dom0.hostile_streams import IN_LIST, IN_MEMBERS, MIDDLE, XML
+from testing.dom0.system import member_list, run_name
+from testing.paths import PROJECT
+from testing.upstream.dom0 import PASSPHRASE, QUBE, Dom0, Qube, complaints
+from testing.upstream.sources import PYTHON
 
 MEMORY = 1 << 30  # bytes of address space for each program; a key derivation may take 128 MiB
-COMMAND = REPOSITORY / "payload/dom0/qubes-dedup-backup"
+COMMAND = PROJECT / "payload/dom0/qubes-dedup-backup"
 STORE = "/usr/local/bin/dedup-store"
 ALL = {name: case for name, case in (IN_MEMBERS | IN_LIST).items() if "home" not in name}
 UNEXPECTED, NOTHING = "Unexpected file in archive", ""
@@ -91,7 +87,7 @@ class Target:
         dom0.chunk_size(CHUNK)
         dom0.start()
         service = dom0.machine.path("/usr/local/etc/qubes-rpc/qubes.VMExec")
-        service.write_bytes((REPOSITORY / "lab/qube/rpc/qubes.VMExec").read_bytes())
+        service.write_bytes((PROJECT / "lab/qube/rpc/qubes.VMExec").read_bytes())
         service.chmod(0o755)
         self.one, self.other = (self.backup(name) for name in ("one", "other"))
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from dom0 import Dom0, Qube
-from lab_client import LabDom0, lab_dom0
-from lab_harness import Lab
-from sources import Sources
+
+from testing.lab.harness import Lab
+from testing.upstream.dom0 import Dom0, Qube
+from testing.upstream.lab_client import LabDom0, lab_dom0
+from testing.upstream.sources import Sources
 
 T = "@template"
 NOT_THERE = "11111111-2222-3333-4444-555555555555"

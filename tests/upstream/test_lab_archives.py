@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dom0 import INSIDE, PASSPHRASE, Dom0, Qube, complaints
-from lab_client import lab_dom0
-from lab_describe import Description, describe, differences
-from sources import REPOSITORY, Sources
 
-LAB_PASSPHRASE = "dedup:a passphrase with blänks"  # noqa: S105 -- tests/unit/lab_backup's
+from testing.paths import PROJECT, PYTHONPATH
+from testing.upstream.dom0 import INSIDE, PASSPHRASE, Dom0, Qube, complaints
+from testing.upstream.lab_client import lab_dom0
+from testing.upstream.lab_describe import Description, describe, differences
+from testing.upstream.sources import Sources
+
+LAB_PASSPHRASE = "dedup:a passphrase with blänks"  # noqa: S105 -- that of testing/lab/system.py
 MIB = 1 << 20
 Descriptions = dict[str, Description]
 
 
 def lab(dom0: Dom0, *words: str | Path) -> Any:
     """Run a lab in the machine: see inside/lab_system.py."""
-    done = dom0.machine.run(REPOSITORY / ".venv/bin/python", INSIDE / "lab_system.py", *words)
+    program = (PROJECT / ".venv/bin/python", INSIDE / "lab_system.py")
+    done = dom0.machine.run("env", f"PYTHONPATH={PYTHONPATH}", *program, *words)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from dom0 import Dom0
-from lab_client import Done, LabDom0, lab_dom0
-from lab_harness import TEMPLATE
-from sources import Sources
+
+from testing.lab.harness import TEMPLATE
+from testing.upstream.dom0 import Dom0
+from testing.upstream.lab_client import Done, LabDom0, lab_dom0
+from testing.upstream.sources import Sources
 
 # Each is done by upstream's tool; the status must be 0.
 STEPS = (

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 if not os.environ.get("QUBES_SRC"):
     pytest.skip("QUBES_SRC is not set: nothing runs against upstream", allow_module_level=True)
 
-from lab_policy import (
+from qubeslab.policy import Call
+
+from testing.upstream.lab_policy import (
     DOMAINS,
     DVM_UUID,
     NO_UUID,
@@ -33,7 +35,6 @@ from lab_policy import (
     domain,
     tree,
 )
-from qubeslab.policy import Call
 
 DOM0_UUID = str(DOMAINS["dom0"]["uuid"])
 # Every token that a rule can have; some can't stand everywhere, which both must notice.

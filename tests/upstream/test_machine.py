@@ -4,8 +4,8 @@
 import shutil
 from pathlib import Path
 
-from dom0 import QUBE, new_dom0
-from sources import PYTHON, Sources
+from testing.upstream.dom0 import QUBE, new_dom0
+from testing.upstream.sources import PYTHON, Sources
 
 MARK = "this is of the host"
 FILES = (

@@ -4,19 +4,15 @@
 import shutil
 
 import pytest
-from corpus import CHUNK, assert_same
-from dom0 import CHUNK_SIZE, PASSPHRASE, QUBE, Dom0, complaints
-from sources import REPOSITORY
+
+from testing.paths import PROJECT
+from testing.upstream.corpus import CHUNK, assert_same, give_store
+from testing.upstream.dom0 import CHUNK_SIZE, PASSPHRASE, QUBE, Dom0, complaints
 
 ODD = "dedup:a!b \"c\" 'd' $(e) `f` \\g %s {} #h: é ß 漢字 🗝 0123456789"
 ALL = ("work", "alone", "exact", "edge", "hollow", "sparse")
 ANY = "anything"
 SOME = ("alone", "edge", "hollow")
-
-
-def give_store(old: Dom0, new: Dom0) -> None:
-    """Bring the backup qube's files to the new machine."""
-    new.machine.run("cp", "-a", f"{old.folder}/rw/.", "/rw/")
 
 
 STORED = [
@@ -64,7 +60,7 @@ def test_backup_of_the_guides_script_comes_back_unchecked(
     to = f"dedup-store put --repository {engine}"
     old.remove_shim()
     scrypt = old.machine.path("/usr/local/bin/scrypt")
-    shutil.copy(REPOSITORY / "lab/guide-scrypt", scrypt)
+    shutil.copy(PROJECT / "lab/guide-scrypt", scrypt)
     try:
         old.backup(*SOME, to=to, qube=QUBE, passphrase=ANY)
     finally:
@@ -77,7 +73,7 @@ def test_backup_of_the_guides_script_comes_back_unchecked(
     refused = new.restore(source=source, qube=QUBE, passphrase=ANY, check=False)
     assert "Corrupted backup header" in refused.stdout + refused.stderr
     options = ["-p", str(new.passphrase_file("another")), "--ignore-size-limit", "-d", QUBE]
-    program = REPOSITORY / "payload/dom0/qubes-dedup-backup"
+    program = PROJECT / "payload/dom0/qubes-dedup-backup"
     for how in ("--verify-only", "--rename-conflicting"):
         done = new.machine.run(program, "restore-guide", "--unchecked", how, *options, source)
         assert complaints(done) == []

@@ -5,8 +5,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from corpus import assert_same
-from dom0 import PASSPHRASE, Dom0, complaints
+
+from testing.upstream.corpus import assert_same
+from testing.upstream.dom0 import PASSPHRASE, Dom0, complaints
 
 ORDINARY = "ordinary ! passphrase \"with\" 'all' é 漢字 dedup: inside"
 OURS, SCRYPTS = b"scrypt\x80", b"scrypt\x00"

@@ -25,21 +25,18 @@ import pytest
 if not os.environ.get("QUBES_SRC"):
     pytest.skip("QUBES_SRC is not set: nothing runs against upstream", allow_module_level=True)
 
-from lab_policy import DENIED, PROJECT, REFUSED, SOURCES, Upstream
+import ansible.module_utils
+from qrexec import exc
+from qrexec.policy import parser, parser_compat
+from qubeslab.policy import Call
 
-QREXEC = SOURCES / "qubes-core-qrexec"
-sys.path[:0] = [str(PROJECT), str(PROJECT / "tests/unit/ansible")]
-
-import ansible.module_utils  # noqa: E402 -- the paths above come first
+from testing.ansible.modules import Modules
+from testing.ansible.policy_role import apply
+from testing.ansible.policy_table import BACKUP, DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed
+from testing.paths import PROJECT
+from testing.upstream.lab_policy import DENIED, REFUSED, SOURCES, Upstream
 
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-
-from module_runner import Modules  # noqa: E402
-from policy_role import apply  # noqa: E402
-from policy_table import BACKUP, DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed  # noqa: E402
-from qrexec import exc  # noqa: E402
-from qrexec.policy import parser, parser_compat  # noqa: E402
-from qubeslab.policy import Call  # noqa: E402
 
 if TYPE_CHECKING:
     from module_utils import dedup_policy as policy
@@ -48,6 +45,7 @@ else:
     from ansible.module_utils import dedup_policy as policy
     from ansible.module_utils.dedup_policy_files import Policy
 
+QREXEC = SOURCES / "qubes-core-qrexec"
 TOKENS = (
     *("*", "@anyvm", "@adminvm", "dom0", "work", "nope", "@default", "@dispvm", "@tag:office"),
     *("@tag:none", "@type:AppVM", "@type:AdminVM", "@dispvm:dvm", "@dispvm:work"),

@@ -11,7 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sources import REPOSITORY, VARIABLE
+
+from testing.paths import PROJECT
+from testing.upstream.sources import VARIABLE
 
 NAME = "qubes-dist-upgrade"
 FILES = {
@@ -121,5 +123,5 @@ def test_templates_steps_are_those_that_we_know(checkout: Path) -> None:
 
 
 def test_docs_tell_of_each() -> None:
-    text = (REPOSITORY / "docs/upgrades.md").read_text()
+    text = (PROJECT / "docs/upgrades.md").read_text()
     assert [step for step in DOM0 if f"`{step}" not in text] == []

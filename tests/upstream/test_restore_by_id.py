@@ -8,9 +8,11 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from corpus import corpus
-from dom0 import QUBE, Dom0, complaints
-from sources import REPOSITORY, Sources
+
+from testing.paths import PROJECT
+from testing.upstream.corpus import corpus
+from testing.upstream.dom0 import QUBE, Dom0, complaints
+from testing.upstream.sources import Sources
 
 SERVICES = ("qubes.RegisterBackupLocation", "qubes.RestoreById")
 
@@ -30,7 +32,7 @@ def stored(make_dom0: Callable[[], Dom0], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(params=["upstream", "lab"])
 def dom0(stored: Dom0, sources: Sources, request: pytest.FixtureRequest) -> Dom0:
     """That dom0, with the services of one of the two in its qube."""
-    lab = REPOSITORY / "lab/qube"
+    lab = PROJECT / "lab/qube"
     folder = sources.agent / "qubes-rpc" if request.param == "upstream" else lab / "rpc"
     for name in SERVICES:
         installed = stored.machine.path(f"/usr/local/etc/qubes-rpc/{name}")

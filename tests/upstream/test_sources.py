@@ -4,9 +4,9 @@
 from pathlib import Path
 
 import pytest
-from corpus import assert_same
-from dom0 import CHUNK_SIZE, QUBE, Dom0, complaints
-from test_matrix import give_store
+
+from testing.upstream.corpus import assert_same, give_store
+from testing.upstream.dom0 import CHUNK_SIZE, QUBE, Dom0, complaints
 
 DOM0_HOME = "/home/user/.config/dom0's own file"
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from pathlib import Path
 
+from qubeslab.paths import DOM0, LabPaths
 from testinfra.host import Host
 
-PROJECT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(PROJECT / "lab"))
-
-from qubeslab.paths import DOM0, LabPaths  # noqa: E402 -- the path above comes first
+from testing.paths import PROJECT
 
 testinfra_hosts = [f"podman://{LabPaths.named(os.environ['LAB_NAME']).container(DOM0)}"]
 

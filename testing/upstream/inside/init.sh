@@ -82,7 +82,7 @@ chmod 0770 /etc/qubes/backup
 touch /run/qubes/empty
 
 # What a dom0 and a qube get from the packages of Qubes. The C programs have stand-ins in the lab.
-here=$repository/tests/upstream/inside
+here=$repository/testing/upstream/inside
 ln -s "$here/qrexec_client.py" /usr/bin/qrexec-client
 ln -s /usr/bin/qrexec-client /usr/lib/qubes/qrexec-client
 cp "$repository/lab/dom0/lib/qfile-dom0-unpacker" /usr/libexec/qubes/

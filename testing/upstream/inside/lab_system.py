@@ -18,15 +18,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[3]
-PLACES = ("tests/upstream", "tests/unit/lab_backup", "tests/unit/lab_api", "lab", "lab/dom0")
-sys.path[:0] = [str(PROJECT / place) for place in PLACES]
+from qubesadmin import config
+from qubesadmin.firewall import Rule
 
-from backup_system import MIB, System  # noqa: E402 -- the path above comes first
-from lab_describe import describe  # noqa: E402
-from lab_harness import TEMPLATE  # noqa: E402
-from qubesadmin import config  # noqa: E402
-from qubesadmin.firewall import Rule  # noqa: E402
+from testing.lab.harness import TEMPLATE
+from testing.lab.system import MIB, System
+from testing.upstream.lab_describe import describe
 
 QUBES = ("work", "net", "alone", TEMPLATE)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,8 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import ansible.module_utils
 import pytest
-from module_runner import PROJECT, Dom0, Modules
+
+from testing.ansible.modules import Dom0, Modules
+from testing.paths import PROJECT, PYTHONPATH
+
+# The modules import what they share from Ansible's own package.
+ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
 # Which qubesadmin the modules use: the lab's, or upstream's when QUBESADMIN_DIR names a checkout.
 CONFIGURE = """
@@ -37,7 +44,8 @@ def running_dom0(folder: Path) -> Iterator[Dom0]:
     (site / "sitecustomize.py").write_text(CONFIGURE)
     with (folder / "qubesd.log").open("w") as log:
         daemon = subprocess.Popen(
-            [sys.executable, str(PROJECT / "tests/unit/ansible/lab_daemon.py"), str(state)],
+            [sys.executable, "-m", "testing.ansible.daemon", str(state)],
+            env=os.environ | {"PYTHONPATH": PYTHONPATH},
             stdin=subprocess.DEVNULL,
             stderr=log,
         )

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from module_runner import Dom0, Modules
+
+from testing.ansible.modules import Dom0, Modules
 
 NAME = "dedup-backup"
 PASSPHRASE = re.compile(r"dedup:[A-Za-z0-9_-]{43}")

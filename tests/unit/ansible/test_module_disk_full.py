@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from module_runner import Dom0, Modules
+
+from testing.ansible.modules import Dom0, Modules
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 

@@ -10,7 +10,9 @@ from typing import Any
 import ansible.module_utils
 import pytest
 import yaml
-from module_runner import MODULES, PROJECT
+
+from testing.ansible.modules import MODULES
+from testing.paths import PROJECT
 
 COMPARED = ("type", "elements", "choices", "default", "required")
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from module_runner import Modules
-from policy_dom0 import ALLOW, DENY, NAME, Dom0, overridden, warnings
+
+from testing.ansible.modules import Modules
+from testing.ansible.policy_dom0 import ALLOW, DENY, NAME, Dom0, overridden, warnings
 
 
 @pytest.fixture

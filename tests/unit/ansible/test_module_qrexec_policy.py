@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from module_runner import Modules
-from policy_dom0 import ALLOW, DENY, NAME, Dom0
+
+from testing.ansible.modules import Modules
+from testing.ansible.policy_dom0 import ALLOW, DENY, NAME, Dom0
 
 LINT = """#!/bin/sh
 echo "$@" > {folder}/arguments

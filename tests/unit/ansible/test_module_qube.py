@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from module_runner import Dom0, Modules
+
+from testing.ansible.modules import Dom0, Modules
 
 TEMPLATE = "debian-13-minimal"
 BACKUP: dict[str, Any] = {

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from module_runner import Dom0
+
+from testing.ansible.modules import Dom0
 
 TEMPLATE = "debian-13-minimal"
 

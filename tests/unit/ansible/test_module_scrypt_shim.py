@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from module_runner import PROJECT, Modules
+
+from testing.ansible.modules import Modules
+from testing.paths import PROJECT
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 

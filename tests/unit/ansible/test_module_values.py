@@ -3,22 +3,9 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
-import ansible.module_utils
 import pytest
-from module_runner import PROJECT
-
-ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.insert(0, str(PROJECT))
-
-if TYPE_CHECKING:
-    from module_utils import dedup_values as values
-    from module_utils.dedup_common import ProvisionError, tell
-else:
-    from ansible.module_utils import dedup_values as values
-    from ansible.module_utils.dedup_common import ProvisionError, tell
+from ansible.module_utils import dedup_values as values
+from ansible.module_utils.dedup_common import ProvisionError, tell
 
 
 @pytest.mark.parametrize(

@@ -5,22 +5,12 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sys
-from typing import TYPE_CHECKING
 
-import ansible.module_utils
 import pytest
-from module_runner import PROJECT
-from policy_table import DOMAINS, TARGETS
+from ansible.module_utils import dedup_policy as policy
 from qubeslab import policy as lab
 
-ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-sys.path.insert(0, str(PROJECT))
-
-if TYPE_CHECKING:
-    from module_utils import dedup_policy as policy
-else:
-    from ansible.module_utils import dedup_policy as policy
+from testing.ansible.policy_table import DOMAINS, TARGETS
 
 TOKENS = (
     *("*", "@anyvm", "@adminvm", "dom0", "work", "vault", "nope", "@tag:office", "@tag:none"),

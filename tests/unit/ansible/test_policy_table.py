@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from policy_role import apply, refused
-from policy_table import DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed
 from qubeslab.policy import Denied, Loader, PolicySyntaxError, decide
 from qubeslab.policy_files import Dom0Files
+
+from testing.ansible.policy_role import apply, refused
+from testing.ansible.policy_table import DOMAINS, OTHERS, OURS, STORAGE, calls, is_allowed
 
 DEFAULT, BOTH = ("restic+default",), ("restic+default", "borg+archive")
 

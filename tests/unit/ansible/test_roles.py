@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from module_runner import PROJECT
+
+from testing.paths import PROJECT
 
 ROLES = sorted(path.name for path in (PROJECT / "roles").iterdir())
 QUBE_ROLES = [name for name in ROLES if (PROJECT / f"roles/{name}/tasks/qube.yml").exists()]

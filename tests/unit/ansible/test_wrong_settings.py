@@ -13,13 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 import pytest
 import yaml
-from module_runner import PROJECT
+from ansible.module_utils.dedup_settings import wrong
 
-ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
-from ansible.module_utils.dedup_settings import wrong  # noqa: E402
+from testing.paths import PROJECT
 
 TABLE: list[dict[str, str]] = yaml.safe_load(
     (PROJECT / "tests/unit/wrong_settings.yml").read_text()

@@ -2,18 +2,14 @@
 """The report of make bench: what was measured, and what docs/benchmarks.md says of it."""
 
 import json
-import sys
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
+import report
+import targets
 
-PROJECT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(PROJECT / "bench"))
-
-import report  # noqa: E402 - needs the path
-import targets  # noqa: E402
+from testing.paths import PROJECT
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[3]
+from testing.paths import PROJECT
 
 
 @pytest.mark.thorough

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which targets of make bench are met, judged on figures that were made up."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-PROJECT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(PROJECT / "bench"))
-
-import report  # noqa: E402 - needs the path
-import targets  # noqa: E402
+import report
+import targets
 
 MB = 1_000_000
 NAMES = ("guide-restic", "guide-borg", "ours-restic", "ours-borg", "raw-restic", "wyng")

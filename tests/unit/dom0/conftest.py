@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fixtures of the tests of qubes-dedup-backup: a dom0, a backup qube, a backup."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-UNIT = Path(__file__).resolve().parents[1]
-for place in ("lab_api", "shim", "store", "server"):
-    if str(UNIT / place) not in sys.path:
-        sys.path.insert(0, str(UNIT / place))
-for side in ("qube", "dom0"):
-    sys.path.insert(0, str(UNIT.parents[1] / "payload" / side))
-
-from dom0_system import Dom0, temporary_dom0  # noqa: E402 -- the paths above come first
-from real_backup import CHUNK, Backup, make_backup  # noqa: E402
+from testing.dom0.backup import CHUNK, Backup, make_backup
+from testing.dom0.system import Dom0, temporary_dom0
 
 
 @pytest.fixture(scope="session")

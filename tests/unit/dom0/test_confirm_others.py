@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Iterator
 
-import archives
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0, run_name, temporary_dom0
-from real_backup import Backup, make_backup
+
+from testing.dom0.backup import Backup, make_backup
+from testing.dom0.system import QUBE, REPOSITORY, Dom0, run_name, temporary_dom0
+from testing.store import archives
 
 DEAD = "20261101T101500-9"
 CUT = b'{"member": "backup-header.hmac", "time"'

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import archives
 import pytest
-from dom0_system import QUBES, Dom0, run_name
-from real_backup import Backup, make_backup
+
+from testing.dom0.backup import Backup, make_backup
+from testing.dom0.system import QUBES, Dom0, run_name
+from testing.store import archives
 
 MISSING = "backup_timestamp of debian is what it was before it"
 

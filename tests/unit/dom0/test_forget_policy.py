@@ -5,11 +5,12 @@ import json
 import re
 from pathlib import Path
 
-import archives
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0
-from real_backup import make_backup
-from store_driver import Store
+
+from testing.dom0.backup import make_backup
+from testing.dom0.system import QUBE, REPOSITORY, Dom0
+from testing.store import archives
+from testing.store.driver import Store
 
 DAYS = ("20260101T101500-1", "20260102T101500-1", "20260102T201500-1", "20990101T101500-1")
 LIE = "99990101T000000Z-20260103T000000-1-ffff"

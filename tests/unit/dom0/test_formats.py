@@ -24,7 +24,6 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import memory_engine
 import pytest
 from backup_format import limits
 from dedup_backup.records import confirmed, ledger
@@ -33,10 +32,12 @@ from dedup_store.archive.manifest import from_json, pack_summary, read_summary
 from dedup_store.archive.recipe import operations
 from dedup_store.engines.directory.writer import DirectoryWriter
 from dom0_common.paths import Paths
-from shim_driver import temporary_root
-from store_driver import Store
 
-PROJECT = Path(__file__).resolve().parents[3]
+from testing.paths import PROJECT
+from testing.shim.driver import temporary_root
+from testing.store import memory_engine
+from testing.store.driver import Store
+
 PAGE = (PROJECT / "docs/design/formats.md").read_text()
 BACKUP, RUN = "20261124T101500-4711", "20261124T101502Z-20261124T101500-4711-5e0f"
 

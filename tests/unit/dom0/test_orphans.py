@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0, run_name
-from real_backup import Backup
+
+from testing.dom0.backup import Backup
+from testing.dom0.system import QUBE, REPOSITORY, Dom0, run_name
 
 DAY = 24 * 3600
 FAILED, ELSEWHERE, DAMAGED = "20240101T101500-11", "20240201T101500-12", "20240301T101500-13"

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import archives
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0
-from lab_harness import LAB, TEMPLATE
-from real_backup import Backup, make_backup
-from storage_qube import QUBE as STORAGE
-from storage_qube import QrexecStore, StorageQube, make_store
-from store_driver import Store, mostly
+
+from testing.dom0.backup import Backup, make_backup
+from testing.dom0.system import QUBE, REPOSITORY, Dom0
+from testing.lab.harness import TEMPLATE
+from testing.paths import LAB
+from testing.server.storage_qube import QUBE as STORAGE
+from testing.server.storage_qube import QrexecStore, StorageQube, make_store
+from testing.store import archives
+from testing.store.driver import Store, mostly
 
 RUN = "20200101T000000Z-20200101T000000-1-0a1b"
 

@@ -7,9 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dom0_system import QUBE, Dom0
-from shim_driver import SECRET
-from store_driver import PASSWORD, Store
+
+from testing.dom0.system import QUBE, Dom0
+from testing.shim.driver import SECRET
+from testing.store.driver import PASSWORD, Store
 
 
 @pytest.fixture

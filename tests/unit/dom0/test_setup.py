@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0
-from store_driver import Store
+
+from testing.dom0.system import QUBE, REPOSITORY, Dom0
+from testing.store.driver import Store
 
 NAMED = ("--qube", QUBE, "--repository", REPOSITORY)
 

@@ -5,9 +5,10 @@ import json
 import time
 
 import pytest
-from dom0_system import QUBE, Dom0, Done, member_list
-from hostile_streams import restart
-from real_backup import Backup, join
+
+from testing.dom0.backup import Backup, join
+from testing.dom0.hostile_streams import restart
+from testing.dom0.system import QUBE, Dom0, Done, member_list
 
 MEMORY = 600 << 20  # bytes of address space; Python itself takes some 50 MiB of it
 LIMITED = ("prlimit", f"--as={MEMORY}", "--")

@@ -10,8 +10,9 @@ import json
 import os
 
 import pytest
-from dom0_system import Dom0, member_list, run_name
-from hostile_streams import (
+
+from testing.dom0.backup import Backup, join, outer
+from testing.dom0.hostile_streams import (
     FIRST,
     HMAC,
     IN_LIST,
@@ -25,8 +26,8 @@ from hostile_streams import (
     replace,
     swapped,
 )
-from real_backup import Backup, join, outer
-from shim_driver import MEMBER, SECRET
+from testing.dom0.system import Dom0, member_list, run_name
+from testing.shim.driver import MEMBER, SECRET
 
 ALL = IN_MEMBERS | IN_LIST
 

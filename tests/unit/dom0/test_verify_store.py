@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dom0_system import QUBE, REPOSITORY, Dom0, run_name
-from real_backup import Backup, join, make_backup
-from store_driver import Store, mostly
+
+from testing.dom0.backup import Backup, join, make_backup
+from testing.dom0.system import QUBE, REPOSITORY, Dom0, run_name
+from testing.store.driver import Store, mostly
 
 
 @pytest.fixture(params=("restic", "borg", "directory"))

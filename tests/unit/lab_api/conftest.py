@@ -5,19 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import qubesadmin
+from qubesadmin import config
 
-LAB = Path(__file__).resolve().parents[3] / "lab"
-sys.path[:0] = [str(LAB), str(LAB / "dom0")]
-
-import qubesadmin  # noqa: E402 -- the path above comes first
-from lab_harness import TEMPLATE, Lab  # noqa: E402
-from qubesadmin import config  # noqa: E402
+from testing.lab.harness import TEMPLATE, Lab
 
 
 @contextlib.contextmanager

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import qubesadmin
-from lab_harness import LAB, TEMPLATE, Lab
 from qubesadmin import exc
 from qubesadmin.vm import QubesVM
+
+from testing.lab.harness import TEMPLATE, Lab
+from testing.paths import LAB
 
 DATA = bytes(range(256)) * 4096
 

@@ -10,7 +10,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from lab_harness import Lab
+
+from testing.lab.harness import Lab
 
 
 @pytest.fixture

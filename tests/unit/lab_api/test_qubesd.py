@@ -10,9 +10,10 @@ import threading
 
 import pytest
 import qubesadmin
-from lab_harness import TEMPLATE, Lab
 from qubesadmin import DEFAULT, exc
 from qubesadmin.vm import QubesVM
+
+from testing.lab.harness import TEMPLATE, Lab
 
 
 def test_a_new_lab(app: qubesadmin.Qubes) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import qubesadmin
-from lab_harness import TEMPLATE, Lab
 from qubesadmin import exc
 from qubesadmin.vm import QubesVM
+
+from testing.lab.harness import TEMPLATE, Lab
 
 
 def test_volumes(lab: Lab, work: QubesVM) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 import pytest
 import qubesadmin
-from lab_harness import LAB, TEMPLATE, Lab
 from qubesadmin import exc
+
+from testing.lab.harness import TEMPLATE, Lab
+from testing.paths import LAB
 
 Run = Callable[..., tuple[int, str, str]]
 

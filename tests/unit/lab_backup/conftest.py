@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from qubesadmin import config
 
-HERE = Path(__file__).resolve().parent
-# The lab of processes is that of the tests of the lab's daemon.
-LAB_DIR = HERE.parents[2] / "lab"
-sys.path[:0] = [str(HERE), str(HERE.parent / "lab_api"), str(LAB_DIR), str(LAB_DIR / "dom0")]
-
-from backup_system import System  # noqa: E402
-from lab_harness import LAB  # noqa: E402
-from qubesadmin import config  # noqa: E402
+from testing.lab.system import System
+from testing.paths import LAB
 
 
 @pytest.fixture(scope="session")

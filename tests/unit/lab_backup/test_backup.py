@@ -12,9 +12,10 @@ import tarfile
 import time
 from pathlib import Path
 
-from backup_system import MIB, PASSPHRASE, System, members, plain
-from fast_scrypt import tag
 from qubesadmin.firewall import Rule
+
+from testing.lab.fast_scrypt import tag
+from testing.lab.system import MIB, PASSPHRASE, System, members, plain
 
 CHUNK = 100 * MIB
 # What comes before the data of a volume without zeros: two header blocks, one of records, the map.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from backup_system import System
+from testing.lab.system import System
 
 
 def selected(system: System) -> list[str]:

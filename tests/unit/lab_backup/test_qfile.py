@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from backup_system import write_archive
-from lab_harness import LAB
+
+from testing.lab.system import write_archive
+from testing.paths import LAB
 
 PACKER = LAB / "qube/lib/tar2qfile"
 UNPACKER = LAB / "dom0/lib/qfile-dom0-unpacker"

@@ -7,7 +7,8 @@ import stat
 from pathlib import Path
 
 import yaml
-from backup_system import PASSPHRASE, System, members
+
+from testing.lab.system import PASSPHRASE, System, members
 
 
 def test_without_a_profile(system: System) -> None:

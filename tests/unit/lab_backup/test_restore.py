@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from backup_system import MIB, System, members, plain, sealed, write_archive
 from qubesadmin.firewall import Rule
 from qubesadmin.vm import QubesVM
+
+from testing.lab.system import MIB, System, members, plain, sealed, write_archive
 
 # As file systems have it: some zeros in each block, so the archive is smaller than the disk usage.
 DATA = (os.urandom(3000) + bytes(1096)) * 700 + bytes(2 * MIB)

@@ -8,8 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from backup_system import MIB, System
-from lab_harness import LAB
+
+from testing.lab.system import MIB, System
+from testing.paths import LAB
 
 PROGRAM = LAB.parent / "payload/dom0/qubes-dedup-backup"
 ANY = "anything"  # typed because the window asks; the script takes no notice

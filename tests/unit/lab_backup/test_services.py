@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from backup_system import write_archive
-from lab_harness import LAB
+
+from testing.lab.system import write_archive
+from testing.paths import LAB
 
 SERVICES = LAB / "qube/rpc"
 DATA = os.urandom(300_000)

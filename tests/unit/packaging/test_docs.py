@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[3]
+from testing.paths import PROJECT
+
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"\b(docs/[a-z/-]+\.md|README\.md|CONTRIBUTING\.md|SECURITY\.md)")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
@@ -51,7 +52,7 @@ def test_links_lead_to_files_and_headings(name: str) -> None:
 def test_pages_that_programs_and_settings_name_exist() -> None:
     missing = {
         (name, page)
-        for name in tracked(":!*.md", ":!lab/**", ":!tests/upstream/**")
+        for name in tracked(":!*.md", ":!lab/**", ":!tests/upstream/**", ":!testing/upstream/**")
         for page in NAMED.findall((PROJECT / name).read_text(errors="replace"))
         if not (PROJECT / page).is_file()
     }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-PAYLOAD = Path(__file__).parents[3] / "payload"
+from testing.paths import PAYLOAD
+
 # Packages that keep to these rules.
 PACKAGES = [
     PAYLOAD / "backup_format",

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parents[3]
+from testing.paths import PROJECT
+
 PROGRAMS = "/usr/lib/qubes-dedup-backup/"
 SHARED = "/usr/share/qubes-dedup-backup/"
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).parents[3]
+from testing.paths import PROJECT
 
 
 def tool(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

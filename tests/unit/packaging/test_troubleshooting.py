@@ -7,9 +7,9 @@ import ast
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
-PROJECT = Path(__file__).parents[3]
+from testing.paths import PROJECT
+
 PAGE = PROJECT / "docs/troubleshooting.md"
 PROGRAMS = ("payload", "library", "module_utils", "playbooks", "roles", "salt")
 THEIRS = "Insufficient free space to complete transaction"  # borg's own words

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-PROJECT = Path(__file__).resolve().parents[3]
+from testing.paths import PROJECT
+
 VERSION = "3007.15"
 CALL = "from salt.scripts import salt_call; salt_call()"
 # Renders a state with each of many pillars, in one process: salt-call takes seconds to start.

@@ -13,7 +13,8 @@ import jinja2
 import pytest
 import yaml
 
-PROJECT = Path(__file__).resolve().parents[3]
+from testing.paths import PROJECT
+
 FORMULA = PROJECT / "salt" / "dedup-backup"
 # The roles that site.yml applies; `verify` has no settings of its own.
 ROLES = [path.name for path in sorted((PROJECT / "roles").iterdir()) if path.name != "verify"]

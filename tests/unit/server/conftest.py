@@ -3,18 +3,12 @@
 
 import functools
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "store"))  # archives, store_driver
-
-from storage_qube import PAYLOAD, QrexecStore, StorageQube, make_store
-
-sys.path.insert(0, str(PAYLOAD))
-
+from testing.server.storage_qube import QrexecStore, StorageQube, make_store
 
 Make = Callable[[str], QrexecStore]
 

@@ -10,23 +10,23 @@ import time
 from pathlib import Path
 
 import pytest
-from borg_rpc import Client as BorgClient
-from http2 import Client
-from storage_qube import PAYLOAD, QrexecStore, StorageQube
-from test_server_borg import accept_older, last_transaction
-from test_server_maintenance import opened, small
-from test_server_restic import backup, tree
+
+from testing.server.borg_rpc import Client as BorgClient
+from testing.server.http2 import Client
+from testing.server.maintenance import (
+    accept_older,
+    backup,
+    close,
+    last_transaction,
+    opened,
+    small,
+    tree,
+)
+from testing.server.storage_qube import PAYLOAD, QrexecStore, StorageQube
 
 ROW = re.compile(r"^(\d{8}T\d{6}Z) +(\d+) +(\d+|-) +(\d+)$", re.MULTILINE)
 
 NAMES = ("config", "keys/a", "snapshots/b", "index/c", "data/dd", "data/ee", "data/ff")
-
-
-def close(opener: subprocess.Popen[bytes]) -> bytes:
-    """End maintenance as dom0 does; give what is said at its end."""
-    out, errors = opener.communicate()
-    assert opener.returncode == 0, errors
-    return out
 
 
 def rows(qube: StorageQube) -> list[tuple[str, int, str, int]]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import msgpack
 import pytest
-from storage_qube import StorageQube
+
+from testing.server.storage_qube import StorageQube
 
 MEBIBYTE = 1 << 20
 LIMITS = ("prlimit", f"--as={200 * MEBIBYTE}", "--cpu=20")

@@ -8,11 +8,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import archives
 import pytest
-from power import Machine
-from storage_qube import QrexecStore, StorageQube
-from test_server_maintenance import opened
+
+from testing.server.maintenance import opened
+from testing.server.storage_qube import QrexecStore, StorageQube
+from testing.store import archives
+from testing.store.power import Machine
 
 
 def stream(data: bytes) -> bytes:

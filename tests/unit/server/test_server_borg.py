@@ -9,28 +9,17 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import archives
 import msgpack
 import pytest
-from borg_blocks import overlaps, pieces
-from borg_rpc import Client, EndedError
-from storage_qube import ENGINES, QUBE, QrexecStore, StorageQube
-from test_server_restic import backup, tree
+
+from testing.server.borg_rpc import Client, EndedError
+from testing.server.maintenance import accept_older, backup, last_transaction, tree
+from testing.server.storage_qube import ENGINES, QUBE, QrexecStore, StorageQube
+from testing.store import archives
+from testing.store.borg_blocks import overlaps, pieces
 
 Attack = Callable[[Client], Any]
 CREATE = {"create": True, "append_only": False}
-
-
-def last_transaction(qube: StorageQube) -> int:
-    result = qube.run("changes", "main")
-    assert result.returncode == 0, result.stderr
-    return int(re.findall(r"^ +(\d+)  \S+Z ", result.stdout, re.MULTILINE)[-1])
-
-
-def accept_older(store: QrexecStore) -> None:
-    """As docs/storage-qube.md says, after a rollback."""
-    result = store.run("accept", "older", f"qrexec:{QUBE}/{store.name}")
-    assert result.returncode == 0, result.stderr
 
 
 def rollback(qube: StorageQube, store: QrexecStore, number: int) -> None:

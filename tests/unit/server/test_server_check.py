@@ -4,9 +4,9 @@
 import json
 import os
 
-import archives
-from storage_qube import QUBE, QrexecStore
-from store_driver import mostly
+from testing.server.storage_qube import QUBE, QrexecStore
+from testing.store import archives
+from testing.store.driver import mostly
 
 
 @mostly("store", "restic")

@@ -7,9 +7,11 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
-from storage_qube import ROOT, QrexecStore, StorageQube
 
-ROLE = ROOT / "roles/storage_qube"
+from testing.paths import PROJECT
+from testing.server.storage_qube import QrexecStore, StorageQube
+
+ROLE = PROJECT / "roles/storage_qube"
 SERVICES = ("dedupbackup.Repository", "dedupbackup.Maintenance", "dedupbackup.MaintenanceOpen")
 
 

@@ -2,7 +2,8 @@
 """What can fail of a put, with a repository in a storage qube."""
 
 import pytest
-from test_store_failures import (
+
+from testing.store.put_cases import (
     test_engine_that_is_killed,
     test_full_disk,
     test_put_that_is_ended,

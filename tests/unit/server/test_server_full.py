@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import archives
 import pytest
-from storage_qube import QrexecStore, StorageQube
-from test_held_back import close
-from test_server_maintenance import opened, small
+
+from testing.server.maintenance import close, opened, small
+from testing.server.storage_qube import QrexecStore, StorageQube
+from testing.store import archives
 
 # a twentieth of it is more than borg's reserve
 SIZE = 14 << 30

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from storage_qube import QrexecStore, StorageQube, make_store
-from store_driver import mostly
-from test_server_restic import backup
+
+from testing.server.maintenance import backup
+from testing.server.storage_qube import QrexecStore, StorageQube, make_store
+from testing.store.driver import mostly
 
 
 def absent(path: Path) -> None:

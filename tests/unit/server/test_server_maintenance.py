@@ -3,36 +3,12 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import archives
 import pytest
-from storage_qube import QrexecStore, StorageQube
-from store_driver import mostly
-from test_server_borg import last_transaction
-from test_server_restic import backup
 
-REFUSED = b"is not open: dom0 must open it"
-
-
-def small() -> bytes:
-    qube = archives.Qube("work", 7, volumes={"private": b"x"})
-    return archives.join(archives.members([qube]))
-
-
-@contextmanager
-def opened(qube: StorageQube, argument: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Maintenance, kept open as dom0 does."""
-    with qube.start("dedupbackup.MaintenanceOpen", argument, caller="dom0") as opener:
-        assert opener.stdout is not None
-        assert opener.stdout.readline() == b"open\n"
-        yield opener
-
-
-def is_refused(qube: StorageQube, argument: str) -> bool:
-    result = qube.call("dedupbackup.Maintenance", argument)
-    return result.returncode == 3 and REFUSED in result.stderr
+from testing.server.maintenance import backup, is_refused, last_transaction, opened, small
+from testing.server.storage_qube import QrexecStore, StorageQube
+from testing.store.driver import mostly
 
 
 @mostly("store", "restic")

@@ -5,11 +5,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import power
 import pytest
-from power import Machine
-from storage_qube import QrexecStore, StorageQube
-from test_server_maintenance import opened
+
+from testing.server.maintenance import opened
+from testing.server.storage_qube import QrexecStore, StorageQube
+from testing.store import power
+from testing.store.power import Machine
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import time
 
-import archives
 import pytest
-from storage_qube import QUBE, QrexecStore, StorageQube
-from test_server_maintenance import is_refused, opened
-from test_store_failures import children
+
+from testing.server.maintenance import is_refused, opened
+from testing.server.storage_qube import QUBE, QrexecStore, StorageQube
+from testing.store import archives
+from testing.store.puts import children
 
 
 def stream(seed: int) -> bytes:

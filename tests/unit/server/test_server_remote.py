@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import borg_rpc
-import http2
 import pytest
-from ssh_server import PORT, SshServer, running
-from storage_qube import ENGINES, QrexecStore, StorageQube
-from test_server_restic import SECRET, backup, tree
+
+from testing.server import borg_rpc, http2
+from testing.server.maintenance import SECRET, backup, tree
+from testing.server.ssh_server import PORT, SshServer, running
+from testing.server.storage_qube import ENGINES, QrexecStore, StorageQube
 
 
 @pytest.fixture(scope="module")

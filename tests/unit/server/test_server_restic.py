@@ -1,30 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a hostile backup qube can do to a restic repository: nothing to what is there."""
 
-import functools
-import hashlib
-from pathlib import Path
-
-import archives
 import pytest
-from http2 import Client
-from storage_qube import QrexecStore, StorageQube
 
-SECRET = b"of another repository"
-
-
-@functools.cache
-def backup() -> bytes:
-    return archives.join(archives.members(archives.small_qubes()))
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """All files but locks, with their content's hash."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.parent.name != "locks"
-    }
+from testing.server.http2 import Client
+from testing.server.maintenance import SECRET, backup, tree
+from testing.server.storage_qube import QrexecStore, StorageQube
 
 
 def test_nothing_can_be_removed_or_overwritten(restic: QrexecStore, qube: StorageQube) -> None:

@@ -8,10 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-import archives
 import pytest
-from storage_qube import QUBE, QrexecStore, StorageQube, make_store
-from test_store_failures import test_put_that_is_killed_after_its_input
+
+from testing.server.storage_qube import QUBE, QrexecStore, StorageQube, make_store
+from testing.store import archives
+from testing.store.put_cases import test_put_that_is_killed_after_its_input
 
 __all__ = ["test_put_that_is_killed_after_its_input"]  # it takes this folder's stores
 

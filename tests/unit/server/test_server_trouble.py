@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the backup qube says of errors in the storage qube."""
 
-import disks
 import pytest
-from storage_qube import QrexecStore, StorageQube
-from test_server_restic import backup
-from test_store_locks import leave_exclusive_lock
+
+from testing.server.maintenance import backup
+from testing.server.storage_qube import QrexecStore, StorageQube
+from testing.store import disks
+from testing.store.driver import leave_exclusive_lock
 
 pytestmark = [pytest.mark.engines, disks.NEEDS_ROOT]
 

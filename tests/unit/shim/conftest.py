@@ -4,8 +4,9 @@
 from collections.abc import Iterator
 
 import pytest
-from shim_driver import Root, temporary_root
-from shimctl_system import System, temporary_system
+
+from testing.shim.driver import Root, temporary_root
+from testing.shim.shimctl import System, temporary_system
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from shim_driver import (
+
+from testing.shim.driver import (
     HEADER,
     MEMBER,
     PAYLOAD,

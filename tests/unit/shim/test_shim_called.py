@@ -4,7 +4,8 @@
 import subprocess
 
 import pytest
-from shim_driver import PAYLOAD, Root, line, real_scrypt
+
+from testing.shim.driver import PAYLOAD, Root, line, real_scrypt
 
 ORDINARY = b"an ordinary one"
 LINKS = ("usr/local/bin", "usr/local/sbin", "usr/sbin", "bin", "home/user/bin")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shim_driver import BACKUP, MEMBER, SECRET, Root, line, temporary_root
+
+from testing.shim.driver import BACKUP, MEMBER, SECRET, Root, line, temporary_root
 
 DATA = b"the payload of a chunk"
 NOT_VALID = b"scrypt: Input is not valid scrypt-encrypted block\n"

@@ -4,7 +4,8 @@
 import json
 
 import pytest
-from shim_driver import BACKUP, Root, limit_file_size, line
+
+from testing.shim.driver import BACKUP, Root, limit_file_size, line
 
 
 @pytest.mark.parametrize("left", [None, 1], ids=["gone", "shorter"])

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from shim_driver import (
+
+from testing.shim.driver import (
     BACKUP,
     ENDINGS,
     HEADER,

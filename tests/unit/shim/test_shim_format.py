@@ -2,15 +2,12 @@
 """The shim, which is one file, has the numbers of payload/backup_format again."""
 
 import os
-import sys
 import tempfile
 
-from shim_driver import MEMBER, PAYLOAD, line
-from shim_fuzz import load
-
-sys.path.insert(0, str(PAYLOAD.parent))
-
 from backup_format import container, members
+
+from testing.shim.driver import MEMBER, line
+from testing.shim.fuzz import load
 
 DATA = b"what a chunk carries"
 

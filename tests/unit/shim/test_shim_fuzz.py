@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shim_fuzz import LINE, Fuzzed, slow_scrypt
+
+from testing.shim.fuzz import LINE, Fuzzed, slow_scrypt
 
 WORDS = ["enc", "dec", "info", "-f", "-", "--", "-P", "-v", "--version", "", "x", "a.000.enc"]
 WORDS += [

@@ -16,7 +16,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from shim_driver import CONFIRM, ENTER, Call, Result, Root, line, temporary_root
+
+from testing.shim.driver import CONFIRM, ENTER, Call, Result, Root, line, temporary_root
 
 DATA = b"some payload " * 1000
 MEMBER = "a.000.enc"

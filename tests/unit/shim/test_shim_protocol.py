@@ -11,7 +11,8 @@ import termios
 from pathlib import Path
 
 import pytest
-from shim_driver import CONFIRM, ENTER, MEMBER, SECRET, Call, Root, line, wait_for
+
+from testing.shim.driver import CONFIRM, ENTER, MEMBER, SECRET, Call, Root, line, wait_for
 
 
 def start(root: Root, *, echo: bool = False) -> Call:

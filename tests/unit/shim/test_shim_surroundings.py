@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shim_driver import (
+
+from testing.shim.driver import (
     CONFIRM,
     ENTER,
     MEMBER,

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, real_scrypt
-from shimctl_system import System
+
+from testing.shim.driver import PAYLOAD, real_scrypt
+from testing.shim.shimctl import System
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD
-from shimctl_system import HOOKS4, System, with_systemd
+
+from testing.shim.driver import PAYLOAD
+from testing.shim.shimctl import HOOKS4, System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()

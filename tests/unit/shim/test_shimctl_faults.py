@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, limit_file_size, wait_for
-from shimctl_system import FAST_CLOCK, Done, System, with_dpkg
+
+from testing.shim.driver import PAYLOAD, limit_file_size, wait_for
+from testing.shim.shimctl import FAST_CLOCK, Done, System, with_dpkg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 # All calls by which a file, a folder, or what is known of one changes, and those before it lasts;

@@ -4,7 +4,8 @@
 import os
 
 import pytest
-from shimctl_system import System, with_systemd
+
+from testing.shim.shimctl import System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 

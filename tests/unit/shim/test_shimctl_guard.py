@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, real_scrypt, wait_for
-from shimctl_system import FAST_CLOCK, System, with_systemd
+
+from testing.shim.driver import PAYLOAD, real_scrypt, wait_for
+from testing.shim.shimctl import FAST_CLOCK, System, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, Root, line, real_scrypt
-from shimctl_system import System, dpkg, succeed, with_dpkg
+
+from testing.shim.driver import PAYLOAD, Root, line, real_scrypt
+from testing.shim.shimctl import System, dpkg, succeed, with_dpkg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shim_driver import PAYLOAD, real_scrypt, wait_for
-from shimctl_system import System, succeed, with_dpkg
+
+from testing.shim.driver import PAYLOAD, real_scrypt, wait_for
+from testing.shim.shimctl import System, succeed, with_dpkg
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 SHIM = (PAYLOAD / "scrypt").read_bytes()

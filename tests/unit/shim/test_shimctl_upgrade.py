@@ -5,8 +5,9 @@ import os
 import subprocess
 
 import pytest
-from shim_driver import PAYLOAD
-from shimctl_system import DNF4, DNF5, HOOKS4, HOOKS5, System, with_plugin, with_systemd
+
+from testing.shim.driver import PAYLOAD
+from testing.shim.shimctl import DNF4, DNF5, HOOKS4, HOOKS5, System, with_plugin, with_systemd
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="shimctl changes things as root only")
 

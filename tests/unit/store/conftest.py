@@ -2,15 +2,13 @@
 """Profiles with real, empty repositories."""
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import PAYLOAD, Filled, Store, copy
 
-sys.path.insert(0, str(PAYLOAD))
+from testing.store import archives
+from testing.store.driver import Filled, Store, copy
 
 ENGINES = ("restic", "borg", "directory")
 

@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import archives
 import pytest
-from archives import Qube
-from borg_blocks import Piece, overlaps, pieces, read
 from dedup_store.engines.borg import counter
-from store_driver import Store
+
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.borg_blocks import Piece, overlaps, pieces, read
+from testing.store.driver import Store, boot, replace
 
 pytestmark = pytest.mark.engines
 
@@ -38,19 +39,6 @@ def store(borg_store: Store) -> Store:
     """What is stored is seen as it is encrypted."""
     borg_store.configure(compression="none")
     return borg_store
-
-
-def boot(store: Store, number: int) -> None:
-    """From now on, it is another start of the qube."""
-    path = store.folder / f"boot-{number}"
-    path.write_text(f"00000000-0000-4000-8000-{number:012}\n")
-    script = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
-    store.prefix = ("unshare", "--mount", "sh", "-c", script, str(path))
-
-
-def replace(folder: Path, source: Path) -> None:
-    shutil.rmtree(folder)
-    shutil.copytree(source, folder, symlinks=True)
 
 
 def play_back(store: Store, then: Callable[[], None]) -> tuple[set[Piece], set[Piece]]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import Store
+
+from testing.store import archives
+from testing.store.driver import Store
 
 pytestmark = pytest.mark.engines
 

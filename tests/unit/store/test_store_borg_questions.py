@@ -6,13 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import archives
 import pytest
-from borg_blocks import overlaps, pieces
 from dedup_store.config import Config
 from dedup_store.engines.borg import questions
 from dedup_store.errors import EngineError
-from store_driver import Store, refusal
+
+from testing.store import archives
+from testing.store.borg_blocks import overlaps, pieces
+from testing.store.driver import Store, refusal
 
 pytestmark = pytest.mark.engines
 

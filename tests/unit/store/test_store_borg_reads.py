@@ -8,9 +8,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import PAYLOAD, Store
+
+from testing.store import archives
+from testing.store.driver import PAYLOAD, Store
 
 pytestmark = [
     pytest.mark.engines,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_driver import PAYLOAD, Filled, Store, mostly, refusal
+
+from testing.store.driver import PAYLOAD, Filled, Store, mostly, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 

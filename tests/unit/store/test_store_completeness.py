@@ -7,13 +7,14 @@ import gzip
 import lzma
 from collections.abc import Callable
 
-import archives
 import pytest
-from archives import Qube
 from backup_format import qubesxml
 from backup_format.limits import CHUNK_BYTES
 from dedup_store.archive.completeness import Verdict
-from memory_engine import split
+
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.memory_engine import split
 
 Parts = list[tuple[str, bytes]]
 SMALL = 65_536  # bytes of a chunk

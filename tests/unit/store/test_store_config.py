@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from store_driver import PAYLOAD, Store, refusal
+
+from testing.store.driver import PAYLOAD, Store, refusal
 
 
 @pytest.fixture

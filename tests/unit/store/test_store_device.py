@@ -12,9 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import PASSWORD, PAYLOAD, Store, refusal
+
+from testing.store import archives
+from testing.store.driver import PASSWORD, PAYLOAD, Store, refusal
 
 NOBODY = 65534
 MOUNTS = "/mnt/dedup-store"

@@ -9,10 +9,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import archives
 import pytest
-from archives import Qube
-from store_driver import PASSWORD, PAYLOAD, Store, refusal
+
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.driver import PASSWORD, PAYLOAD, Store, refusal
 
 OTHER_RUN = "20200101T000000Z-other-0000"
 

@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import Store
+
+from testing.store import archives
+from testing.store.driver import Store
 
 WRITERS = (["init"], ["init", "--check"], ["put"], ["prune"], ["forget", "x"])
 READERS = (["list"], ["get", "latest"], ["export-keys"])

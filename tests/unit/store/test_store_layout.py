@@ -4,12 +4,12 @@
 import json
 import re
 import shlex
-from pathlib import Path
 
-import archives
-from store_driver import ENCRYPTED, Store
+from testing.paths import PROJECT
+from testing.store import archives
+from testing.store.driver import ENCRYPTED, Store
 
-PAGE = Path(__file__).resolve().parents[3] / "docs/design/formats.md"
+PAGE = PROJECT / "docs/design/formats.md"
 
 
 @ENCRYPTED

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import PAYLOAD, Store
+
+from testing.store import archives
+from testing.store.driver import PAYLOAD, Store, leave_exclusive_lock
 
 pytestmark = [
     pytest.mark.engines,
@@ -51,16 +52,6 @@ def leave_lock(store: Store, pid: int, *, host: str | None = None) -> None:
             time.sleep(0.01)
         maker.kill()  # and with it all in its space
     assert len(locks(store)) == before + 1
-
-
-def leave_exclusive_lock(repository: Path, password: Path) -> None:
-    """Have a restic that keeps all others out die before it removes its lock."""
-    calls = "unlink,unlinkat,rmdir"
-    trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
-    command = [*trace, "-e", f"inject={calls}:signal=KILL", "restic", "-q", "--no-cache", "prune"]
-    names = {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD_FILE": str(password)}
-    assert subprocess.run(command, env=os.environ | names, check=False).returncode
-    assert any((repository / "locks").iterdir())
 
 
 def test_an_exclusive_lock_that_a_restic_of_somebody_left(restic_store: Store) -> None:

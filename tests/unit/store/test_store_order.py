@@ -9,11 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import archives
 import pytest
 from dedup_store.archive.order import clock_notes, in_order
-from store_driver import ENCRYPTED, Store, mostly
-from test_store_borg_counter import boot, replace
+
+from testing.store import archives
+from testing.store.driver import ENCRYPTED, Store, boot, mostly, replace
 
 # dedup-store with another clock: its first argument is the difference in days
 CLOCK = """

@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import power
 import pytest
-from power import Machine
-from store_driver import Store
+
+from testing.store import power
+from testing.store.driver import Store
+from testing.store.power import Machine
 
 
 @pytest.fixture

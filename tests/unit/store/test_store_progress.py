@@ -10,9 +10,10 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import PAYLOAD, Store
+
+from testing.store import archives
+from testing.store.driver import PAYLOAD, Store
 
 LINE = re.compile(rb"\r[\d.]+ [kM]B  [\d.]+ [kM]?B/s  0:\d\d:\d\d *(?=\r)")
 

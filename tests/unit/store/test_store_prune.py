@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import ENCRYPTED, Store, mostly
+
+from testing.store import archives
+from testing.store.driver import ENCRYPTED, Store, mostly
 
 ABSENT = "20200101T000000Z-absent-0000"
 REMOVING = {"restic": "forget", "borg": "delete"}

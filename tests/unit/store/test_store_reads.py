@@ -5,9 +5,9 @@ import re
 import subprocess
 from pathlib import Path
 
-import archives
-from archives import Qube
-from store_driver import PAYLOAD, Store, mostly
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.driver import PAYLOAD, Store, mostly
 
 SIZE = 18 << 20
 # read(3</repository/data/0/5>, "..."..., 8192) = 8192

@@ -7,13 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import archives
 import pytest
-from archives import Qube
-from memory_engine import split
-from store_driver import ENCRYPTED, PAYLOAD, Store
 
-LAB = PAYLOAD.parents[1] / "lab"
+from testing.paths import LAB
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.driver import ENCRYPTED, PAYLOAD, Store
+from testing.store.memory_engine import split
+
 UNPACKER = LAB / "dom0" / "lib" / "qfile-dom0-unpacker"
 HEADER = ["backup-header", "backup-header.hmac"]
 

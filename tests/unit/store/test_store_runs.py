@@ -11,11 +11,12 @@ import subprocess
 import time
 from pathlib import Path
 
-import archives
 import pytest
-from archives import Qube
 from dedup_store.archive.manifest import is_run_name, new_run_name
-from store_driver import ENCRYPTED, PAYLOAD, Store, mostly
+
+from testing.store import archives
+from testing.store.archives import Qube
+from testing.store.driver import ENCRYPTED, PAYLOAD, Store, mostly
 
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-20261123T231500-4711-[0-9a-f]{4}")
 

@@ -9,9 +9,10 @@ import signal
 import subprocess
 from pathlib import Path
 
-import archives
 import pytest
-from store_driver import ENCRYPTED, PASSWORD, Store, refusal
+
+from testing.store import archives
+from testing.store.driver import ENCRYPTED, PASSWORD, Store, refusal
 
 LINE = PASSWORD.encode() + b"\n"
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import tarfile
 
-import archives
 import pytest
 from dedup_store.archive import splitter
 from dedup_store.archive.manifest import from_json
@@ -17,7 +16,9 @@ from dedup_store.errors import DamagedError
 from dedup_store.system.streams import InputStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memory_engine import split
+
+from testing.store import archives
+from testing.store.memory_engine import split
 
 relaxed = settings(
     max_examples=150,

@@ -4,7 +4,7 @@
 import json
 import subprocess
 
-from store_driver import Filled, Store
+from testing.store.driver import Filled, Store
 
 
 def test_two_runs(filled: Filled) -> None:

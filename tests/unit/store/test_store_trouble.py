@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import archives
-import disks
 import pytest
-from store_driver import PAYLOAD, Filled, Store, copy
-from test_store_failures import fake_engine, small_backup
+
+from testing.store import archives, disks
+from testing.store.driver import PAYLOAD, Filled, Store, copy
+from testing.store.puts import fake_engine, small_backup
 
 ENGINES = ("restic", "directory")
 PLAIN = pytest.mark.parametrize("filled", ENGINES, indirect=True)

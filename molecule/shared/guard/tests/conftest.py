@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dom0 import Dom0
+
+from testing.guard.dom0 import Dom0
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dom0 import NEW, OLD, PACKAGE, PATH_UNIT, PROGRAMS, SECONDS, UNITS, Dom0, within
+
+from testing.guard.dom0 import NEW, OLD, PACKAGE, PATH_UNIT, PROGRAMS, SECONDS, UNITS, Dom0, within
 
 CONFIG = f"/etc/{PACKAGE}"
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from dom0 import OLD, SECONDS, Dom0, within
+
+from testing.guard.dom0 import OLD, SECONDS, Dom0, within
 
 # The forum guide's, which copies.
 SCRIPT = '#!/bin/sh\nprintf "Please enter passphrase: " >&2\ncat "$2" >"$3"\n'

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dom0 import HOOKS, NEW, OLD, PACKAGE, PATH_UNIT, SECONDS, UNITS, Dom0, within
+
+from testing.guard.dom0 import HOOKS, NEW, OLD, PACKAGE, PATH_UNIT, SECONDS, UNITS, Dom0, within
 
 BOOT_UNIT = "qubes-dedup-backup-guard-boot.service"
 MINE = "/etc/systemd/system-preset/00-mine.preset"

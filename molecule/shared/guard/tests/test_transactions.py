@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from dom0 import HOOKS, NEW, OLD, PACKAGE, SECONDS, Dom0, within
+
+from testing.guard.dom0 import HOOKS, NEW, OLD, PACKAGE, SECONDS, Dom0, within
 
 
 class Transaction(NamedTuple):

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from dom0 import BROKEN, NEW, OLD, PACKAGE, SECONDS, Dom0, within
-from shim_driver import CONFIRM, ENTER, MEMBER, Call, line
+
+from testing.guard.dom0 import BROKEN, NEW, OLD, PACKAGE, SECONDS, Dom0, within
+from testing.shim.driver import CONFIRM, ENTER, MEMBER, Call, line
 
 HEADER_BYTES, TRAILER_BYTES = 96, 32  # of a container
 PROMPT = "Please write passphrase"  # the broken scrypt's: see repositories.sh
