@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.module_utils import dedup_values as values
-from ansible.module_utils.dedup_common import ProvisionError, tell
+from ansible.module_utils.dedup_common import ProvisionError, error_text
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_tags_that_qubes_refuses(tag: str) -> None:
 
 
 def test_errors_are_told_in_one_bounded_line_without_control_characters() -> None:
-    told = tell(ValueError("one\ntwo \x1b[31mred" + "x" * 1000))
+    told = error_text(ValueError("one\ntwo \x1b[31mred" + "x" * 1000))
     assert told.startswith("one two ?[31mred")
     assert len(told) == 500
 

@@ -143,7 +143,7 @@ def test_missing_programs(qube: StorageQube, monkeypatch: pytest.MonkeyPatch) ->
 def test_locations_that_the_store_refuses(qube: StorageQube, tmp_path: Path, location: str) -> None:
     (tmp_path / "backup").mkdir()
     store = QrexecStore(tmp_path / "backup", "borg", qube, "main")
-    store.configure(repository=location)
+    store.configure(location=location)
     result = store.run("list")
     assert result.returncode == 2
     assert b"must be qrexec:QUBE/NAME" in result.stderr
@@ -153,7 +153,7 @@ def test_call_that_policy_refuses(qube: StorageQube, tmp_path: Path) -> None:
     (tmp_path / "backup").mkdir()
     for engine in ("borg", "restic"):
         store = QrexecStore(tmp_path / "backup", engine, qube, "main")
-        store.configure(repository="qrexec:another/main")
+        store.configure(location="qrexec:another/main")
         store.set_password()
         result = store.run("init")
         assert result.returncode == 1

@@ -34,7 +34,7 @@ def test_labels_that_are_refused(tmp_path: Path, label: str) -> None:
 )
 def test_repository_beside_the_device(tmp_path: Path, place: str) -> None:
     store = Store(tmp_path, "restic")
-    store.configure(device="B", repository=place)
+    store.configure(device="B", location=place)
     assert f"'location' must be below the device's {MOUNTS}/B" in refusal(store, "list")
 
 
