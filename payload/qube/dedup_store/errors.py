@@ -16,13 +16,13 @@ class EngineError(StoreError):
     """The engine failed.
 
     Attributes:
-        said: the end of what it wrote to stderr.
+        stderr: the end of what it wrote to stderr.
     """
 
-    def __init__(self, text: str, said: str) -> None:
+    def __init__(self, text: str, stderr: str) -> None:
         """Tell of it in one line, and keep what the engine said."""
         super().__init__(text)
-        self.said = said
+        self.stderr = stderr
 
 
 class DiskError(EngineError):
@@ -32,8 +32,8 @@ class DiskError(EngineError):
         is_damage: whether it may be of what is read alone, so that a check goes on.
     """
 
-    def __init__(self, text: str, said: str, *, is_damage: bool) -> None:
-        super().__init__(text, said)
+    def __init__(self, text: str, stderr: str, *, is_damage: bool) -> None:
+        super().__init__(text, stderr)
         self.is_damage = is_damage
 
 
@@ -44,9 +44,9 @@ class QuestionError(EngineError):
         kind: MOVED or OLDER, which can be accepted; or another.
     """
 
-    def __init__(self, kind: str, text: str, said: str) -> None:
+    def __init__(self, kind: str, text: str, stderr: str) -> None:
         """Take the kind, the error in one line, and what the engine said."""
-        super().__init__(text, said)
+        super().__init__(text, stderr)
         self.kind = kind
 
 

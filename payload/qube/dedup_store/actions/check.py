@@ -22,18 +22,18 @@ _SERVED = (
 def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Check the repository, and all runs or those that are named."""
     repository = open_repository(settings, Purpose.READ).engine
-    runs, trouble = _choose(repository, arguments.runs)
+    runs, list_error = _choose(repository, arguments.runs)
     found = check_repository(repository, read_data=arguments.read_data)
-    if trouble and not found:
-        raise trouble
-    if trouble:
-        notify.say(f"the runs can't be listed: {trouble}")
+    if list_error and not found:
+        raise list_error
+    if list_error:
+        notify.say(f"the runs can't be listed: {list_error}")
     elif found:
         notify.say("the repository is damaged: these runs are read, to see which of them are hit")
     reads = arguments.read_data or bool(found)
     checker = RunChecker(repository, reads=reads, is_damaged=bool(found))
     rows = [checker.check(run) for run in runs]
-    if found and not trouble and not arguments.runs:
+    if found and not list_error and not arguments.runs:
         rows += checker.lost()
     is_served = settings.storage is not None and settings.engine == "borg"
     message = found or (_SERVED if is_served and not arguments.read_data else "ok")

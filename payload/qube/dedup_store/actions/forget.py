@@ -17,15 +17,15 @@ from dedup_store.system import notify
 def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Remove runs, all of them or, when one is unknown, none."""
     opened = open_repository(settings, Purpose.REMOVE)
-    kept = Reserve(settings)
+    reserve = Reserve(settings)
     runs = list(dict.fromkeys(arguments.runs))
-    with removing(opened, kept):
+    with removing(opened, reserve):
         try:
             _require_runs(opened.engine, runs)
         except DiskError:  # borg may need room in its cache, on the same disk, to look
-            kept.release()
+            reserve.release()
             _require_runs(opened.engine, runs)
-        kept.release()
+        reserve.release()
         opened.engine.forget(runs)
     text = "\n".join(f"forgot {name}" for name in runs)
     notify.report({"forgotten": runs}, text, to_program=arguments.json)

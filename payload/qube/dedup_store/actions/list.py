@@ -23,9 +23,9 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
     counter.raise_to(settings, runs)
     notes = clock_notes(runs)
     if arguments.json:
-        notify.as_json({"runs": [run | _noted(run, notes, "note") for run in runs]})
+        notify.as_json({"runs": [run | _with_note(run, notes, "note") for run in runs]})
         return 0
-    runs = [run | _noted(run, notes, "reason") for run in runs]
+    runs = [run | _with_note(run, notes, "reason") for run in runs]
     if arguments.lines:
         notify.as_lines(map(without_qubes, runs))
         return 0
@@ -41,7 +41,7 @@ def _row(run: dict[str, Any]) -> str:
     return _ROW.format(*cells, notify.size(run["stream_bytes"]), clean(run["reason"]))
 
 
-def _noted(run: dict[str, Any], notes: dict[str, str], key: str) -> dict[str, str]:
+def _with_note(run: dict[str, Any], notes: dict[str, str], key: str) -> dict[str, str]:
     """Give a run's note, if it has one, with what is under the key already."""
     note = notes.get(run["run"])
     return {key: "; ".join(filter(None, (run.get(key), note)))} if note else {}

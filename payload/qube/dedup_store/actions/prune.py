@@ -16,18 +16,18 @@ from dedup_store.system import notify
 def run(arguments: argparse.Namespace, settings: Config) -> int:
     """Remove partial runs and what failed puts left, and give back the space of all forgotten."""
     opened = open_repository(settings, Purpose.REMOVE)
-    kept = Reserve(settings)
-    with removing(opened, kept):
-        kept.release()
-        rows = _chosen(opened.engine, arguments.keep)
+    reserve = Reserve(settings)
+    with removing(opened, reserve):
+        reserve.release()
+        rows = _removable(opened.engine, arguments.keep)
         opened.engine.forget([row["run"] for row in rows])
         opened.engine.prune()
-    kept.keep_or_warn()
+    reserve.keep_or_warn()
     _report(arguments, rows)
     return 0
 
 
-def _chosen(repository: Engine, keep: list[str]) -> list[dict[str, str]]:
+def _removable(repository: Engine, keep: list[str]) -> list[dict[str, str]]:
     """List what a prune removes, and why."""
     rows = [{"run": run, "was": "unfinished"} for run in sorted(repository.leftovers())]
     for stored in sorted(repository.runs(), key=lambda stored: stored.run):

@@ -88,7 +88,7 @@ class PayloadSink:
 
 
 @dataclass
-class _Part:
+class _CurrentMember:
     """The member at hand."""
 
     member: Member
@@ -182,12 +182,12 @@ class Splitter:
         if split_chunk(header.name) and part.member.payload_length < self._chunk:
             self._sink.end_if_large()
 
-    def _start_member(self) -> _Part:
+    def _start_member(self) -> _CurrentMember:
         self._finish_member()
         member = Member(None, self._source.position, payload_sha256=_NOTHING)
         self.members.append(member)
         self._recipe.member()
-        return _Part(member, hashlib.sha256())
+        return _CurrentMember(member, hashlib.sha256())
 
     def _finish_member(self) -> None:
         """Give the last member its length: all up to here."""
@@ -214,7 +214,7 @@ class Splitter:
             self._literal(tar.BLOCK)
         return block
 
-    def _data(self, part: _Part, header: tar.Header) -> None:
+    def _data(self, part: _CurrentMember, header: tar.Header) -> None:
         """A member's data: a container that we know, or anything."""
         member, size = part.member, header.size
         start = self._source.peek(min(size, container.HEAD_BYTES))
@@ -232,7 +232,7 @@ class Splitter:
         if known:
             self._literal(container.TRAILER_BYTES)
 
-    def _payload(self, part: _Part, left: int) -> None:
+    def _payload(self, part: _CurrentMember, left: int) -> None:
         chunk = split_chunk(part.member.name or "")
         if chunk is None or chunk[1] == 0:
             head = left
@@ -243,7 +243,7 @@ class Splitter:
             left -= head
         self._copy(part, left)
 
-    def _copy(self, part: _Part, left: int | None) -> None:
+    def _copy(self, part: _CurrentMember, left: int | None) -> None:
         """Send payload to the engine; all that comes when left is None."""
         member = part.member
         member.object, member.object_offset = self._sink.position()
@@ -271,7 +271,7 @@ class Splitter:
         part.member.payload_length = part.seen
         part.member.payload_sha256 = part.hash.hexdigest()
 
-    def _payload_literal(self, part: _Part, count: int) -> None:
+    def _payload_literal(self, part: _CurrentMember, count: int) -> None:
         data = self._source.exactly(count)
         self._recipe.literal(data, payload=True)
         part.add(data)

@@ -101,7 +101,7 @@ class _Waiting:
     def __init__(self, seconds: int, other: str) -> None:
         self._end = time.monotonic() + seconds
         self._other = other
-        self._is_told = False
+        self._is_announced = False
 
     def go_on(self) -> None:
         """Wait a moment.
@@ -111,9 +111,9 @@ class _Waiting:
         """
         if time.monotonic() >= self._end:
             raise StoreError(f"{self._other} uses the repository: try again later")
-        if not self._is_told:
+        if not self._is_announced:
             notify.say(f"waiting for {self._other} that uses the repository")
-        self._is_told = True
+        self._is_announced = True
         time.sleep(_POLL)
 
 

@@ -59,7 +59,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
             number = os.lseek(file, 0, os.SEEK_CUR)  # our byte's end, whoever appends beside us
             os.utime(file, (now, now))
         if is_right:
-            _note(config)
+            _record_state(config)
     except OSError as error:
         notify.warn(f"{path}: {error.strerror}: so the run's number is taken from the list")
         return max(map(order_of, listed()), default=0) + 1
@@ -76,7 +76,7 @@ def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
     most, path = max(map(order_of, runs), default=0), state_file(config, "order")
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size >= most:
-            _note(config)
+            _record_state(config)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -86,7 +86,7 @@ def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
             os.fsync(counter.fileno())
             when = before.st_mtime if before.st_size else 0
             os.utime(counter.fileno(), (when, when))
-        _note(config)
+        _record_state(config)
 
 
 def _is_right(config: Config) -> bool:
@@ -96,7 +96,7 @@ def _is_right(config: Config) -> bool:
     return False
 
 
-def _note(config: Config) -> None:
+def _record_state(config: Config) -> None:
     """Note that the counter is right; if that fails, it is compared once more."""
     with contextlib.suppress(OSError):
         state_file(config, "counted").write_bytes(_state(config))

@@ -62,7 +62,7 @@ def read(config: Config) -> Record | None:
         ) from None
 
 
-def note(config: Config, repository: Engine) -> None:
+def remember(config: Config, repository: Engine) -> None:
     """Remember the repository that is there; one of plain files without an id gets one.
 
     Raises:
@@ -114,7 +114,7 @@ def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
         notify.warn(str(error))
     if to_write:
         try:
-            note(config, repository)
+            remember(config, repository)
         except EngineError:
             return  # what is done next will tell
         except StoreError as error:  # a backup doesn't fail because of that

@@ -14,7 +14,7 @@ from dedup_store.engines.borg.repository import Borg
 from dedup_store.engines.directory.repository import Directory
 from dedup_store.engines.restic.repository import Restic
 from dedup_store.errors import UsageError
-from dedup_store.repository import command_lock, device, known, password, reserve
+from dedup_store.repository import command_lock, device, known_repositories, password, reserve
 from dedup_store.repository.command_lock import Lock
 
 
@@ -57,13 +57,13 @@ def open_repository(config: Config, purpose: Purpose) -> Opened:
     held = command_lock.take(config, exclusive=purpose in (Purpose.REMOVE, Purpose.ACCEPT))
     engine = _engine(config, Session(held.fd, removes=purpose is Purpose.REMOVE))
     if purpose is Purpose.READ:
-        known.expect(config, engine, to_write=False)
+        known_repositories.expect(config, engine, to_write=False)
     elif purpose in (Purpose.STORE, Purpose.REMOVE):
-        known.expect(config, engine, to_write=True)
+        known_repositories.expect(config, engine, to_write=True)
     if purpose is Purpose.STORE:
-        kept = reserve.Reserve(config)
-        kept.keep()
-        kept.warn_if_narrow()
+        room = reserve.Reserve(config)
+        room.keep()
+        room.warn_if_narrow()
         held.begin_put(engine.unlock, has_locks=folder.has_restic_locks(config))
     return Opened(engine, held)
 
@@ -82,8 +82,8 @@ def _require_folder(config: Config) -> None:
         StoreError: when it is gone.
     """
     if not folder.check(config):
-        if record := known.read(config):
-            raise known.gone(config, record)
+        if record := known_repositories.read(config):
+            raise known_repositories.gone(config, record)
         raise UsageError(
             f"there is no repository at {config.location}:"
             f" run `dedup-store init --repository {config.name}`"

@@ -10,7 +10,7 @@ from dedup_store.repository.reserve import Reserve
 
 
 @contextlib.contextmanager
-def removing(opened: Opened, kept: Reserve) -> Iterator[None]:
+def removing(opened: Opened, reserve: Reserve) -> Iterator[None]:
     """Note that runs are removed; afterwards keep room again, however it ended.
 
     A removal that was cut short stays noted: the next command cleans up after it. One that ended
@@ -18,7 +18,7 @@ def removing(opened: Opened, kept: Reserve) -> Iterator[None]:
 
     Args:
         opened: the repository, opened to remove.
-        kept: its reserve, which the caller gives up when that is needed.
+        reserve: its reserve, which the caller gives up when that is needed.
     """
     opened.lock.begin_removal()
     try:
@@ -29,4 +29,4 @@ def removing(opened: Opened, kept: Reserve) -> Iterator[None]:
         opened.lock.end()
         raise
     finally:
-        kept.renew()
+        reserve.renew()

@@ -19,7 +19,7 @@ _LITTLE = 1 << 20  # bytes; a disk with less is full
 
 
 @dataclass(frozen=True)
-class Kind:
+class FailureKind:
     """A kind of error.
 
     Attributes:
@@ -40,33 +40,33 @@ class Kind:
         return bool(re.search(rf"{self.words}|\[Errno (?:{numbers})\]", text, re.IGNORECASE))
 
 
-READ_ONLY = Kind(
+READ_ONLY = FailureKind(
     (errno.EROFS,),
     "read-only file system",
     "is read-only",
     "attach it writable; when nobody made it so, `sudo dmesg` in that qube says why",
 )
 # borg/repository.py check_free_space; 545 MB as soon as it has something to move in ten segments
-NARROW = Kind(
+NARROW = FailureKind(
     (),
     "insufficient free space to complete transaction",
     "is too small for borg",
     "borg demands that much free room to write or remove anything",
 )
-FULL = Kind(
+FULL = FailureKind(
     (errno.ENOSPC, errno.EDQUOT),
     "no space left on device|disk quota exceeded"
     "|file too big for remaining disk space",  # rclone lib/file/preallocate_unix.go ErrDiskFull
     "is full",
     "make room there",
 )
-DENIED = Kind(
+DENIED = FailureKind(
     (errno.EACCES, errno.EPERM),
     r"permission denied(?! ?\(|, )|operation not permitted",  # not ssh's words for a wrong key
     "may not be used by this user",
     "see with `ls -la` there whom it belongs to",
 )
-FAILING = Kind(
+FAILING = FailureKind(
     (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EUCLEAN),
     "input/output error|no such device|transport endpoint is not connected"
     "|stale (?:nfs )?file handle|structure needs cleaning",
@@ -88,7 +88,7 @@ _OF_LOCK = re.compile(r"acquire the lock|/lock\.(?:exclusive|roster)")
 _STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
 
 
-def kind_of(number: int | None) -> Kind | None:
+def kind_of(number: int | None) -> FailureKind | None:
     """Give the kind of one of the system's errors, None when it may pass."""
     return next((kind for kind in KINDS if number in kind.numbers), None)
 
@@ -99,7 +99,7 @@ def is_of_other_side(line: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PermanentFailure:
     """An error that waiting doesn't mend.
 
     Attributes:
@@ -111,19 +111,19 @@ class Trouble:
         removes: whether it was about to remove something.
     """
 
-    kind: Kind
+    kind: FailureKind
     disk: str
     has_repository: bool
     line: str
     more_room: str
     removes: bool
 
-    def error(self, name: str, said: str) -> EngineError:
+    def error(self, name: str, stderr: str) -> EngineError:
         """Describe it.
 
         Args:
             name: the engine.
-            said: the end of all that it said.
+            stderr: the end of all that it said.
         """
         advice = self.kind.advice
         if self.kind is NARROW:
@@ -132,10 +132,10 @@ class Trouble:
             advice = self.more_room if self.removes else PRUNE
         words = clean(self.line, _MAX_WORDS)
         text = f"{self.disk} {self.kind.state}: {advice} ({name}: {words})"
-        return DiskError(text, said, is_damage=self.kind is FAILING)
+        return DiskError(text, stderr, is_damage=self.kind is FAILING)
 
 
-class Places:
+class EngineDisks:
     """The disks that an engine uses."""
 
     def __init__(self, variables: dict[str, str], *, removes: bool = False) -> None:
@@ -159,7 +159,7 @@ class Places:
     def _folder(self) -> Path | None:
         return Path(self._repository) if self._repository.startswith("/") else None
 
-    def find(self, line: str, *, tried: bool) -> Trouble | None:
+    def find(self, line: str, *, tried: bool) -> PermanentFailure | None:
         """Find an error that waiting doesn't mend in a line of an engine's.
 
         Args:
@@ -173,10 +173,10 @@ class Places:
             if kind.is_in(line):
                 other = self._other_disk(line, kind)
                 disk, more = other or self._repository_disk(), self._more_room()
-                return Trouble(kind, disk, not other, line, more, self._removes)
+                return PermanentFailure(kind, disk, not other, line, more, self._removes)
         return None
 
-    def _other_disk(self, line: str, kind: Kind) -> str:
+    def _other_disk(self, line: str, kind: FailureKind) -> str:
         """Name the disk, if it isn't the repository's."""
         if self._folder is None and _OTHER_SIDE.search(line):
             return ""
@@ -248,7 +248,7 @@ def _is_own(repository: Path, home: Path) -> bool:
         return False
 
 
-def _is_so(folder: Path, kind: Kind) -> bool:
+def _is_so(folder: Path, kind: FailureKind) -> bool:
     """Tell whether a disk is full or read-only, whichever is asked."""
     try:
         status = os.statvfs(folder)

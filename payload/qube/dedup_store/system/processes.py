@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from dedup_store.errors import DamagedError, DiskError, EngineError, StoreError, clean
-from dedup_store.system import patience, streams
-from dedup_store.system.disk_errors import Places
+from dedup_store.system import stall_watch, streams
+from dedup_store.system.disk_errors import EngineDisks
 from dedup_store.system.stderr_tail import STDERR_BYTES, StderrTail
 
 _STOP_SECONDS = 10
@@ -74,7 +74,7 @@ class Child:
         self._name, self._label = command.argv[0], command.label
         self._how = command.how
         self._hint = command.hint
-        self._is_told = False
+        self._is_announced = False
         if not shutil.which(self._name, path=command.variables["PATH"]):
             raise StoreError(f"{self._name} is not installed here (not found in PATH)")
         death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG")]
@@ -97,7 +97,7 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             streams.widen(self.fd)
-        self._errors = StderrTail(Places(command.variables, removes=command.removes))
+        self._errors = StderrTail(EngineDisks(command.variables, removes=command.removes))
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
 
@@ -105,7 +105,7 @@ class Child:
         stream = self._process.stderr
         while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
             self._errors.add(data)
-            if self._errors.trouble and not self._is_told:
+            if self._errors.failure and not self._is_announced:
                 self.interrupt()  # restic would try for 15 minutes; who waits gets its failure
                 killer = threading.Timer(_STOP_SECONDS, self._process.kill)
                 killer.daemon = True
@@ -114,7 +114,7 @@ class Child:
     @contextlib.contextmanager
     def waited_for(self) -> Iterator[None]:
         """Wait for it; when nothing moves for long, that is told."""
-        with patience.waiting(self._doing):
+        with stall_watch.waiting(self._doing):
             yield
 
     def _doing(self) -> str:
@@ -138,7 +138,7 @@ class Child:
                 streams.write_all(self.fd, data)
         except BrokenPipeError:
             raise self.failure() from None
-        patience.moved()
+        stall_watch.moved()
 
     def close_stdin(self) -> None:
         """Let it see the end of its input."""
@@ -157,7 +157,7 @@ class Child:
             code = self._process.wait()
         if code != 0:
             raise self.failure()
-        patience.moved()
+        stall_watch.moved()
 
     def judge(self, is_damage: Callable[[int, bytes], bool]) -> None:
         """Wait for the end of an engine's check, whose output nobody reads.
@@ -195,29 +195,29 @@ class Child:
             self._process.wait(_LAST_WORDS)
         if not self.is_running():
             self._reader.join(_STOP_SECONDS)
-        message, said = self._errors.message(), self._errors.last.decode(errors="replace")
+        message, stderr = self._errors.message(), self._errors.last.decode(errors="replace")
         code, cause = self._process.returncode, self._errors.cause()
         self.stop()
         if cause:
-            return cause.error(self._name, said)
+            return cause.error(self._name, stderr)
         if code is None:
             ending = "gave up"
         elif code < 0:
             ending = f"was ended by signal {-code}"
         else:
             ending = f"failed with exit code {code}"
-        return EngineError(f"{self._name} {ending}: {message or 'no message'}{self._hint}", said)
+        return EngineError(f"{self._name} {ending}: {message or 'no message'}{self._hint}", stderr)
 
     def interrupt(self) -> None:
         """Tell it to end, and don't wait."""
         if self.is_running():
             self._process.send_signal(self._how)
-        self._is_told = True
+        self._is_announced = True
 
     def stop(self) -> None:
         """End it, if it still runs, and forget it."""
         process = self._process
-        if self.is_running() and not self._is_told:
+        if self.is_running() and not self._is_announced:
             self.interrupt()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LAST_WORDS)
@@ -274,7 +274,7 @@ class ChildStream:
             with self._children[0].waited_for():
                 got = os.readv(self._children[0].fd, [buffer])
             if got:
-                patience.moved()
+                stall_watch.moved()
                 return got
             self._children[0].finish()
             self._children.pop(0).stop()

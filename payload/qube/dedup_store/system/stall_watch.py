@@ -36,7 +36,7 @@ class _Watch:
             self._since = now
         if not self._has_thread:
             self._has_thread = True
-            threading.Thread(target=self._look, daemon=True).start()
+            threading.Thread(target=self._notify_of_stalls, daemon=True).start()
         self._what = what
         try:
             yield
@@ -48,16 +48,16 @@ class _Watch:
         """Note that something moved."""
         self._left = 0.0
 
-    def _look(self) -> None:
+    def _notify_of_stalls(self) -> None:
         gap = _FIRST
-        told = 0.0
+        last = 0.0
         while True:
             time.sleep(_PAUSE)
             now, what = time.monotonic(), self._what
             silent = now - self._since
-            if what and silent >= _FIRST and now - told >= gap:
+            if what and silent >= _FIRST and now - last >= gap:
                 notify.say(f"still waiting for {what()}: nothing for {int(silent)} s")
-                told, gap = now, min(2 * gap, _MOST)
+                last, gap = now, min(2 * gap, _MOST)
 
 
 _watch = _Watch()

@@ -6,7 +6,7 @@ import json
 import re
 
 from dedup_store.errors import clean
-from dedup_store.system.disk_errors import Places, Trouble, is_of_other_side
+from dedup_store.system.disk_errors import EngineDisks, PermanentFailure, is_of_other_side
 
 STDERR_BYTES = 8192
 # borg/archiver.py main: a message, a traceback, and (helpers/misc.py sysinfo) where it runs. Other
@@ -29,14 +29,14 @@ class StderrTail:
 
     Attributes:
         last: its end.
-        trouble: what it tries again and again, and in vain.
+        failure: what it tries again and again, and in vain.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, disks: EngineDisks) -> None:
         self.last = self._first = self._line = b""
         self._lines = 0
-        self._places = places
-        self.trouble: Trouble | None = None
+        self._disks = disks
+        self.failure: PermanentFailure | None = None
 
     def add(self, data: bytes) -> None:
         """Take more."""
@@ -45,15 +45,15 @@ class StderrTail:
         self._lines += data.count(b"\n")
         *lines, rest = (self._line + data).split(b"\n")
         self._line = rest[-STDERR_BYTES:]
-        for line in lines if self.trouble is None else []:
+        for line in lines if self.failure is None else []:
             text = line.decode(errors="replace")
-            self.trouble = self.trouble or self._places.find(text, tried=True)
+            self.failure = self.failure or self._disks.find(text, tried=True)
 
-    def cause(self) -> Trouble | None:
+    def cause(self) -> PermanentFailure | None:
         """Give the error that waiting doesn't mend and that made it fail, if it was one."""
         lines = reversed(self.last.decode(errors="replace").splitlines())
-        found = (self._places.find(line, tried=False) for line in lines)
-        return self.trouble or next(filter(None, found), None)
+        found = (self._disks.find(line, tried=False) for line in lines)
+        return self.failure or next(filter(None, found), None)
 
     def message(self) -> str:
         """Tell why it failed (restic 0.17 and later: in JSON, if asked)."""

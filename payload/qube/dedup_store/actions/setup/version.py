@@ -17,14 +17,14 @@ _MAX_LINE = 200  # characters
 def run(arguments: argparse.Namespace) -> int:
     """Tell the versions of dedup-store and of the engines that are installed."""
     found = {"dedup-store": f"dedup-store {VERSION}"}
-    found |= {name: _ask(command) for name, command in _ENGINES.items()}
+    found |= {name: _first_line(command) for name, command in _ENGINES.items()}
     lines = [line or f"{name}: not found" for name, line in found.items()]
     known = {name: line or None for name, line in found.items()}
     notify.report(known, "\n".join(lines), to_program=arguments.json)
     return 0
 
 
-def _ask(command: list[str]) -> str:
+def _first_line(command: list[str]) -> str:
     """Give the first line that a program tells of itself; empty when there is no such program."""
     try:
         done = subprocess.run(

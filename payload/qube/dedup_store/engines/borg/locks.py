@@ -54,7 +54,7 @@ class Waiting:
         """
         self._folders = folders
         self._end = time.monotonic() + seconds
-        self._is_told = False
+        self._is_announced = False
 
     @staticmethod
     def is_about(error: StoreError) -> bool:
@@ -79,17 +79,17 @@ class Waiting:
                     "a borg that this qube doesn't see has locked the repository: wait for its end."
                     " If no borg works on it any more, run borg's own `break-lock` where the"
                     f" repository is ({clean(str(error), 200)})",
-                    error.said,
+                    error.stderr,
                 )
             words = clean(str(error), 200)
             raise EngineError(
                 f"another borg has locked the repository ({living[0]}): wait for its end. If no"
                 f" borg works on it any more, run borg's own `break-lock` ({words})",
-                error.said,
+                error.stderr,
             )
-        if living and not self._is_told:
+        if living and not self._is_announced:
             notify.say(f"waiting for another borg that has locked the repository ({living[0]})")
-            self._is_told = True
+            self._is_announced = True
 
 
 def remove_dead(folders: Iterable[Path]) -> None:

@@ -17,7 +17,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 -- only mkdtemp makes something there
 _ROOM = 1 << 16  # bytes; more than borg needs for its locks and notes
 
 
-class Shelter:
+class MemoryHome:
     """Temporary folders, private, and gone with this object."""
 
     def __init__(self) -> None:
@@ -40,10 +40,10 @@ class Shelter:
         return {"BORG_CACHE_DIR": str(self._cache), "BORG_SECURITY_DIR": str(self._security)}
 
 
-def make() -> Shelter | None:
+def make() -> MemoryHome | None:
     """Make one, if that is possible; if it isn't, borg goes on without and says what is wrong."""
     with contextlib.suppress(OSError):
-        return Shelter()
+        return MemoryHome()
     return None
 
 

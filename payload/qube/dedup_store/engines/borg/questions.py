@@ -30,33 +30,33 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
         config: the repository's.
         is_moved: whether it was accepted that the repository was moved; borg says it all the same.
     """
-    said, place = error.said, clean(config.location, 120)
-    if (moved := _MOVED.search(said)) and not is_moved:
+    stderr, place = error.stderr, clean(config.location, 120)
+    if (moved := _MOVED.search(stderr)) and not is_moved:
         kind = MOVED
         text = (
             f"the repository {place} was at {_place(moved[1])} when this qube last used it."
             f" If you moved it, or this is your copy of it: {_accept(MOVED, config)}"
         )
-    elif any(words in said for words in _CLEAR):
+    elif any(words in stderr for words in _CLEAR):
         kind = _REFUSED
         text = (
             f"the repository {place} is not encrypted, as one with a password is: it is not used,"
             " since anybody can have put it there. Bring the right one back"
         )
-    elif _OLDER in said:
+    elif _OLDER in stderr:
         kind = OLDER
         text = (
             f"the repository {place} is older than this qube last saw it: it is a copy, or was put"
             " back to an earlier state, or whoever stores it hides what came later. If you know"
             f" why: {_accept(OLDER, config)}"
         )
-    elif _OTHER_CIPHER in said:
+    elif _OTHER_CIPHER in stderr:
         kind = _REFUSED
         text = (
             f"the repository {place} is not encrypted as the one was that this qube knows: it is"
             " another one, and is not used. Bring the right one back"
         )
-    elif _OTHER_ID.search(said):
+    elif _OTHER_ID.search(stderr):
         kind = _REFUSED
         text = (
             f"the repository {place} told one id and then another: whoever stores it isn't honest,"
@@ -64,7 +64,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
         )
     else:
         return None
-    return QuestionError(kind, text, said)
+    return QuestionError(kind, text, stderr)
 
 
 def _place(location: str) -> str:

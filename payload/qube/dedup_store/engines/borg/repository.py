@@ -51,7 +51,7 @@ class Borg:
         if not folder.check(self._config):
             return False
         try:
-            self._look()
+            self._probe()
         except QuestionError:
             raise
         except StoreError:
@@ -60,7 +60,7 @@ class Borg:
             return False  # remote: create() says what is wrong, if it isn't just new
         return True
 
-    def _look(self) -> None:
+    def _probe(self) -> None:
         self._borg.run("list", "--last", "1")
 
     def is_asking(self, kind: str) -> bool:
@@ -70,7 +70,7 @@ class Borg:
             QuestionError: it isn't, in another way.
         """
         try:
-            self._look()
+            self._probe()
         except QuestionError as question:
             if question.kind != kind:
                 raise
@@ -80,7 +80,7 @@ class Borg:
     def accept(self, kind: str) -> None:
         """Take the repository as it is from now on."""
         self._borg.accept(kind)
-        self._look()
+        self._probe()
 
     def create(self) -> None:
         """Make the repository."""
@@ -141,10 +141,10 @@ class Borg:
         try:
             self._borg.when_unlocked(attempt, reads=True)
         except EngineError as error:
-            if not NOT_WRITABLE.search(error.said):
+            if not NOT_WRITABLE.search(error.stderr):
                 raise
             if not read_data:
-                raise EngineError(f"{_CHECK_WRITES}: {error}", error.said) from None
+                raise EngineError(f"{_CHECK_WRITES}: {error}", error.stderr) from None
             notify.warn(f"borg's own check is left out, as it needs to write: {error}")
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:

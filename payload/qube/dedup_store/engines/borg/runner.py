@@ -18,7 +18,7 @@ from typing import IO, TypeVar
 from dedup_store import engine_options
 from dedup_store.config import Config
 from dedup_store.engines.base import MAX_MANIFEST, Session
-from dedup_store.engines.borg import counter, environment, locks, questions, shelter
+from dedup_store.engines.borg import counter, environment, locks, memory_home, questions
 from dedup_store.engines.storage_call import storage_call
 from dedup_store.errors import MOVED, EngineError, StoreError
 from dedup_store.system import notify
@@ -51,7 +51,7 @@ class BorgRunner:
         self._session = session
         self._is_moved = False  # and that is accepted
         self._is_unlocked = False  # as it can't be written, or its lock's owner is dead
-        self._shelter: shelter.Shelter | None = None  # as home can't be written
+        self._memory_home: memory_home.MemoryHome | None = None  # as home can't be written
         self._id = ""
 
     def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
@@ -78,16 +78,16 @@ class BorgRunner:
             except EngineError as error:
                 if question := questions.find(error, self._config, is_moved=self._is_moved):
                     raise question from None
-                is_stuck = bool(NOT_WRITABLE.search(error.said))
+                is_stuck = bool(NOT_WRITABLE.search(error.stderr))
                 if reads and is_stuck and not self._is_unlocked:
                     self._is_unlocked = True
-                elif _TORN_CACHE.search(error.said) and not was_torn:
+                elif _TORN_CACHE.search(error.stderr) and not was_torn:
                     notify.say("borg's cache is damaged, as by a power cut; it is made anew")
                     is_torn = was_torn = True
                 elif is_stuck or not waiting.is_about(error):
                     raise
                 elif waiting.is_for_dead() and reads and not self._is_moved:
-                    self._is_unlocked, self._shelter = True, shelter.make()
+                    self._is_unlocked, self._memory_home = True, memory_home.make()
                 else:
                     waiting.go_on(error)
 
@@ -115,7 +115,7 @@ class BorgRunner:
         if self._is_unlocked and arguments[0] in _READING:
             options.append("--bypass-lock")
         if arguments[0] in _READING:
-            variables |= self._sheltered()
+            variables |= self._memory_variables()
         limits: tuple[str, ...] = ()
         if security:
             variables["BORG_SECURITY_DIR"] = str(security)
@@ -159,7 +159,7 @@ class BorgRunner:
 
     def accept(self, kind: str) -> None:
         """Take the repository as it is: moved, or older than what this qube knows of it."""
-        self._shelter, self._is_moved = None, kind == MOVED
+        self._memory_home, self._is_moved = None, kind == MOVED
         if kind != MOVED:
             counter.forget_state(self.identity())
 
@@ -175,13 +175,13 @@ class BorgRunner:
         )
         return [repository, cache] if repository else [cache]
 
-    def _sheltered(self) -> dict[str, str]:
+    def _memory_variables(self) -> dict[str, str]:
         """Give borg's variables for what only reads, where home can't be written."""
         if self._is_moved:  # what is accepted must be kept
             return {}
-        if not self._shelter and not shelter.is_home_writable():
-            self._shelter = shelter.make()
-        return self._shelter.variables() if self._shelter else {}
+        if not self._memory_home and not memory_home.is_home_writable():
+            self._memory_home = memory_home.make()
+        return self._memory_home.variables() if self._memory_home else {}
 
     def _encrypted_manifest(self) -> bytes:
         with tempfile.TemporaryDirectory(prefix="dedup-store-") as folder_name:

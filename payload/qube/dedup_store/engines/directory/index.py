@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dedup_store.errors import DamagedError, StoreError
-from dedup_store.system import disk_errors, patience
+from dedup_store.system import disk_errors, stall_watch
 
 FORMAT = 1
 INDEX, MANIFEST = "objects.json", "manifest"
@@ -95,8 +95,8 @@ def open_file(path: Path) -> int:
 def failing(what: str) -> Iterator[None]:
     """Turn the system's errors into ours, and tell when it takes long."""
     try:
-        with patience.waiting(lambda: "the repository's disk"):
+        with stall_watch.waiting(lambda: "the repository's disk"):
             yield
     except OSError as error:
         raise disk_errors.of_file(error, what, "the repository's disk") from None
-    patience.moved()
+    stall_watch.moved()
