@@ -24,7 +24,7 @@ def draw(data: Data, target: Path) -> None:
         target: path without its ending.
     """
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the backend is chosen
+    from matplotlib import pyplot as plt  # noqa: PLC0415 -- after the backend is chosen
 
     mpl.rcParams.update({"svg.hashsalt": "dedup-backup", "font.size": 9})
     shown = names(data)[::-1]
@@ -64,7 +64,7 @@ def stages(data: Data, name: str) -> list[float]:
     return [size / 1e6 for size in sizes]
 
 
-def _sizes(panel: Any, data: Data, shown: list[str]) -> None:  # noqa: ANN401 (matplotlib's)
+def _sizes(panel: Any, data: Data, shown: list[str]) -> None:  # noqa: ANN401 -- matplotlib's
     sizes = {name: stages(data, name) for name in shown}
     usual = [sizes[name][-1] for name in shown if not name.startswith(CUT_OFF)]
     limit = 1.25 * max(usual)
@@ -92,14 +92,14 @@ def _steps(sizes: list[float]) -> list[float]:
     return [size - before for before, size in zip([0.0, *sizes], sizes, strict=False)]
 
 
-def _label(panel: Any, place: float, at: float, text: str, limit: float) -> None:  # noqa: ANN401 (matplotlib's)
+def _label(panel: Any, place: float, at: float, text: str, limit: float) -> None:  # noqa: ANN401 -- matplotlib's
     if at >= limit:  # cut off
         panel.text(limit * 0.99, place, f"{text} ▶", va="center", ha="right", fontsize=7.5)
     else:
         panel.text(at + limit * 0.015, place, text, va="center", fontsize=7.5)
 
 
-def _times(panel: Any, data: Data, shown: list[str]) -> None:  # noqa: ANN401 (matplotlib's)
+def _times(panel: Any, data: Data, shown: list[str]) -> None:  # noqa: ANN401 -- matplotlib's
     seconds = {name: _seconds(data, name) for name in shown}
     limit = 1.25 * max(
         value for name, found in seconds.items() if "official" not in name for value in found

@@ -12,8 +12,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DEDUP_STORE = CHECKOUT / "payload/qube/dedup-store"
-PASSWORD = "correct horse battery staple"  # noqa: S105 (of repositories that are thrown away)
-MEMORY = "/dev/shm"  # noqa: S108 (/tmp is in memory in Qubes, in dom0 and in qubes)
+PASSWORD = "correct horse battery staple"  # noqa: S105 -- of repositories that are thrown away
+MEMORY = "/dev/shm"  # noqa: S108 -- /tmp is in memory in Qubes, in dom0 and in qubes
 # our default, and our setting "small" (payload/qube/dedup_store/engine_options.py)
 CHUNKS = {"borg": "buzhash,16,20,18,4095", "borg-small": "buzhash,14,18,16,4095"}
 ENGINES = {"restic": "restic", "borg": "borg", "borg-small": "borg, small chunks"}

@@ -67,12 +67,12 @@ def _files() -> Iterator[Path]:
                 if path.is_file() and not path.is_symlink() and path.stat().st_size < 64 * MIB:
                     found.append(path)
     found.sort()
-    random.Random(1).shuffle(found)  # noqa: S311 (no secret)
+    random.Random(1).shuffle(found)  # noqa: S311 -- no secret
     return iter(found)
 
 
 def _make(volume: Volume, files: Iterator[Path]) -> None:
-    rng = random.Random(volume.name)  # noqa: S311 (no secret)
+    rng = random.Random(volume.name)  # noqa: S311 -- no secret
     with tempfile.TemporaryDirectory(dir=volume.image.parent) as temporary:
         root = Path(temporary)
         database = volume.content // 8
@@ -118,7 +118,7 @@ def live_a_day(volumes: list[Volume], day: int) -> None:
     Logs grow, pages of a database are rewritten, files come and go: about 1.5 % of the content.
     """
     for volume in volumes:
-        rng = random.Random(f"{volume.name} {day}")  # noqa: S311 (no secret)
+        rng = random.Random(f"{volume.name} {day}")  # noqa: S311 -- no secret
         with mounted(volume) as root:
             unit = volume.content // 100
             with (root / "log").open("ab") as file:
@@ -145,7 +145,7 @@ def scatter(volume: Volume, total: int) -> None:
 
     The same as was done for the first figures of wyng, restic and borg, which the targets cite.
     """
-    rng = random.Random(7)  # noqa: S311 (no secret)
+    rng = random.Random(7)  # noqa: S311 -- no secret
     with mounted(volume) as root:
         files = [path for path in sorted(root.rglob("*")) if path.is_file()]
         files = [path for path in files if path.stat().st_size >= 2 * WRITE]

@@ -17,7 +17,7 @@ for part in (".", "lab", "lab/dom0"):
 
 from qubesadmin import config  # noqa: E402
 
-from testing.lab.system import System  # noqa: E402 - needs the path
+from testing.lab.system import System  # noqa: E402 -- needs the path
 from testing.shim.driver import Root, real_scrypt  # noqa: E402
 
 GUIDE = CHECKOUT / "lab/guide-scrypt"

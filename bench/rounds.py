@@ -96,7 +96,7 @@ class WyngBackup:
     @property
     def wyng(self) -> Wyng:
         """The archive."""
-        assert self._wyng is not None  # noqa: S101 (made before)
+        assert self._wyng is not None  # noqa: S101 -- made before
         return self._wyng
 
     def make(self) -> None:

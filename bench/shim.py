@@ -24,7 +24,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(CHECKOUT))
-from testing.shim.driver import (  # noqa: E402 - needs the path
+from testing.shim.driver import (  # noqa: E402 -- needs the path
     CONFIRM,
     ENTER,
     MEMBER,

@@ -50,7 +50,7 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
 
 def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]:
     """Measure everything, in an empty folder; give the raw data, and keep them in a file, too."""
-    import experiments  # noqa: PLC0415 - the report does without the lab
+    import experiments  # noqa: PLC0415 -- the report does without the lab
     from rounds import Bench  # noqa: PLC0415
     from timing import say  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("--report", type=Path, metavar="FILE", help="only report on these raw data")
     parser.add_argument("--strict", action="store_true", help="a missed target is exit status 1")
     options = parser.parse_args()
-    import chart  # noqa: PLC0415 - what is needed at the end is missed at the beginning
+    import chart  # noqa: PLC0415 -- what is needed at the end is missed at the beginning
     import report  # noqa: PLC0415
     import targets  # noqa: PLC0415
 

@@ -67,7 +67,7 @@ def _read(contender: Contender, name: str, take: Callable[[memoryview], None]) -
     with subprocess.Popen(
         command, env=contender.environment(), stdout=subprocess.PIPE, bufsize=0
     ) as process:
-        assert process.stdout is not None  # noqa: S101 (for mypy)
+        assert process.stdout is not None  # noqa: S101 -- for mypy
         while got := os.readv(process.stdout.fileno(), [buffer]):
             take(buffer[:got])
     if process.returncode:

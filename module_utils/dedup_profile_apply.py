@@ -11,7 +11,7 @@ from . import dedup_profile as profiles
 from .dedup_common import ProvisionError, Qubes
 from .dedup_values import check_name, plain
 
-SECRET = "passphrase_text"  # noqa: S105 - a key's name
+SECRET = "passphrase_text"  # noqa: S105 -- a key's name
 
 
 # The keys whose values may be shown; what else a file has is told by its name only.

@@ -45,7 +45,7 @@ def relay(argv: list[str], cwd: Path | None, requests: Filter) -> int:
     """
     server = _start(argv, cwd, subprocess.PIPE)
     pipe = server.stdin
-    assert pipe is not None  # noqa: S101 (for mypy: it is a pipe)
+    assert pipe is not None  # noqa: S101 -- for mypy: it is a pipe
     try:
         deadline = time.monotonic() + CREATE_SECONDS
         while server.poll() is None:

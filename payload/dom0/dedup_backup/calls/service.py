@@ -162,7 +162,7 @@ class Call:
             self._process.kill()
 
 
-def call(  # noqa: PLR0913 - each is plain, and most have a default
+def call(  # noqa: PLR0913 -- each is plain, and most have a default
     qube: str,
     service: str,
     what: str,

@@ -75,14 +75,14 @@ class _Call:
         termios.tcsetattr(slave, termios.TCSANOW, attributes)
         try:
             self.process = subprocess.Popen(
-                ["scrypt", *arguments],  # noqa: S607 - its own name; what runs is `executable`
+                ["scrypt", *arguments],  # noqa: S607 -- its own name; what runs is `executable`
                 executable=program.path,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env=ENVIRONMENT,
                 start_new_session=True,
-                preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads here
+                preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),  # noqa: PLW1509 -- no threads here
                 pass_fds=keep,
             )
         except OSError as error:
@@ -93,7 +93,7 @@ class _Call:
 
     def read(self, size: int) -> bytes:
         """Read from stderr what is there, at most size bytes; none at its end."""
-        assert self.process.stderr is not None  # noqa: S101 - for mypy
+        assert self.process.stderr is not None  # noqa: S101 -- for mypy
         poll = select.poll()
         poll.register(self.process.stderr, select.POLLIN)
         if not poll.poll(max(0, self.deadline - time.monotonic()) * 1000):
@@ -102,7 +102,7 @@ class _Call:
 
     def finish(self, prompts: Sequence[bytes], line: bytes, data: bytes) -> tuple[int, bytes]:
         """Answer the prompts, give it its input, return its status and what else it said."""
-        assert self.process.stdin is not None  # noqa: S101 - for mypy
+        assert self.process.stdin is not None  # noqa: S101 -- for mypy
         for prompt in prompts:
             if (said := self.read(len(prompt))) != prompt:
                 expected, got = prompt.decode().strip(), clean(said) or "nothing"

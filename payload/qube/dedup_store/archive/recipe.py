@@ -31,7 +31,7 @@ class RecipeWriter:
     """Collects a recipe, compressed (about 4 MB per TB of stream), beside the stream that flows."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this)
+        self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as this
         self._zlib = zlib.compressobj(6)
         self._hash = hashlib.sha256()
         self._copied = 0

@@ -33,7 +33,7 @@ def warn(text: str) -> None:
 
 def line(text: str) -> None:
     """Show text on the terminal that stderr is, in place of what was shown before."""
-    global _shown  # noqa: PLW0603 (there is one terminal)
+    global _shown  # noqa: PLW0603 -- there is one terminal
     with contextlib.suppress(OSError), _lock:
         width = os.get_terminal_size(_STDERR).columns or _DEFAULT_WIDTH
         text = text[: max(0, width - 1)]  # in the last column, some terminals begin a new line

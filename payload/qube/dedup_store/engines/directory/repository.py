@@ -92,7 +92,7 @@ class Directory:
     def unlock(self) -> None:
         """Nothing to do: there are no locks."""
 
-    def check(self, *, read_data: bool) -> None:  # noqa: ARG002 (the engines' interface)
+    def check(self, *, read_data: bool) -> None:  # noqa: ARG002 -- the engines' interface
         """Look at the folder only: each run stands for itself."""
         self._names("")
 
@@ -164,7 +164,7 @@ class Directory:
             return read_index(self._runs / run).summary
         return ""
 
-    def is_asking(self, kind: str) -> bool:  # noqa: ARG002 (the engines' interface)
+    def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
         """Never: nothing is remembered of its state in this qube."""
         return False
 

@@ -259,7 +259,7 @@ class Restic:
             objects.payload[int(tags["object"])] = snapshot["id"], snapshot["tree"]
             objects.all[1].append(snapshot["id"])
 
-    def is_asking(self, kind: str) -> bool:  # noqa: ARG002 (the engines' interface)
+    def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
         """Never: restic remembers nothing of repositories in this qube."""
         return False
 
