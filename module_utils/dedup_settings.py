@@ -30,7 +30,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 
 
-class Form(NamedTuple):
+class Form(NamedTuple):  # Salt registers a module after it ran, which a dataclass can't do without
     """What a text must look like.
 
     Attributes:

@@ -7,8 +7,9 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dom0_common.paths import Paths
 from dom0_common.text import clean
@@ -27,7 +28,8 @@ PAUSES = (1, 2, 4, 8)
 Result = dict[str, Any]
 
 
-class Options(NamedTuple):
+@dataclass(frozen=True)
+class Options:
     """The command line."""
 
     command: str

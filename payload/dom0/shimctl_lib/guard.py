@@ -3,8 +3,8 @@
 
 import configparser
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from dom0_common.paths import GUARD, Paths
 from dom0_common.text import clean
@@ -24,10 +24,15 @@ DNF4_PLUGIN = ("usr/lib*/python3*/*-packages/dnf-plugins/post-transaction-action
 DNF5_PLUGIN = ("usr/lib*/libdnf5/plugins/actions.so", "usr/lib/*/libdnf5/plugins/actions.so")
 
 
-class GuardFile(NamedTuple):
-    """A file of the guard: where, its content or (for a link) its target, and what is there now.
+@dataclass(frozen=True)
+class GuardFile:
+    """A file of the guard.
 
-    now is one of: right; missing; wrong; masked (the admin's word against a unit, to be respected).
+    Attributes:
+        path: where it belongs.
+        content: its content, or the target of a link.
+        now: right; missing; wrong; masked (the admin disabled the unit, which is respected).
+        seen: what is there now: content, or the target of a link; None for nothing.
     """
 
     path: Path
@@ -148,8 +153,16 @@ def _units_health(at: Paths, found: list[GuardFile], *units: str) -> str:
     return "ready"
 
 
-class _Plugin(NamedTuple):
-    """A dnf plugin that calls hooks: its package, where its code may be, its config and hooks."""
+@dataclass(frozen=True)
+class _Plugin:
+    """A dnf plugin that calls hooks.
+
+    Attributes:
+        package: the package that has it.
+        code: patterns of the paths where its code can be.
+        config: its configuration file.
+        hooks: the folder with the hooks.
+    """
 
     package: str
     code: tuple[str, ...]

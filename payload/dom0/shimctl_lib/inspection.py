@@ -7,9 +7,9 @@ import re
 import stat
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from dom0_common.paths import SHIM, Paths
 
@@ -23,12 +23,21 @@ PLAIN = re.compile(rb"^[ \t]*mode[ \t]*=[ \t]*plain[ \t]*(#.*)?$", re.MULTILINE)
 LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """What is at a path.
 
-    kind is one of: missing; real; shim (ours, as beside this program); other shim (another version,
-    or edited); guide (the forum guide's script); broken (a program that is not a working scrypt);
-    symbolic link; hard link (a file with more names); unknown (a folder, any other file).
+    Attributes:
+        path: where it is.
+        kind: missing; real; shim (ours, as beside this program); other shim (another version, or
+            edited); guide (the forum guide's script); broken (a program that is not a working
+            scrypt); symbolic link; hard link (a file with more names); unknown (a folder, any other
+            file).
+        sha256: of its content, in hex.
+        mode: its permissions.
+        owner: user and group, as numbers.
+        mtime_ns: when its content was changed last.
+        inode: its number in the file system.
     """
 
     path: Path
@@ -41,7 +50,8 @@ class Entry(NamedTuple):
 
     def alike(self, other: "Entry") -> bool:
         """Return whether both are the same in all that `rpm -V` looks at."""
-        return self[2:-1] == other[2:-1]
+        ours = (self.sha256, self.mode, self.owner, self.mtime_ns)
+        return ours == (other.sha256, other.mode, other.owner, other.mtime_ns)
 
     def still(self, path: Path) -> bool:
         """Return whether what lies at path, here or moved, is what was seen."""
@@ -56,19 +66,33 @@ class Entry(NamedTuple):
         return same and hashlib.sha256(path.read_bytes()).hexdigest() == self.sha256
 
 
-class Installation(NamedTuple):
-    """What is in place."""
+@dataclass(frozen=True)
+class Installation:
+    """What is in place.
+
+    Attributes:
+        scrypt: what is at /usr/bin/scrypt.
+        real: what is where the real scrypt is kept.
+        old: what is at /usr/bin/scrypt.old, a name from the forum guide.
+        local: what is at /usr/local/bin/scrypt.
+        config: the shim's config, None when there is none.
+        mode: the config's mode, None when the config is malformed.
+        state: the state file, None when nothing is installed.
+        diverted: whether dpkg has our diversion.
+        guard: the guard's files.
+        others: each scrypt that some caller finds before /usr/bin/scrypt.
+    """
 
     scrypt: Entry
     real: Entry
     old: Entry
     local: Entry
     config: bytes | None
-    mode: str | None  # None: the config is not understood
+    mode: str | None
     state: state.State | None
     diverted: bool
     guard: list[guard.GuardFile]
-    others: list[Path]  # each scrypt that somebody finds before /usr/bin/scrypt
+    others: list[Path]
 
     def config_is_still(self, path: Path) -> bool:
         """Return whether the config, here or moved, is what was seen."""
@@ -210,9 +234,9 @@ def shim_entry(path: Path, real: Entry) -> Entry:
     found = entry(path)
     if found.kind == "shim" and real.kind == "real":
         right = (files.script_mode(real.mode), real.owner)
-        found = found if (found.mode, found.owner) == right else found._replace(kind="other shim")
+        found = found if (found.mode, found.owner) == right else replace(found, kind="other shim")
     elif found.kind == "shim" and found.mode != 0o755:
-        found = found._replace(kind="other shim")
+        found = replace(found, kind="other shim")
     return found
 
 

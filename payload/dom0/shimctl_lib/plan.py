@@ -7,9 +7,10 @@ The state file comes first and goes last, so that the next reconcile completes w
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dom0_common.paths import SHIM, Paths
 
@@ -27,10 +28,15 @@ mode = {}
 INSTALLATION = ("phase", "method", "shim_sha256", "real_sha256", "refused", "folders")
 
 
-class Step(NamedTuple):
-    """A change: what it is, how it is made, which files must let themselves be changed for it.
+@dataclass(frozen=True)
+class Step:
+    """A change.
 
-    after: what it makes of Found.summary().
+    Attributes:
+        text: what it is, for the user.
+        make: makes it.
+        paths: the files that it changes.
+        after: how it changes Installation.summary().
     """
 
     text: str
@@ -39,8 +45,15 @@ class Step(NamedTuple):
     after: dict[str, str]
 
 
-class Plan(NamedTuple):
-    """The steps to make; if the real scrypt was refused, why; what only the user can mend."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes:
+        steps: the changes, in order.
+        refused: why the real scrypt was refused, None when it wasn't.
+        left: what only the user can mend.
+    """
 
     steps: list[Step]
     refused: str | None = None
@@ -242,7 +255,7 @@ class Planner:
             )
             write = partial(files.write, at.config, config, found.config_is_still)
             self.add(text, write, at.config, mode=mode)
-        return self.repair(method)._replace(left=tuple(found.in_the_way(at, method)))
+        return replace(self.repair(method), left=tuple(found.in_the_way(at, method)))
 
     def checked_source(self, method: str) -> inspection.Entry:
         """Return the real scrypt that counts, if the places are ones that may be changed."""
@@ -341,4 +354,4 @@ class Planner:
         left = found.in_the_way(at, found.method)
         if problem := found.config_problem(at.config):
             left.append(problem)
-        return self.repair(found.method)._replace(left=tuple(left))
+        return replace(self.repair(found.method), left=tuple(left))
