@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from weak_keys import weaken
 
 PAYLOAD = Path(__file__).resolve().parents[3] / "payload" / "qube"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
@@ -98,6 +99,8 @@ class Store:
             self.set_password()
         result = self.run("init")
         assert result.returncode == 0, result.stderr
+        if self.engine == "restic" and self.files.exists():
+            weaken(self.files, self.password.read_text().strip())
 
     def put(self, data: bytes, *, code: int = 0) -> dict[str, Any]:
         """Store a stream, and give the report."""
