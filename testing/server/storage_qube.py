@@ -50,11 +50,15 @@ class StorageQube:
             copy.chmod(0o755)
         client = self.folder / "bin" / "qrexec-client-vm"
         client.write_text(
-            '#!/bin/sh\n[ "$#" = 2 ] || exit 125\n'
+            '#!/bin/bash\n[ "$#" = 2 ] || exit 125\n'
             f'echo "$1 $2" >>{self.folder}/calls\n'
             f'[ "$1" = {QUBE} ] || {{ echo "Request refused" >&2; exit 126; }}\n'
-            f"exec 3<&0\n{' '.join(self.prefix)} {self._call('dedup-backup')}"
-            f' "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}" <&3 3<&- &\nwait $!\n'
+            # the streams end with this program, however that ends, as the engine may live on
+            'relay=(setpriv --pdeathsig KILL cat)\nexec 3<&0 4> >(exec "${relay[@]}")\nout=$!\n'
+            f"{' '.join(self.prefix)} {self._call('dedup-backup')}"
+            f' "{self.folder}/rpc/${{2%%+*}}" "${{2#*+}}"'
+            ' < <(exec "${relay[@]}" <&3 4>&-) >&4 3<&- 4>&- &\n'
+            "exec 3<&-\nwait $!\ncode=$?\nexec 4>&-\nwait $out\nexit $code\n"
         )
         client.chmod(0o755)
 

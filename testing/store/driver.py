@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from testing import paths
+from testing.store.weak_keys import weaken
 
 PAYLOAD = paths.PAYLOAD / "qube"
 PASSWORD = "correct horse battery staple"  # noqa: S105 (of an empty repository)
@@ -100,6 +101,8 @@ class Store:
             self.set_password()
         result = self.run("init")
         assert result.returncode == 0, result.stderr
+        if self.engine == "restic" and self.files.exists():
+            weaken(self.files, self.password.read_text().strip())
 
     def put(self, data: bytes, *, code: int = 0) -> dict[str, Any]:
         """Store a stream, and give the report."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the backup qube says of errors in the storage qube."""
 
+import shutil
+
 import pytest
 
 from testing.server.maintenance import backup
@@ -28,3 +30,18 @@ def test_a_lock_that_a_killed_restic_left(restic: QrexecStore) -> None:
     assert b"the next backup or prune removes such a lock" in result.stderr
     assert b"`unlock`" not in result.stderr
     restic.put(backup())
+
+
+def test_a_lock_of_another_machines_borg(borg: QrexecStore) -> None:
+    """Only the storage qube sees whose it is."""
+    lock = borg.files / "lock.exclusive"
+    lock.mkdir()
+    (lock / "far@5.4242-0").touch()
+    borg.configure(lock_wait=0)
+    result = borg.run("put", data=backup())
+    assert result.returncode == 1
+    assert b"a borg that this qube doesn't see has locked the repository: wait" in result.stderr
+    assert b"run borg's own `break-lock` where the repository is" in result.stderr
+    assert list(lock.iterdir())
+    shutil.rmtree(lock)
+    borg.put(backup())
