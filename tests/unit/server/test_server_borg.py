@@ -80,7 +80,7 @@ def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: St
     script.chmod(0o755)
     result = borg.run("put", data=backup())
     assert result.returncode == 1
-    assert b"told one id and then another" in result.stderr
+    assert b"gave one id and then another" in result.stderr
     assert tree(qube.data / "main" / "data") == before
     assert len(list((borg.folder / "home/.config/borg/security").iterdir())) == 1
 

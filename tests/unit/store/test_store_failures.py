@@ -101,7 +101,7 @@ def test_cache_of_borg_that_was_torn(borg_store: Store, torn: str) -> None:
         (cache / torn).write_bytes(b"")
     result = borg_store.run("put", "--json", data=data)
     assert result.returncode == 0, result.stderr
-    assert b"borg's cache is damaged, as by a power cut; it is made anew\n" in result.stderr
+    assert b"borg's cache is damaged, as by a power cut; borg makes a new one\n" in result.stderr
     assert len(borg_store.runs()) == 2
     assert borg_store.get(first["run"]) == data
 

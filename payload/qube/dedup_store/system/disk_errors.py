@@ -71,7 +71,7 @@ FAILING = FailureKind(
     "input/output error|no such device|transport endpoint is not connected"
     "|stale (?:nfs )?file handle|structure needs cleaning",
     "doesn't answer as a disk should",
-    "attach it anew; if that doesn't help, copy what can be read to another one"
+    "attach it again; if that doesn't help, copy what can be read to another one"
     " (`sudo dmesg` in that qube says more)",
 )
 NO_ROOM = READ_ONLY.numbers + FULL.numbers  # nothing can be written

@@ -59,7 +59,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
     elif _OTHER_ID.search(stderr):
         kind = _REFUSED
         text = (
-            f"the repository {place} told one id and then another: whoever stores it isn't honest,"
+            f"the repository {place} gave one id and then another: whoever stores it isn't honest,"
             " and could read some of what is stored now. Nothing was written"
         )
     else:

@@ -82,7 +82,7 @@ class BorgRunner:
                 if reads and is_stuck and not self._is_unlocked:
                     self._is_unlocked = True
                 elif _TORN_CACHE.search(error.stderr) and not was_torn:
-                    notify.say("borg's cache is damaged, as by a power cut; it is made anew")
+                    notify.say("borg's cache is damaged, as by a power cut; borg makes a new one")
                     is_torn = was_torn = True
                 elif is_stuck or not waiting.is_about(error):
                     raise
