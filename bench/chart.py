@@ -53,7 +53,7 @@ def _colour(name: str) -> str:
 
 
 def stages(data: Data, name: str) -> list[float]:
-    """Give a repository's size in MB: first, after a day, after all days; each backup was kept."""
+    """Return a repository's size in MB: first, after a day, after all days, all backups kept."""
     count = data["settings"]["days"]
     if name.startswith("official-"):
         whole = data["official"][name.partition("-")[2]]["bytes"] / 1e6

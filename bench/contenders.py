@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who takes part in bench/store.py: how each stores, restores and prunes."""
+"""The contenders of bench/store.py: how each stores, restores and prunes."""
 
 import json
 import os
@@ -64,7 +64,7 @@ class Contender:
         return self.folder / "repo"
 
     def environment(self) -> dict[str, str]:
-        """All that its programs get of an environment."""
+        """The environment of its programs."""
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder / "home"),
@@ -114,7 +114,7 @@ class Contender:
             password.write_text(f"{PASSWORD}\n")
 
     def store(self, name: str = "backup") -> list[str]:
-        """Give the command that stores what comes on stdin."""
+        """Return the command that stores what comes on stdin."""
         if self.kind == "ours":
             return [str(DEDUP_STORE), "put"]
         if self.engine == "restic":
@@ -125,7 +125,7 @@ class Contender:
         return ["borg", "create", "--compression", "zstd,3", *chunks, archive, "-"]
 
     def line(self, copy: Path | None = None) -> str:
-        """Give the same as a command line for a backup's destination.
+        """Return the same as a command line for a backup's destination.
 
         Args:
             copy: a file for what comes; it takes time.
@@ -138,7 +138,7 @@ class Contender:
         return shlex.join(["env", *values, *command])
 
     def restore(self, name: str = "backup") -> list[str]:
-        """Give the command that writes what was stored last to stdout."""
+        """Return the command that writes what was stored last to stdout."""
         if self.kind == "ours":
             return [str(DEDUP_STORE), "get", self._runs()[-1]]
         if self.engine == "restic":
@@ -166,7 +166,7 @@ class Contender:
             self.run(["borg", "compact"])
 
     def size(self) -> int:
-        """Give the bytes that the repository takes."""
+        """Return the bytes that the repository takes."""
         if self.engine == "directory":  # blocks are shared: the file system knows
             subprocess.run(["sync", "--file-system", self.folder], check=True)
             found = os.statvfs(self.folder)
@@ -185,6 +185,6 @@ _RESERVE = "dedup-store.reserve"  # repository/reserve.py; what it takes is no c
 
 
 def size_of(folder: Path) -> int:
-    """Give the bytes of all files below a folder, but dedup-store's reserve."""
+    """Return the bytes of all files below a folder, without dedup-store's reserve."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != _RESERVE)
     return sum(path.stat().st_size for path in files)

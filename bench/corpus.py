@@ -57,7 +57,7 @@ def build(folder: Path, gib: float) -> list[Volume]:
 
 
 def _files() -> Iterator[Path]:
-    """This machine's files, in an order that is the same each time, large and small mixed."""
+    """Return this machine's files, large and small mixed, in the same order each time."""
     found = []
     for source in SOURCES:
         for base, folders, names in os.walk(source):
@@ -97,7 +97,7 @@ def _make(volume: Volume, files: Iterator[Path]) -> None:
 
 
 def _page(rng: random.Random) -> bytes:
-    """A database's page: half of it compresses."""
+    """Return a page of a database; half of it compresses."""
     return rng.randbytes(PAGE // 4) + bytes(range(256)) * (PAGE // 512) + rng.randbytes(PAGE // 4)
 
 

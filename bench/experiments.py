@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bench/store.py measures beside its stages; each fills its place in the raw data."""
+"""The measurements of bench/store.py beside its stages; each fills its place in the raw data."""
 
 import json
 import re
@@ -27,7 +27,7 @@ TO_FILE = "dd bs=1M status=none of="
 
 
 def official(bench: Bench, data: Data) -> None:
-    """The official tool with the real scrypt, once."""
+    """Time the official tool with the real scrypt, once."""
     data["official"] = {}
     archive = bench.folder / "archive"
     for name, compress in (("gzip", "gzip"), ("none", False)):
@@ -81,7 +81,7 @@ def _settings(bench: Bench, stream: Path, data: Data) -> None:
 
 
 def scattered(bench: Bench, data: Data) -> None:
-    """About 20 MB of scattered changes in the large volume, through the official archive."""
+    """Store about 20 MB of scattered changes in the large volume, by the official archive."""
     large = bench.volumes[0]
     found: Data = {"image": large.size, "changed": CHANGED}
     takers = [taker for number in range(PAIRS) for taker in _takers(bench.folder, number)]
@@ -119,14 +119,14 @@ def scattered(bench: Bench, data: Data) -> None:
 
 
 def _takers(folder: Path, number: int) -> list[Contender]:
-    """Give those that scattered changes are measured with, for the first pair, the second, ..."""
+    """Return the contenders for scattered changes: of the first pair, the second, ..."""
     takers = {name: Contender(name, folder / f"scattered-{name}-{number}") for name in SCATTERED}
     takers["raw-restic"].like = takers["ours-restic"]
     return list(takers.values())
 
 
 def index(bench: Bench, data: Data) -> None:
-    """What borg's index takes in memory for 1 TB, at the mean size of the chunks made here."""
+    """Measure borg's index in memory for 1 TB, at the mean size of the chunks made here."""
     data["index"] = {}
     for name in ("guide-borg", *(f"ours-{key}" for key in CHUNKS)):
         say(f"borg's index: {name}")
@@ -141,7 +141,7 @@ def index(bench: Bench, data: Data) -> None:
 
 
 def _borgs_python() -> str:
-    """Give the Python that runs borg, from its first line: it has borg's modules."""
+    """Return the Python that runs borg: its modules are there."""
     program = shutil.which("borg") or ""
     with Path(program).open("rb") as file:
         first = file.readline().decode(errors="replace")
@@ -149,7 +149,7 @@ def _borgs_python() -> str:
 
 
 def versions(wyng: str | None) -> dict[str, str]:
-    """Tell what took part."""
+    """Return the versions of all programs that took part."""
     commands = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
     found = {
         name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()

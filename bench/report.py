@@ -52,7 +52,7 @@ def _mb(value: Cell) -> str:
 
 
 def names(data: Data) -> list[str]:
-    """Give the names of all that took part, the official tool first."""
+    """Return the names of all that took part, the official tool first."""
     return [f"official-{key}" for key in data.get("official", {})] + list(data["rounds"][0])
 
 

@@ -28,17 +28,16 @@ Dom0 = LabDom0 | UpstreamDom0
 
 
 class Backup:
-    """A contender at work on the corpus; the stages ask nothing else of one."""
+    """A contender at work on the corpus: the interface for the stages."""
 
     def __init__(self, contender: Contender, volumes: list[Volume], dom0: Dom0) -> None:
-        """Take who stores, and what."""
         self.name = contender.name
         self.contender = contender
         self._volumes = volumes
         self._dom0 = dom0
 
     def make(self) -> None:
-        """Begin with an empty repository."""
+        """Make an empty repository."""
         self.contender.make()
 
     def store(self) -> float:
@@ -56,7 +55,7 @@ class Backup:
         return sum(seconds for seconds, _ in parts), sum(length for _, length in parts)
 
     def size(self) -> int:
-        """Give the bytes that the repository takes."""
+        """Return the bytes that the repository takes."""
         return self.contender.size()
 
     def verify_pruned(self, copy: Path) -> int:
@@ -78,7 +77,7 @@ class Backup:
         return size
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Do nothing: there is nothing to end."""
 
 
 class WyngBackup:
@@ -100,7 +99,7 @@ class WyngBackup:
         return self._wyng
 
     def make(self) -> None:
-        """Begin with an empty archive."""
+        """Make an empty archive."""
         self.close()
         self._wyng = Wyng(self._program, self._volumes[0].image.parent, self._folder)
 
@@ -123,7 +122,7 @@ class WyngBackup:
         return seconds, length
 
     def size(self) -> int:
-        """Give the bytes that the archive takes."""
+        """Return the bytes that the archive takes."""
         return self.wyng.size()
 
     def verify_pruned(self, copy: Path) -> int:
@@ -191,7 +190,7 @@ class Bench:
                 found[backup.name] = row
 
     def days(self, count: int, data: Data) -> None:
-        """A day's changes, and a backup, each day; then a restore, then all but the last go.
+        """Store a backup after each day's changes; then restore, and prune all but the last.
 
         The engines alone take part in the first of the days only.
         """

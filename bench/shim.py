@@ -106,7 +106,7 @@ def filesystem(folder: Path) -> str:
 
 
 def report(name: str, times: Times) -> bool:
-    """Print medians and ratios; tell whether all aims were met."""
+    """Print medians and ratios; return whether all aims were met."""
     medians = {key: statistics.median(values) for key, values in times.items()}
     print(f"{name}: medians in ms:", end="")
     print(*(f" {key} {value * 1000:.0f}" for key, value in medians.items()), sep=",")

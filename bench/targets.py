@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bench/store.py is to reach, as ratios within one run."""
+"""The targets of bench/store.py, as ratios within one run."""
 
 import statistics
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ class Line:
 
     @property
     def verdict(self) -> str:
-        """Tell whether it was met."""
+        """Whether it was met, in a word."""
         if self.value is None:
             return "not measured"
         return "met" if self.value <= self.most else "MISSED"
 
     def cells(self) -> list[str]:
-        """Give the row of the table."""
+        """Return the row of the table."""
         shown = "-" if self.value is None else f"{self.value:.3f}{self.unit}"
         return [self.what, shown, f"{self.most:.4g}{self.unit}", self.verdict]
 
 
 def median(data: Data, name: str, key: str) -> float | None:
-    """Give the median over the rounds; None when it wasn't measured."""
+    """Return the median over the rounds; None when it wasn't measured."""
     found = [row[name][key] for row in data["rounds"] if key in row.get(name, {})]
     return float(statistics.median(found)) if found else None
 
@@ -73,13 +73,13 @@ def lines(data: Data) -> Iterator[Line]:
 
 
 def growth_scattered(data: Data, name: str) -> float | None:
-    """Give the bytes that scattered changes added, the median; None when it wasn't measured."""
+    """Return the median of the bytes that scattered changes added, None if not measured."""
     row = data.get("scattered", {}).get(name)
     return statistics.median(map(sub, row["second"], row["first"])) if row else None
 
 
 def first_scattered(data: Data, name: str) -> float | None:
-    """Give the size of the repository before them, the median; None when it wasn't measured."""
+    """Return the median size of the repository before them, None if not measured."""
     row = data.get("scattered", {}).get(name)
     return statistics.median(row["first"]) if row else None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What bench/store.py times: to store, and to read back."""
+"""The timing of bench/store.py: store, and read back."""
 
 import os
 import subprocess
@@ -15,12 +15,12 @@ PIECE = 1 << 20
 
 
 def say(text: str) -> None:
-    """Tell how far it is."""
+    """Write on stderr how far the measurement is."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def settle() -> None:
-    """Let what was written before not be in the way of what is timed next."""
+    """Write cached data to disk, so that it doesn't slow what is timed next."""
     os.sync()
 
 
@@ -76,5 +76,5 @@ def _read(contender: Contender, name: str, take: Callable[[memoryview], None]) -
 
 
 def same(first: Path, second: Path) -> bool:
-    """Tell whether two files are equal."""
+    """Return whether two files are equal."""
     return subprocess.run(["cmp", "--quiet", first, second], check=False).returncode == 0

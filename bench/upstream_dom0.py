@@ -91,12 +91,12 @@ class UpstreamDom0:
 
 
 def asked_for() -> bool:
-    """Tell whether Qubes' own code is to make the backups."""
+    """Return whether Qubes' own code makes the backups."""
     return bool(os.environ.get(sources.VARIABLE))
 
 
 def version() -> str:
-    """Tell which code of Qubes that is."""
+    """Return the version of Qubes' code."""
     name = sources.NAMES[0]
     found = Path(os.environ[sources.VARIABLE], name, "version").read_text()
     return f"{name} {found.strip()}"

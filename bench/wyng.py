@@ -52,7 +52,7 @@ class Wyng:
         self._run("--session=newest", "--all-before", "--all", "prune")
 
     def size(self) -> int:
-        """Give the bytes that the archive takes."""
+        """Return the bytes that the archive takes."""
         return size_of(self.folder / "archive")
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What this project's modules share: one error class, and the way to dom0's qubesadmin library."""
+"""The parts that all modules share: an error class, and access to dom0's qubesadmin library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DISPLAY_LIMIT = 500
 
 
 class ProvisionError(Exception):
-    """What is wrong, where, and what to do next; it becomes the module's failure message."""
+    """An error for the user, the module's failure message: what is wrong, where, what to do."""
 
 
 class Qubes:
@@ -56,12 +56,12 @@ class Qubes:
         return self.app.domains.get(name)
 
     def error_text(self, error: BaseException) -> str:
-        """Return one of `errors` in one bounded line, and what to do when qubesd didn't answer."""
+        """Return one of `errors` in one bounded line, with advice when qubesd didn't answer."""
         hint = "; look at `systemctl status qubesd` and `journalctl -u qubesd -e`"
         return error_text(error) + (hint if isinstance(error, self._silent) else "")
 
 
 def error_text(error: BaseException | str) -> str:
-    """Return an error's text in one bounded line: qubesd's errors may quote what a qube said."""
+    """Return an error's text in one bounded line: qubesd's errors can quote text of a qube."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text)[:DISPLAY_LIMIT]

@@ -25,7 +25,7 @@ class Rights:
 
     @classmethod
     def of(cls, owner: str, group: str, mode: int) -> Rights:
-        """Look the names up.
+        """Return the rights for these names of owner and group.
 
         Raises:
             ProvisionError: there is no such user or group here.
@@ -36,7 +36,7 @@ class Rights:
             raise ProvisionError(f"no such user or group in dom0: {error}") from error
 
     def are_those_of(self, path: Path) -> bool:
-        """Tell whether a path is an ordinary file with these rights."""
+        """Return whether a path is an ordinary file with these rights."""
         found = path.lstat()
         mode = stat.S_IMODE(found.st_mode)
         return stat.S_ISREG(found.st_mode) and (found.st_uid, found.st_gid, mode) == (
@@ -47,7 +47,7 @@ class Rights:
 
 
 def replace_file(path: Path, text: str, rights: Rights) -> None:
-    """Replace or make a file in one step; at no moment has it other rights, or half its content.
+    """Replace or make a file in one step; it never has other rights, or half its content.
 
     Raises:
         ProvisionError: it can't be written; it is as before.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Rules of qrexec policy: read them strictly, and tell which of two may decide about one call.
+"""Rules of qrexec policy: a strict parser, and which of two rules decides about a call.
 
 Source: qubes-core-qrexec qrexec/policy/parser.py (Rule.from_line, Rule.from_line_service,
 validate_service_and_argument, VMToken and its children). One error in any file makes Qubes deny
@@ -68,7 +68,7 @@ class Rule:
 
     @property
     def effect(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """What it does to a call, whether or not it tells the user."""
+        """What it does to a call, whether or not it notifies the user."""
         kept = [p for p in self.parameters if p[0] != "notify" and p != ("autostart", "yes")]
         return self.action, tuple(sorted(kept))
 
@@ -87,7 +87,7 @@ def parse_rule(line: str) -> Rule:
 
 
 def parse_old_rule(service: str | None, argument: str | None, line: str) -> Rule:
-    """Read a rule of a file which is for one service: source, target, action, parameters.
+    """Read a rule of a file for one service: source, target, action, parameters.
 
     Raises:
         PolicyError: Qubes wouldn't accept it.
@@ -196,7 +196,7 @@ def _check_own_token(token: str) -> None:
 
 
 def overlaps(one: Rule, other: Rule) -> bool:
-    """Tell whether some call may match both rules.
+    """Return whether some call may match both rules.
 
     A qube's name may always have the tag, the type or the uuid of the other rule: only qubesd
     knows, and it may be another tomorrow.
@@ -210,7 +210,7 @@ def overlaps(one: Rule, other: Rule) -> bool:
 
 
 def covers(wide: Rule, narrow: Rule) -> bool:
-    """Tell whether every call that matches `narrow` surely matches `wide`."""
+    """Return whether every call that matches `narrow` surely matches `wide`."""
     return (
         wide.service in (None, narrow.service)
         and wide.argument in (None, narrow.argument)
@@ -224,7 +224,7 @@ def _same_or_any(one: str | None, other: str | None) -> bool:
 
 
 def _reach(word: str) -> set[str]:
-    """Return what sorts of things a token may match."""
+    """Return the kinds of things that a token can match."""
     if word == "*":
         return {"dom0", "default", "disposable", "qube"}
     if word == "@anyvm":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a file of dom0's qrexec policy to what is described; see library/qrexec_policy.py."""
+"""The update of a file of dom0's qrexec policy to its description (library/qrexec_policy.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LINT = "qubes-policy-lint"
 
 
 def lint(text: str) -> None:
-    """Let Qubes' own tool check a file's text, if it is installed.
+    """Check a file's text with Qubes' own tool, if it is installed.
 
     Raises:
         ProvisionError: it found an error.
@@ -38,7 +38,7 @@ def lint(text: str) -> None:
 
 
 class PolicyApplier:
-    """One run: what a front-end (Ansible's module, Salt's state) was asked for.
+    """An update of one policy file, for Ansible's module or Salt's state.
 
     Attributes:
         params: the options of library/qrexec_policy.py, all of them.
@@ -49,7 +49,6 @@ class PolicyApplier:
     def __init__(
         self, params: dict[str, Any], check_mode: bool, warn: Callable[[str], None]
     ) -> None:
-        """Take the parameters; nothing happens yet."""
         self.params = params
         self.check_mode = check_mode
         self.warn = warn
@@ -104,7 +103,7 @@ class PolicyApplier:
         }
 
     def _content(self) -> str | None:
-        """Return the file as it is, or None when there is none."""
+        """Return the file's present text, None when there is none."""
         try:
             return self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -113,7 +112,7 @@ class PolicyApplier:
             raise ProvisionError(f"can't read {self.path}: {error.strerror}") from error
 
     def _overrides(self, text: files.PolicyText) -> dict[str, object]:
-        """Look for what other files do to these rules, and warn about it."""
+        """Find rules of other files that override these, and warn about them."""
         policy = files.Policy(self.root)
         policy.load_before(self.name)
         for error in policy.errors[:WARNINGS_MAX]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""dom0's policy files: what they say together, and which of their rules decides.
+"""dom0's policy files: their rules in order, and which rule decides.
 
 Source: qubes-core-qrexec qrexec/policy/parser.py (filter_filepaths, AbstractParser.load_policy_file
 and load_policy_file_service, AbstractFileSystemLoader) and parser_compat.py (Compat40Loader).
@@ -72,7 +72,7 @@ def check_order(name: str) -> None:
 
 @dataclass(frozen=True)
 class PolicyText:
-    """What a policy file is to say.
+    """The intended content of a policy file.
 
     Attributes:
         content: the whole file.

@@ -34,7 +34,7 @@ HEADER = "# Managed by qubes-dedup-backup. The passphrase is kept when this is r
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile says, but for the passphrase.
+    """The content of a profile, without the passphrase.
 
     Attributes:
         destination_vm: the qube that gets the backup.
@@ -61,13 +61,13 @@ class Profile:
         return content
 
     def without(self, qubes: Iterable[str]) -> Profile:
-        """Return the profile that never backs these qubes up, whatever else it says."""
+        """Return the profile that never backs these qubes up, whatever else is in it."""
         more = sorted(set(qubes).difference(self.exclude))
         return replace(self, exclude=(*self.exclude, *more))
 
 
 def backup_qubes(folder: Path) -> set[str]:
-    """Return the qubes that profiles of a folder send to dedup-store: each keeps backups.
+    """Return the qubes that profiles of a folder send to dedup-store.
 
     What can't be read is none of them.
     """
@@ -85,7 +85,7 @@ def backup_qubes(folder: Path) -> set[str]:
 
 
 def _is_store(command: str) -> bool:
-    """Tell whether a destination is dedup-store: dom0's dedup_backup/settings.py has this rule."""
+    """Return whether a destination is dedup-store; same rule as in dedup_backup/settings.py."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -149,14 +149,13 @@ def missing_qubes(profile: Profile, names: set[str]) -> list[str]:
 
 
 class ProfileFile:
-    """One profile's file."""
+    """One profile's file.
+
+    Raises:
+        ProvisionError: there is no such user or group here.
+    """
 
     def __init__(self, folder: Path, name: str, owner: str, group: str) -> None:
-        """Take its place and rights.
-
-        Raises:
-            ProvisionError: there is no such user or group here.
-        """
         self.path = folder / f"{name}.conf"
         self.rights = Rights.of(owner, group, MODE)
 
@@ -181,7 +180,7 @@ class ProfileFile:
         return content
 
     def passphrase(self, content: dict[str, object] | None) -> str | None:
-        """Return the passphrase that the file has, or None when a new one is needed.
+        """Return the passphrase in the file, or None when a new one is needed.
 
         Raises:
             ProvisionError: it has one that asks for ordinary encryption: not ours to replace.
@@ -200,7 +199,7 @@ class ProfileFile:
         )
 
     def rights_are_right(self) -> bool:
-        """Tell whether owner, group and mode of the existing file are as they must be."""
+        """Return whether owner, group and mode of the existing file are as they must be."""
         return self.rights.are_those_of(self.path)
 
     def write(self, content: dict[str, object]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a backup profile of dom0 to what is described; see library/backup_profile.py."""
+"""The update of a backup profile of dom0 to its description (library/backup_profile.py)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def existing_names() -> set[str]:
 
 
 def shown(key: str, value: object) -> object:
-    """Return a value of the file for a diff: nothing that could be a secret, and only text."""
+    """Return a value of the file as the diff shows it: only text, and nothing secret."""
     if key not in SHOWN:
         return "(not shown)"
     return [str(entry) for entry in value] if isinstance(value, list) else plain(value)
@@ -43,7 +43,7 @@ def shown(key: str, value: object) -> object:
 def differences(
     before: dict[str, object], after: dict[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Return what differs, keys of both sides, without any passphrase."""
+    """Return the keys and values that differ, on both sides, without any passphrase."""
     keys = [key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)]
     old = {key: shown(key, before[key]) for key in keys if key in before and key != SECRET}
     new = {key: shown(key, after[key]) for key in keys if key in after and key != SECRET}
@@ -55,7 +55,7 @@ def differences(
 
 
 class ProfileApplier:
-    """One run: what a front-end (Ansible's module, Salt's state) was asked for.
+    """An update of one backup profile, for Ansible's module or Salt's state.
 
     Attributes:
         params: the options of library/backup_profile.py, all of them.
@@ -66,7 +66,6 @@ class ProfileApplier:
     def __init__(
         self, params: dict[str, Any], check_mode: bool, warn: Callable[[str], None]
     ) -> None:
-        """Take the parameters; nothing happens yet."""
         self.params = params
         self.check_mode = check_mode
         self.warn = warn

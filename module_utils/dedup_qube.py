@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make a qube be as wanted: first find out what would change, then do it.
+"""The steps from a qube as it is to the qube as it is wanted: find the changes, then make them.
 
 The calls into dom0's library, and what they do, are those of qubes-core-admin-client
 qubesadmin/app.py (add_new_vm, clone_vm), qubesadmin/base.py, qubesadmin/features.py,
@@ -23,7 +23,7 @@ STOP_MARGIN = 30
 
 @dataclass(frozen=True)
 class QubeSpec:
-    """A qube as its owner wants it; None and absent keys mean: leave as it is.
+    """A qube as its owner wants it; None and absent keys leave it as it is.
 
     Attributes:
         name: the qube's name.
@@ -52,7 +52,7 @@ class QubeSpec:
 
 @dataclass(frozen=True)
 class Change:
-    """One step: what moves from what to what, and how."""
+    """One step: the old value, the new one, and how to change it."""
 
     area: str
     key: str
@@ -73,17 +73,16 @@ class Outcome:
 
 
 class QubeProvisioner:
-    """Brings one qube to what is wanted."""
+    """The provisioning of one qube."""
 
     def __init__(self, qubes: Qubes, wanted: QubeSpec, check_mode: bool) -> None:
-        """Take dom0's library and the wish; nothing happens yet."""
         self.qubes = qubes
         self.wanted = wanted
         self.check_mode = check_mode
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
-        """Validate, then change what differs; in check mode only say what would change.
+        """Validate, then change what differs; in check mode only report what would change.
 
         Raises:
             ProvisionError: it can't be done; what can be known before any change is checked first.
@@ -188,7 +187,7 @@ class QubeProvisioner:
         self._power(qube)
 
     def _check_new(self, klass: str) -> None:
-        """Refuse what a qube of this class doesn't have, as far as another one can tell."""
+        """Refuse what a qube of this class doesn't have, as far as another one shows it."""
         for other in self.qubes.app.domains:
             if other.klass == klass:
                 for name in self.wanted.properties:
@@ -198,7 +197,7 @@ class QubeProvisioner:
                 return
 
     def _description(self, klass: str) -> dict[str, object]:
-        """Return what a new qube is going to be, for the diff."""
+        """Return the properties of the new qube, for the diff."""
         wanted = self.wanted
         described = {
             "state": "running" if wanted.state == "running" else "halted",

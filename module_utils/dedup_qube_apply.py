@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring a qube to what a front-end's options describe; see library/qube.py."""
+"""The update of a qube to the options of a front-end (library/qube.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .dedup_values import RESET, check_name, check_tag, parse_features, parse_si
 
 
 def read(params: dict[str, Any]) -> QubeSpec:
-    """Return the options, all of them, as a wish.
+    """Return the options as a specification of the qube.
 
     Raises:
         ProvisionError: one of them can't be understood.
@@ -43,7 +43,7 @@ def read(params: dict[str, Any]) -> QubeSpec:
 
 
 def apply(params: dict[str, Any], check_mode: bool) -> Outcome:
-    """Validate, then do what the options say.
+    """Validate the options, then apply them.
 
     Raises:
         ProvisionError: it can't be done.

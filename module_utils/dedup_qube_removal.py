@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Remove a qube, if that was said twice and nothing is in the way.
+"""The removal of a qube, if it was confirmed and nothing uses the qube.
 
 What qubesd refuses, and why: qubes-core-admin qubes/api/admin.py (vm_remove) and qubes/app.py
 (VMCollection.__delitem__, on_domain_pre_deleted).
@@ -16,10 +16,9 @@ USES = ("template", "netvm", "guivm", "audiovm", "default_dispvm", "management_d
 
 
 class QubeRemover:
-    """Removes one qube."""
+    """The removal of one qube."""
 
     def __init__(self, qubes: Qubes, name: str, confirmation: str | None, check_mode: bool) -> None:
-        """Take dom0's library, the qube's name, and the name that was given as confirmation."""
         self.qubes = qubes
         self.name = name
         self.confirmation = confirmation
@@ -52,7 +51,7 @@ class QubeRemover:
 
     @staticmethod
     def _volumes(qube: Qube) -> dict[str, str]:
-        """Tell of the volumes that hold data of the qube's own how full they are."""
+        """Return how full the volumes are that hold data of the qube's own."""
         return {
             name: f"{show_size(int(volume.usage))} of {show_size(int(volume.size))} in use"
             for name, volume in sorted(qube.volumes.items())
@@ -80,7 +79,7 @@ class QubeRemover:
             )
 
     def _check_uses(self) -> None:
-        """Refuse a qube that others name; what else is in the way, qubesd says."""
+        """Refuse a qube that others name; qubesd reports other obstacles."""
         found = [
             f"{use} of {other}"
             for other in self.qubes.app.domains

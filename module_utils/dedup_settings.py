@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find what is wrong with settings, for the playbooks and for the Salt formula.
+"""The check of settings, for the playbooks and for the Salt formula.
 
 What a setting may be is in the roles' meta/argument_specs.yml, and in playbooks/vars/groups.yml for
 the qubes' names. The rules at the end add what a specification can't say.
@@ -31,7 +31,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 
 
 class Form(NamedTuple):  # Salt registers a module after it ran, which a dataclass can't do without
-    """What a text must look like.
+    """The form of a text.
 
     Attributes:
         pattern: matches it from its start to its end.
@@ -97,7 +97,7 @@ def wrong(
 
 
 class FilterModule:
-    """Where Ansible looks for filters."""
+    """The class in which Ansible looks for filters."""
 
     def filters(self) -> dict[str, Callable[..., str]]:
         """Return wrong() as the filter `wrong_settings`."""

@@ -113,7 +113,7 @@ def plain(value: object) -> Plain:
 
 
 def same(current: Plain, wanted: object) -> bool:
-    """Tell whether a property's value is the wanted one, whatever way YAML spelled it."""
+    """Return whether a property's value is the wanted one, however YAML spelled it."""
     text = "" if wanted is None else str(wanted)
     if isinstance(current, bool):
         return text.lower() in (TRUE if current else FALSE)

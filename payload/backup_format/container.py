@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Containers: what scrypt, or the shim in its place, puts around each member but backup-header.
+"""Containers: the format that scrypt, or the shim, puts around each member except backup-header.
 
 scrypt's own container is described in its file FORMAT; the shim's has the same layout, another
 version, and a payload that isn't encrypted (docs/design/formats.md). The shim, payload/dom0/scrypt,
@@ -42,7 +42,7 @@ def kind_of(start: bytes) -> str:
 
 
 def has_sound_head(head: bytes, size: int) -> bool:
-    """Check what can be checked of a container without a passphrase.
+    """Return whether a container's head is right, as far as that shows without a passphrase.
 
     Args:
         head: the member's first HEAD_BYTES, fewer if it is shorter.
@@ -53,7 +53,7 @@ def has_sound_head(head: bytes, size: int) -> bool:
 
 
 def shows_payload(kind: str) -> bool:
-    """Tell whether a member's payload can be read without a key.
+    """Return whether a member's payload can be read without a key.
 
     It can be in our container, and in none, as the forum guide's script left its members.
     """
@@ -61,7 +61,7 @@ def shows_payload(kind: str) -> bool:
 
 
 def chunk_bytes(kind: str, length: int) -> int:
-    """Give the length of the chunk that a member carries.
+    """Return the length of the chunk that a member carries.
 
     Args:
         kind: of its container.

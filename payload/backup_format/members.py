@@ -21,7 +21,7 @@ _NAME = re.compile(
 
 
 def is_member_name(name: str) -> bool:
-    """Tell whether a backup can have a member of this name."""
+    """Return whether a backup can have a member of this name."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -43,19 +43,17 @@ def chunk_name(volume: str, number: int) -> str:
 
 
 class ChunkSequence:
-    """Checks that the chunks of each volume are all there and in their order.
+    """A check that the chunks of each volume are complete and in order.
 
     The size of full chunks is that of the first chunk that isn't its volume's last; it is the same
     for all volumes of an archive.
+
+    Args:
+        problem: takes each thing that is wrong, in words.
+        most: bytes of the largest chunk; also the size of full ones while none was seen.
     """
 
     def __init__(self, problem: Callable[[str], None], most: int = CHUNK_BYTES) -> None:
-        """Begin with no chunk.
-
-        Args:
-            problem: takes each thing that is wrong, in words.
-            most: bytes of the largest chunk; also the size of full ones while none was seen.
-        """
         self._problem = problem
         self._most = most
         self._full: int | None = None
@@ -91,7 +89,7 @@ class ChunkSequence:
         return list(self._volumes)
 
     def is_cut(self, volume: str) -> bool:
-        """Tell whether a chunk must come after a volume's last one, since that is full."""
+        """Return whether a chunk must come after a volume's last one, since that is full."""
         return self._volumes[volume][1] >= min(self._full or self._most, self._most)
 
     def finish(self) -> None:

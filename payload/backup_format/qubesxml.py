@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads from a backup's qubes.xml which qubes it should contain.
+"""The qubes that a backup should contain, read from its qubes.xml.
 
 The form is qubes-core-admin's (qubes/vm/__init__.py BaseVM.__xml__, qubes/vm/qubesvm.py
 QubesVM.__xml__); the features backup-content and backup-path are set by qubes/backup.py
@@ -89,7 +89,7 @@ def _decompress(data: bytes) -> bytes:
 
 
 def is_compressed(data: bytes) -> bool:
-    """Tell whether the inner archive of qubes.xml, and so each one of its backup, is compressed."""
+    """Return whether qubes.xml's inner archive is compressed, and so all inner archives."""
     return data[257:262] != b"ustar"
 
 
@@ -99,7 +99,7 @@ def included(text: bytes) -> list[Qube]:
 
 
 def described(text: bytes) -> list[Qube]:
-    """List all qubes that there were; those that the backup includes have a path.
+    """List all described qubes; those that the backup includes have a path.
 
     Args:
         text: qubes.xml, at most MAX_XML bytes.
@@ -123,7 +123,7 @@ def described(text: bytes) -> list[Qube]:
 
 
 class _Reader:
-    """Handlers for expat: keeps the path of open elements and the domain at hand."""
+    """Handlers for expat, with the path of open elements and the current domain."""
 
     def __init__(self) -> None:
         self.qubes: list[Qube] = []

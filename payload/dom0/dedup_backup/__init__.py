@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""qubes-dedup-backup: judges in dom0 what a store in a backup qube has and gives back.
+"""qubes-dedup-backup: dom0's verification of what a store in a backup qube holds and returns.
 
 Nothing that comes from the qube is trusted: it is read with a limit for every line, member, count
 and pause, compared with the ledger that the shim wrote in dom0, or checked under the passphrase by

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line of qubes-dedup-backup: which action runs, and what its errors exit with."""
+"""The command line of qubes-dedup-backup: the action to run, and the exit code for its errors."""
 
 import argparse
 import json
@@ -129,7 +129,7 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    """Read the command line; exits with 2 when it is wrong."""
+    """Read the command line; exit with 2 when it is wrong."""
     parser = argparse.ArgumentParser(
         prog="qubes-dedup-backup",
         description=_DESCRIPTION,
@@ -218,7 +218,7 @@ def _add_restore_guide(parser: argparse.ArgumentParser) -> None:
 
 
 def _words(words: list[str]) -> list[str]:
-    """Put `--` before qvm-backup-restore's arguments: argparse shall not parse its options."""
+    """Put `--` before qvm-backup-restore's arguments, so that argparse skips its options."""
     if words[:1] == ["restore-guide"] and words[1:2] not in (["-h"], ["--help"]):
         own = 2 if words[1:2] == ["--unchecked"] else 1
         if words[own : own + 1] != ["--"]:

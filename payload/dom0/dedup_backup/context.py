@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an action works with: the command line, and what it names."""
+"""The context of an action: the command line, and what it names."""
 
 import argparse
 import contextlib
@@ -39,12 +39,12 @@ class Context:
 
     @cached_property
     def address(self) -> StoreAddress:
-        """Where the store is that the command is about."""
+        """The place of the store."""
         return self.profile.address(self.arguments.qube, self.arguments.repository)
 
     @cached_property
     def store(self) -> Store:
-        """That store."""
+        """The store."""
         return Store(self.address, self.arguments.patience)
 
     @cached_property
@@ -54,7 +54,7 @@ class Context:
 
 
 def start(arguments: argparse.Namespace) -> Context:
-    """Begin an action: warn when the shim or all of its guard is off.
+    """Return the context of an action; warn when the shim or all of its guard is off.
 
     Raises:
         UsageError: we aren't root.

@@ -6,18 +6,18 @@ EXIT_UNCHECKED = 3  # nothing wrong was found, but not everything could be check
 
 
 class BackupError(Exception):
-    """The qube or its store failed or made no sense, so there is no verdict."""
+    """A failure, or a malformed reply, of the qube or its store: there is no verdict."""
 
     exit_code = 4
 
 
 class UsageError(BackupError):
-    """The command line or the configuration is wrong."""
+    """A mistake in the command line or the configuration."""
 
     exit_code = 2
 
 
 class WrongError(BackupError):
-    """Something is not as it was backed up."""
+    """A difference from what was backed up."""
 
     exit_code = EXIT_WRONG

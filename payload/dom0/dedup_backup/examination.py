@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks a run and reports what was found: what confirm and verify have in common."""
+"""The examination of a run and its report: the common part of confirm and verify."""
 
 import json
 from typing import Any
@@ -52,7 +52,7 @@ def examine(
 
 
 def _add_lacking(context: Context, report: Report) -> None:
-    """Note which qubes the backup profile means that aren't in the run."""
+    """Add the qubes that the backup profile selects but the run doesn't have."""
     try:
         include, exclude = context.profile.qubes()
         wanted = qubesd.wanted(include, exclude)
@@ -65,7 +65,7 @@ def _add_lacking(context: Context, report: Report) -> None:
 def print_report(
     context: Context, run: str, report: Report, verdict: str, *, data: bool = False
 ) -> None:
-    """Print what was found in a run; data: whether all of its bytes were read."""
+    """Print the report on a run; data: whether all of its bytes were read."""
     confirmed = run in context.confirmed or verdict == "confirmed"
     if context.arguments.json:
         result: dict[str, Any] = {"run": run, "verdict": verdict, "confirmed": confirmed}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What dom0's settings say: the backup profiles, and server.toml."""
+"""dom0's settings: the backup profiles, and server.toml."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """Where a store is: which qube, which of its repositories."""
+    """The place of a store: which qube, which of its repositories."""
 
     qube: str
     repository: str
@@ -53,7 +53,7 @@ class Profile:
     """A profile of qvm-backup (qubes-core-admin qubes/api/admin.py _load_backup_profile)."""
 
     def __init__(self, paths: Paths, name: str) -> None:
-        """Name it; it is read when something of it is needed.
+        """Name the profile; it is read when it is needed.
 
         Attributes:
             name: its name.
@@ -65,7 +65,7 @@ class Profile:
         self.path = paths.profiles / f"{name}.conf"
 
     def address(self, qube: str | None, repository: str | None) -> StoreAddress:
-        """Find the store: as the command line says, else from the profile's destination.
+        """Return the store's place: from the command line, else from the profile's destination.
 
         Raises:
             UsageError: the profile has no destination that names a store.
@@ -81,7 +81,7 @@ class Profile:
         return _address(qube, repository)
 
     def store(self) -> StoreAddress | None:
-        """Return the store that it sends to, None when that is something else.
+        """Return the store that the profile sends to, None for another destination.
 
         Raises:
             UsageError: it can't be read, or names no store.
@@ -99,7 +99,7 @@ class Profile:
         return str(content.get("destination_vm") or ""), repository
 
     def qubes(self) -> tuple[list[str] | None, list[str]]:
-        """Return the entries of include, None for the qubes with include_in_backups, and exclude.
+        """Return include (None: the qubes with include_in_backups), and exclude.
 
         Raises:
             UsageError: they can't be read.
@@ -112,7 +112,7 @@ class Profile:
         return include, exclude
 
     def has_passphrase(self) -> bool:
-        """Return whether the passphrase is in it (else Qubes gets it from elsewhere)."""
+        """Return whether it has the passphrase (else Qubes gets it from elsewhere)."""
         return bool(self._read().get("passphrase_text"))
 
     def passphrase(self, file: str | None) -> bytes:
@@ -155,7 +155,7 @@ class Profile:
 
 
 def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository | None:
-    """Return which repository in a storage qube a store keeps its data in, by dom0's own file.
+    """Return the repository in a storage qube that holds a store's data, by dom0's own file.
 
     Returns:
         None when dom0 knows of none: then the data are in the backup qube, or on its device.
@@ -192,7 +192,7 @@ def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository
 
 
 def all_profiles(paths: Paths) -> list[Profile]:
-    """List the backup profiles, by name; what Qubes can't use as one is none."""
+    """List the backup profiles by name, except those that Qubes can't use."""
     names = sorted(path.stem for path in paths.profiles.glob("*.conf"))
     return [Profile(paths, name) for name in names if _PROFILE.fullmatch(name)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that are written whole or not at all, and survive a power cut once they are there."""
+"""Files that are written whole or not at all, and then survive a power cut."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 
 def sync_folder(folder: Path) -> None:
-    """Let a rename, a new or a removed name in folder survive a power cut."""
+    """Write a folder to disk: a rename, a new or a removed name in it survives a power cut."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
@@ -20,7 +20,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def creating(path: Path) -> Iterator[BinaryIO]:
-    """Create a file that only root may read, and write it to disk; on any error it is removed.
+    """Create a file that only root can read, and write it to disk; remove it on any error.
 
     Raises:
         FileExistsError: there is one already; it stays.
@@ -38,7 +38,7 @@ def creating(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put a file that only root may read at path, in the place of whatever file is there."""
+    """Put a file that only root can read at path; it replaces any file there."""
     new = path.with_name(f".{secrets.token_hex(8)}.new")
     with creating(new) as file:
         file.write(content)

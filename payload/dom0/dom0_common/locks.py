@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One way to lock a file."""
+"""The lock on a file."""
 
 import fcntl
 import time
@@ -8,7 +8,7 @@ _PAUSE = 0.05  # seconds between two attempts
 
 
 def lock(file: int, *, seconds: float = 0) -> bool:
-    """Lock an open file for this process alone (flock(2)), until the file is closed.
+    """Lock an open file for this process only (flock(2)), until the file is closed.
 
     Args:
         file: its descriptor.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where things are in dom0. The shim (payload/dom0/scrypt) imports nothing, and repeats its own."""
+"""The paths of files in dom0. The shim (payload/dom0/scrypt) imports nothing, and has its own."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Foreign text: what qubes and other programs say, before it is shown or recorded in dom0."""
+"""Foreign text from qubes and other programs, cleaned before dom0 shows or records it."""
 
 import re
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""shimctl's parts: inspection finds out what is in place, plan decides, system/ changes."""
+"""The parts of shimctl: inspection finds what is in place, plan decides, system/ changes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every program of ours in dom0 says first when the shim or all of its guard is off.
+"""The warning of our programs in dom0 when the shim or all of its guard is off.
 
 The guard reports what it did. Where none of it is left, as after an upgrade that switched it off,
 nothing else would.
@@ -27,7 +27,7 @@ def forgotten(at: Paths) -> str | None:
 
 
 def warning(at: Paths) -> str | None:
-    """Return what is wrong in a sentence; None if nothing is, or if no shim was ever installed.
+    """Return what is wrong in a sentence; None if nothing is, or no shim was ever installed.
 
     Takes some hundredths of a second, and runs no scrypt.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command line, and what a trigger does differently."""
+"""The command line, and the special handling of triggers."""
 
 import argparse
 import contextlib
@@ -52,7 +52,7 @@ def make_plan(at: Paths, found: inspection.Installation, options: Options) -> pl
 
 
 def change(at: Paths, options: Options) -> Result:
-    """Make (with --check: only find) the needed changes; look again when somebody else interferes.
+    """Make (with --check: only find) the needed changes; inspect again after interference.
 
     Raises:
         ShimctlError, OSError: see change_once.
@@ -98,7 +98,7 @@ def change_once(at: Paths, options: Options) -> Result:
 
 
 def attempt(at: Paths, options: Options) -> Result:
-    """Do the same; a failure is a result too."""
+    """Make the changes as change() does; a failure is a result, too."""
     try:
         return change(at, options)
     except (ShimctlError, OSError) as error:
@@ -106,7 +106,7 @@ def attempt(at: Paths, options: Options) -> Result:
 
 
 def report(at: Paths, trigger: str, before: state.State | None, result: Result) -> None:
-    """Note what came of a trigger's run; notify of a change, and of a failure that is new."""
+    """Record the result of a trigger's run; notify of a change, and of a failure that is new."""
     if before is None:
         if text := alarm.forgotten(at):
             notify.journal(at, notify.WARNING, text)
@@ -140,13 +140,13 @@ def report(at: Paths, trigger: str, before: state.State | None, result: Result) 
 
 
 def places(at: Paths) -> list[Path]:
-    """Return the files that are written."""
+    """Return the files that shimctl writes."""
     known = [at.scrypt, at.real, at.local, at.config, at.state]
     return known + [file.path for file in guard.guard_files(at)]
 
 
 def tidy(at: Paths) -> None:
-    """Settle what a killed run may have left beside the files that are written."""
+    """Settle what a killed run can have left beside the files that shimctl writes."""
     for path in places(at):
         files.temporary(path).unlink(missing_ok=True)
         if path in (at.scrypt, at.real, at.local):
@@ -158,7 +158,7 @@ def tidy(at: Paths) -> None:
 
 
 def triggered(at: Paths, trigger: str, options: Options) -> Result:
-    """Reconcile for a trigger, and report it; the path unit's tries again after a failure."""
+    """Reconcile for a trigger, and report it; the path unit tries again after a failure."""
     pauses = list(PAUSES) if trigger == "path" else []
     while True:
         with state.locked(at):
@@ -173,7 +173,7 @@ def triggered(at: Paths, trigger: str, options: Options) -> Result:
 
 
 def run(options: Options) -> tuple[Result, int]:
-    """Do what options say; return the result and the exit status."""
+    """Run the command; return the result and the exit status."""
     at = Paths(Path(options.root).absolute())
     if options.command == "status":
         facts, wrong = status.report(at, inspection.inspect(at))
@@ -252,7 +252,7 @@ def parse(description: str | None) -> Options:
 
 
 def main(description: str | None) -> int:
-    """Run; a trigger always succeeds, as no update of packages may fail by it."""
+    """Run; a trigger always succeeds, so that it fails no update of packages."""
     options = parse(description)
     os.umask(0o022)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failures to show to the user, and the advice that several of them end with."""
+"""The errors for the user, and the advice that several of them share."""
 
 GUIDES_BACKUPS = (
     "what the forum guide's script made is restored with `qubes-dedup-backup restore-guide`"
@@ -11,8 +11,8 @@ REINSTALL = (
 
 
 class ShimctlError(Exception):
-    """A failure to show to the user: what, where, and what to do."""
+    """An error for the user: what, where, and what to do."""
 
 
 class ChangedError(ShimctlError):
-    """A file was replaced after the look, so the plan is void."""
+    """A change of a file after its inspection, so that the plan is void."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The guard's files in /etc: what is there, what should be, and whether each trigger will fire."""
+"""The guard's files in /etc: their content, their state, and whether each trigger will fire."""
 
 import configparser
 import contextlib
@@ -41,12 +41,12 @@ class GuardFile:
     seen: bytes | str | None
 
     def still(self, path: Path) -> bool:
-        """Return whether what lies at path, here or moved, is what was seen."""
+        """Return whether the file at path, here or moved, is the inspected one."""
         return _content(path) == self.seen
 
 
 def _content(path: Path) -> bytes | str | None:
-    """Return what a file has, or where a link leads; None if there is neither."""
+    """Return a file's content, or a link's target; None if there is neither."""
     if path.is_symlink():
         return str(path.readlink())
     return files.read(path)
@@ -59,7 +59,7 @@ def _guard_file(path: Path, content: bytes | str) -> GuardFile:
 
 
 def guard_files(at: Paths) -> list[GuardFile]:
-    """Return the guard's files for the package managers and the systemd that are here."""
+    """Return the guard's files for the installed package managers and systemd."""
     wanted: list[tuple[Path, bytes | str]] = []
     if at.units.is_dir():
         for unit in (SERVICE, PATH_UNIT, BOOT):
@@ -99,7 +99,7 @@ def lay_down(file: GuardFile) -> None:
 
 
 def watching(at: Paths) -> bool:
-    """Return whether systemd watches; true as well where there is no systemd to ask."""
+    """Return whether systemd watches; true, too, without systemd."""
     if not at.systemd or (at.units / PATH_UNIT).is_symlink():
         return True
     done = programs.run(["systemctl", "is-active", "--quiet", PATH_UNIT])
@@ -120,21 +120,21 @@ def stale_units(at: Paths, found: list[GuardFile]) -> bool:
 
 
 def watch(at: Paths) -> None:
-    """Let systemd reload the units, and watch."""
+    """Make systemd reload the units, and watch."""
     if at.systemd:
         _systemctl("daemon-reload")
         _systemctl("start", PATH_UNIT)
 
 
 def stop_watching(at: Paths) -> None:
-    """Let systemd watch no more."""
+    """Stop systemd from watching."""
     if at.systemd and watching(at):
         with contextlib.suppress(ShimctlError):
             _systemctl("stop", PATH_UNIT)
 
 
 def forget(at: Paths) -> None:
-    """Let systemd forget units that are gone."""
+    """Make systemd drop units that are gone."""
     if at.systemd:
         _systemctl("daemon-reload")
 
@@ -171,7 +171,7 @@ class _Plugin:
 
 
 def _plugin_health(at: Paths, found: list[GuardFile], plugin: _Plugin) -> str:
-    """Return the same for the hook of a dnf plugin."""
+    """Return the health of the hook of a dnf plugin, in the same form."""
     code = any(any(at.root.glob(pattern)) for pattern in plugin.code)
     if not code or not plugin.hooks.is_dir():
         return f"absent: {plugin.package} is not installed"
@@ -185,7 +185,7 @@ def _plugin_health(at: Paths, found: list[GuardFile], plugin: _Plugin) -> str:
 
 
 def _dnf4_health(at: Paths, found: list[GuardFile]) -> str:
-    """Return the same for dnf 4's hook, which nobody calls where `dnf` is dnf 5."""
+    """Return the health of dnf 4's hook; nobody calls it where `dnf` is dnf 5."""
     dnf = at.root / "usr/bin/dnf"
     if dnf.is_symlink() and dnf.readlink().name == "dnf5":
         return "absent: dnf is dnf 5 here"

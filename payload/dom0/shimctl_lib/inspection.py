@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Find out what is in place; changes nothing."""
+"""The inspection of what is in place; it changes nothing."""
 
 import hashlib
 import importlib.machinery
@@ -25,7 +25,7 @@ LINK_PATIENCE = 2  # seconds; dpkg links a file to a second name for a moment
 
 @dataclass(frozen=True)
 class Entry:
-    """What is at a path.
+    """The file at a path.
 
     Attributes:
         path: where it is.
@@ -54,7 +54,7 @@ class Entry:
         return ours == (other.sha256, other.mode, other.owner, other.mtime_ns)
 
     def still(self, path: Path) -> bool:
-        """Return whether what lies at path, here or moved, is what was seen."""
+        """Return whether the file at path, here or moved, is the inspected one."""
         try:
             status = path.lstat()
         except FileNotFoundError:
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Installation:
-    """What is in place.
+    """All that the inspection found.
 
     Attributes:
         scrypt: what is at /usr/bin/scrypt.
@@ -95,11 +95,11 @@ class Installation:
     others: list[Path]
 
     def config_is_still(self, path: Path) -> bool:
-        """Return whether the config, here or moved, is what was seen."""
+        """Return whether the config, here or moved, is the inspected one."""
         return files.read(path) == self.config
 
     def in_the_way(self, at: Paths, method: str, again: str | None = None) -> list[str]:
-        """Return what is found before the shim, and what to do about each: at last again."""
+        """Return what callers find before the shim, each with advice that ends with again."""
         again = again or "`sudo shimctl reconcile`"
         last = at.local if method == "path" else at.scrypt
         texts = []
@@ -145,7 +145,7 @@ class Installation:
         return "path" if self.state is not None and self.local.kind in OURS else "replace"
 
     def summary(self) -> dict[str, str]:
-        """Return what a user cares about, before and after a change."""
+        """Return the facts for the user, before and after a change."""
         phase = (self.state or {}).get("phase", "installed")
         return {
             "installed": "no"
@@ -165,7 +165,7 @@ class Installation:
 
 
 def load_shim() -> ModuleType:
-    """Load the shim that lies beside this program, to see that it loads, and for what it knows."""
+    """Load the shim beside this program: to test that it loads, and for its constants."""
     sys.dont_write_bytecode = True
     loader = importlib.machinery.SourceFileLoader("scrypt_shim", str(SHIM))
     shim = ModuleType(loader.name)
@@ -178,7 +178,7 @@ def load_shim() -> ModuleType:
 
 
 def answers(path: Path) -> bool:
-    """Return whether the program says that it is scrypt."""
+    """Return whether the program identifies itself as scrypt."""
     done = programs.run([str(path), "--version"])
     return done is not None and (done[1].startswith(b"scrypt ") or b"usage: scrypt" in done[2])
 
@@ -241,7 +241,7 @@ def shim_entry(path: Path, real: Entry) -> Entry:
 
 
 def inspect(at: Paths) -> Installation:
-    """Find out what is in place."""
+    """Inspect what is in place."""
     config = files.read(at.config)
     mode = load_shim().MODE.fullmatch(re.sub(rb"#.*", b"", config or b""))
     real = entry(at.real)

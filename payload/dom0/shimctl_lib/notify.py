@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Messages to people: in the journal, and on the desktop. They never fail and never wait.
+"""Messages to people, in the journal and on the desktop. They never fail and never wait.
 
 Messages are ours; what other programs said in them went through clean().
 """
@@ -23,7 +23,7 @@ TITLE = "qubes-dedup-backup"
 
 
 def journal(at: Paths, level: int, text: str) -> None:
-    """Leave a line in the journal."""
+    """Write a line to the journal."""
     line = f"<{8 + level}>shimctl[{os.getpid()}]: {text}"  # 8: facility user
     kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, kind) as log:
@@ -31,7 +31,7 @@ def journal(at: Paths, level: int, text: str) -> None:
 
 
 def desktop(at: Paths, text: str, *, urgent: bool) -> None:
-    """Show text to whoever is logged in; after SECONDS it is given up."""
+    """Show text to whoever is logged in; give up after SECONDS."""
     with contextlib.suppress(OSError):
         started = [
             process
@@ -48,7 +48,7 @@ def desktop(at: Paths, text: str, *, urgent: bool) -> None:
 
 
 def _show(uid: str, bus: str, text: str, *, urgent: bool) -> subprocess.Popen[bytes] | None:
-    """Start what shows a notification, as the user whose session bus this is."""
+    """Start the program that shows a notification, as the user of this session bus."""
     with contextlib.suppress(OSError, KeyError, ValueError, subprocess.SubprocessError):
         user = pwd.getpwuid(int(uid))
         status = os.lstat(bus)
@@ -70,7 +70,7 @@ def _show(uid: str, bus: str, text: str, *, urgent: bool) -> subprocess.Popen[by
 
 
 def _command(text: str, *, urgent: bool) -> list[str]:
-    """Return gdbus' argv for Notify, as the Desktop Notifications Specification has it."""
+    """Return gdbus' argv for Notify (Desktop Notifications Specification)."""
     markup = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     name = "org.freedesktop.Notifications"
     call = ["gdbus", "call", "--session", f"--timeout={SECONDS}", f"--dest={name}"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From what is in place to what should be: the steps, in an order that may be cut anywhere.
+"""The steps from what is in place to what should be, in an order that can be cut anywhere.
 
 At every instant /usr/bin/scrypt works: it is the real scrypt, or the shim with the real one behind.
 The state file comes first and goes last, so that the next reconcile completes what was cut.
@@ -47,7 +47,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done.
+    """A plan.
 
     Attributes:
         steps: the changes, in order.
@@ -61,7 +61,7 @@ class Plan:
 
 
 class Planner:
-    """Makes the plans for what was found."""
+    """The planner for one installation."""
 
     def __init__(self, at: Paths, found: inspection.Installation) -> None:
         self.at, self.found = at, found
@@ -99,7 +99,7 @@ class Planner:
             raise ShimctlError(f"{found.local.path} is the forum guide's script: remove it first")
 
     def source(self) -> inspection.Entry:
-        """Return the real scrypt that counts: where the package manager last put one.
+        """Return the real scrypt that counts: the one that the package manager placed last.
 
         Raises:
             ShimctlError: there is none.
@@ -115,7 +115,7 @@ class Planner:
         )
 
     def refusal(self, source: inspection.Entry) -> str | None:
-        """Return why the real scrypt can't be relied on, None if it was proven that it can."""
+        """Return why the real scrypt can't be relied on, None if it proved that it can."""
         recorded = self.found.state or {}
         if recorded.get("real_sha256") == source.sha256 and not recorded.get("refused"):
             return None
@@ -137,7 +137,7 @@ class Planner:
     # ---- the places
 
     def restore_scrypt(self, note: str = "") -> None:
-        """Let the package's file be the real scrypt again; the kept one leaves its place."""
+        """Plan to put the package's file back as the real scrypt; the kept one leaves its place."""
         found, at = self.found, self.at
         if found.real.kind == "real" and (found.scrypt.kind != "real" or found.diverted):
             text = f"put the real scrypt back at {at.scrypt}{note}"
@@ -159,12 +159,12 @@ class Planner:
             self.add(text, lambda: packages.divert(at, add=False), diverted="no")
 
     def orphaned(self) -> bool:
-        """Return whether the package was removed since; it may have taken the real scrypt along."""
+        """Return whether the package was removed since; it can have taken the real scrypt along."""
         recorded = (self.found.state or {}).get("package")
         return bool(recorded) and packages.owner(self.at) is None
 
     def copy_to_scrypt(self, source: inspection.Entry) -> None:
-        """Let the package's file be a copy of a real scrypt that is elsewhere."""
+        """Put a copy of a real scrypt from elsewhere in the place of the package's file."""
         files.copy(source.path, self.at.scrypt, self.found.scrypt.still)
 
     def remove_local(self) -> None:
@@ -175,7 +175,7 @@ class Planner:
             self.add(f"remove the shim {local}", gone, local, local="missing")
 
     def guide_note(self) -> str:
-        """Return how to restore what the forum guide's script wrote, if that is here."""
+        """Return how to restore what the forum guide's script wrote, if it is here."""
         if self.found.scrypt.kind != "guide":
             return ""
         return f"; {GUIDES_BACKUPS}"
@@ -204,7 +204,7 @@ class Planner:
             self.add(text, write, at.scrypt, scrypt="shim")
 
     def place_guard(self) -> None:
-        """Lay the guard's files down, and let systemd watch.
+        """Lay the guard's files down, and start the watch.
 
         They have no paths here: one that can't be changed must not keep the shim from its place.
         """
@@ -217,13 +217,13 @@ class Planner:
             self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
 
     def folders_made(self) -> list[Path]:
-        """Return the folders of the guard that an installation made, as they weren't there."""
+        """Return the folders of the guard that an installation made."""
         recorded = (self.found.state or {}).get("folders") or ()
         folders = {file.path.parent for file in self.found.guard}
         return sorted(f for f in folders if str(f.relative_to(self.at.root)) in recorded)
 
     def folders(self) -> list[str] | None:
-        """Return the same below the root, with those that are to be made now; None for none."""
+        """Return folders_made() below the root, with those to be made now; None for none."""
         folders = {file.path.parent for file in self.found.guard}
         made = {*self.folders_made(), *(folder for folder in folders if not folder.exists())}
         return sorted(str(folder.relative_to(self.at.root)) for folder in made) or None
@@ -231,7 +231,7 @@ class Planner:
     # ---- the plans
 
     def install(self, mode: str | None, method: str | None) -> Plan:
-        """Plan an installation, or its repair; without mode an existing config is left alone.
+        """Plan an installation, or its repair; without mode an existing config stays.
 
         Raises:
             ShimctlError: it can't be done.
@@ -258,12 +258,12 @@ class Planner:
         return replace(self.repair(method), left=tuple(found.in_the_way(at, method)))
 
     def checked_source(self, method: str) -> inspection.Entry:
-        """Return the real scrypt that counts, if the places are ones that may be changed."""
+        """Return the real scrypt that counts, if its places can be changed."""
         self.check_places(method)
         return self.source()
 
     def repair(self, method: str) -> Plan:
-        """Plan the way back to the shim in front of the real scrypt that is there now."""
+        """Plan to put the shim in front of the real scrypt that is there now."""
         source = self.checked_source(method)
         if self.found.state is not None and (why := self.refusal(source)):
             return self.stand_back(source, method, why)
@@ -298,7 +298,7 @@ class Planner:
         return Plan(self.steps, why)
 
     def remove(self) -> Plan:
-        """Plan the way to what the package shipped; ledgers and an edited config stay.
+        """Plan the return to what the package shipped; ledgers and an edited config stay.
 
         Raises:
             ShimctlError: it can't be done.
@@ -331,7 +331,7 @@ class Planner:
         return Plan(self.steps)
 
     def restore_if_ours(self) -> str:
-        """Restore the package's file if we replaced it; return what is to say if it isn't ours.
+        """Restore the package's file if we replaced it; return a remark if it isn't ours.
 
         Raises:
             ShimctlError: there is no real scrypt to restore, and yet its package is installed.
@@ -345,7 +345,7 @@ class Planner:
         return ""
 
     def reconcile(self) -> Plan:
-        """Plan what the state file says: repair, complete a removal, or nothing."""
+        """Plan by the state file: repair, complete a removal, or nothing."""
         if self.found.state is None:
             return Plan([])
         if self.found.state.get("phase") == "removing":

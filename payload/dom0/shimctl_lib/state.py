@@ -31,7 +31,7 @@ State = dict[str, Any]
 
 
 def load(at: Paths) -> State | None:
-    """Return the state, None when nothing is installed; what can't be read has no entries."""
+    """Return the state, None when nothing is installed; an unreadable file has no entries."""
     content = files.read(at.state)
     if content is None:
         return None
@@ -48,13 +48,13 @@ def save(at: Paths, state: State) -> None:
 
 
 def now() -> str:
-    """Return the time as the state file has it."""
+    """Return the time in the state file's form."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
 def locked(at: Paths) -> Iterator[None]:
-    """Let nobody else change anything meanwhile, and wait for whoever does.
+    """Hold the lock, so that nobody else changes anything; wait for another holder.
 
     Raises:
         ShimctlError: somebody else was at work for too long.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `shimctl status` says: what is in place, whose it is, who would run what, what is wrong."""
+"""The report of `shimctl status`: what is in place, whose it is, who runs what, what is wrong."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def _package_problems(
 
 
 def problems(at: Paths, found: inspection.Installation, facts: Report) -> list[str]:
-    """Return what is not as it should be, each with what to do; nothing when all is healthy."""
+    """Return what is not as it should be, each with advice; nothing when all is healthy."""
     if found.state is None:
         lines = ["the shim is not installed (or not wholly removed): run shimctl install"]
         if found.real.kind != "real" and found.scrypt.kind != "real":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""dedup-store: keeps official Qubes OS backup streams in a deduplicating repository.
+"""dedup-store: official Qubes OS backup streams in a deduplicating repository.
 
 cli.py calls an action; the action has repository/ open the repository and give an engine; runs/
 brings the engine and archive/, the format, together.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a command of dedup-store, and ends with its exit code."""
+"""The command line of dedup-store: runs a command, and ends with its exit code."""
 
 import argparse
 import os
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _described(error: OSError, command: str) -> StoreError:
-    """Describe the system's error; what `put` writes, but to the engine, is in a temporary file."""
+    """Describe the system's error; except to the engine, `put` writes only a temporary file."""
     if error.filename:
         return disk_errors.of_file(error, str(error.filename), "its disk, in this qube,")
     if command == "put" and disk_errors.kind_of(error.errno):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Configuration of a repository."""
+"""The configuration of a repository."""
 
 import hashlib
 import os
@@ -70,7 +70,7 @@ class Config:
 
     @property
     def mount_point(self) -> Path | None:
-        """Where the device is mounted, None when there is none."""
+        """The device's mount point, None when there is none."""
         return Path(MOUNT_DIR) / self.device if self.device else None
 
     @property
@@ -80,7 +80,7 @@ class Config:
 
     @property
     def is_encrypted(self) -> bool:
-        """Tell whether the engine encrypts, and so has a password."""
+        """Return whether the engine encrypts, and so has a password."""
         return self.engine != "directory"
 
     @property
@@ -91,7 +91,7 @@ class Config:
 
 
 def normal(location: str) -> str:
-    """Write a path in one way, so that a place has one name; leave other locations alone."""
+    """Return a path in one spelling, so that a place has one name; other locations unchanged."""
     # what comes before `..` can be a link, and then the path means another place
     if not location.startswith("/") or ".." in location.split("/"):
         return location
@@ -99,12 +99,12 @@ def normal(location: str) -> str:
 
 
 def state_folder() -> Path:
-    """Give the folder for what this qube knows of repositories; it may not exist yet."""
+    """Return the folder for this qube's state of repositories; it may not exist yet."""
     return Path(home()) / ".config" / "dedup-store"
 
 
 def state_file(config: Config, kind: str) -> Path:
-    """Name a file for what this qube knows of a repository."""
+    """Return the path for this qube's state of a repository."""
     name = hashlib.sha256(config.location.encode()).hexdigest()[:32]
     return state_folder() / f"{name}.{kind}"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How an engine is told to store: what the settings may choose, and what it is without a choice.
+"""The options of the engines: what settings can choose, and the defaults.
 
 The defaults are chosen by measurement: see docs/benchmarks.md, "Settings of the engines".
 """
@@ -36,7 +36,7 @@ _RIGHT: dict[tuple[str, str], tuple[_Allowed, str]] = {
 
 
 def problem(engine: str, key: str, value: str | int) -> str:
-    """Tell what is wrong with a setting; nothing when it is fine.
+    """Return what is wrong with a setting; empty when it is right.
 
     Args:
         engine: the repository's.
@@ -50,12 +50,12 @@ def problem(engine: str, key: str, value: str | int) -> str:
 
 
 def borg_arguments(compression: str | None, chunks: str | None) -> list[str]:
-    """Give the arguments for `borg create` that the settings ask for."""
+    """Return the arguments for `borg create` that the settings choose."""
     params = CHUNKS[chunks or _CHUNKS]
     return ["--compression", compression or _COMPRESSION["borg"], "--chunker-params", params]
 
 
 def restic_arguments(compression: str | None, pack: int | None) -> list[str]:
-    """Give the arguments for `restic backup` that the settings ask for."""
+    """Return the arguments for `restic backup` that the settings choose."""
     size = [] if pack is None else ["--pack-size", str(pack)]
     return ["--compression", compression or _COMPRESSION["restic"], *size]

@@ -7,26 +7,26 @@ EXIT_READER_GONE = 141  # as a shell reports a program that SIGPIPE ended
 
 
 class StoreError(Exception):
-    """The engine or the repository failed, or a file could not be read or written."""
+    """A failure of the engine, of the repository, or of reading or writing a file."""
 
     exit_code = 1
 
 
 class EngineError(StoreError):
-    """The engine failed.
+    """A failure of the engine.
 
     Attributes:
         stderr: the end of what it wrote to stderr.
     """
 
     def __init__(self, text: str, stderr: str) -> None:
-        """Tell of it in one line, and keep what the engine said."""
+        """Describe it in one line, and keep the engine's stderr."""
         super().__init__(text)
         self.stderr = stderr
 
 
 class DiskError(EngineError):
-    """A disk is full, read-only, broken: waiting doesn't mend it (system/disk_errors.py).
+    """A disk that is full, read-only or broken: waiting doesn't help (system/disk_errors.py).
 
     Attributes:
         is_damage: whether it may be of what is read alone, so that a check goes on.
@@ -38,32 +38,32 @@ class DiskError(EngineError):
 
 
 class QuestionError(EngineError):
-    """A repository isn't as this qube saw it last, and a person has to decide about it.
+    """A change of the repository since this qube last saw it, about which a person must decide.
 
     Attributes:
         kind: MOVED or OLDER, which can be accepted; or another.
     """
 
     def __init__(self, kind: str, text: str, stderr: str) -> None:
-        """Take the kind, the error in one line, and what the engine said."""
+        """Take the kind, the error in one line, and the engine's stderr."""
         super().__init__(text, stderr)
         self.kind = kind
 
 
 class UsageError(StoreError):
-    """The command line or the configuration is wrong."""
+    """A mistake in the command line or the configuration."""
 
     exit_code = 2
 
 
 class NoRunError(StoreError):
-    """The run asked for isn't in the repository."""
+    """A run that isn't in the repository."""
 
     exit_code = 4
 
 
 class DamagedError(StoreError):
-    """What the repository gave back isn't what was stored."""
+    """A difference between what the repository returned and what was stored."""
 
     exit_code = 5
 

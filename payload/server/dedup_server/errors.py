@@ -3,7 +3,7 @@
 
 
 class StorageError(Exception):
-    """Something failed here: a file, a program, a state that forbids the command."""
+    """A failure here: of a file, a program, or a state that forbids the command."""
 
     exit_code = 1
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Holds back what maintenance may remove, in FOLDER/NAME.kept, out of its clients' reach.
+"""The hold on what maintenance can remove: FOLDER/NAME.kept, out of its clients' reach.
 
 A hostile backup qube can remove everything while dom0 keeps maintenance open. So before it gets
 access, all files are linked (links.py), to `held.TIME.WINDOW/files`: once for each time that dom0

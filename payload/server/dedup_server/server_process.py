@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs an engine's server on stdin and stdout."""
+"""The run of an engine's server on stdin and stdout."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compare a run's member list with dom0's ledger; when both agree, record that it is complete."""
+"""The command `confirm`: compares a run's members with dom0's ledger, and records success."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ from dedup_backup.records.proof import Proof
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Confirm a run: the one that is named, else that of the newest backup with a ledger."""
+    """Confirm the named run, else that of the newest backup with a ledger."""
     context = start(arguments)
     order.mend_counter(context.paths)
     name = arguments.run or _newest_backup(context)
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report_proof(found: Proof, report: Report, *, succeeded: bool) -> None:
-    """Note what the proof shows; who saw the backup succeed knows what can't be proven."""
+    """Report what the proof shows; a user who saw the backup succeed can replace it."""
     if found.failed:
         report.add_problem(found.failed)
     elif found.unproven and not succeeded:
@@ -55,7 +55,7 @@ def _report_proof(found: Proof, report: Report, *, succeeded: bool) -> None:
 
 
 def _newest_backup(context: Context) -> str:
-    """Find the run of the backup that was begun last, but for those confirmed in other stores."""
+    """Find the run of the backup that began last, except those confirmed in other stores."""
     known = {record["backup_id"] for record in confirmed.read(context.paths, None).values()}
     stored = context.store.runs()
     elsewhere = known - {id_of(run.name) for run in stored} - {id_of(r) for r in context.confirmed}

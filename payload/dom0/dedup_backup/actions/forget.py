@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Have the store remove runs, named or by a policy, and drop dom0's records of them."""
+"""The command `forget`: removes runs, named or by a policy, and dom0's records of them."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from dedup_backup.settings import storage_repository
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Remove the runs that are named, or those that no rule keeps."""
+    """Remove the named runs, or those that no rule keeps."""
     context = start(arguments)
     policy = {rule: getattr(arguments, f"keep_{rule}") for rule in retention.RULES}
     policy = {rule: count for rule, count in policy.items() if count is not None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make a repository's password in dom0, and have the backup qube make the repository."""
+"""The command `init`: makes a repository's password in dom0, and the repository in its qube."""
 
 import argparse
 import json

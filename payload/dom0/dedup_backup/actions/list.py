@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List the store's runs beside dom0's records, and the backups that are not in the store."""
+"""The command `list`: shows the store's runs, dom0's records, and backups that aren't stored."""
 
 import argparse
 import itertools
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _others(context: Context) -> list[str]:
-    """Name the other stores that dom0 knows of; a profile that can't be read doesn't stop us."""
+    """Name the other stores that dom0 knows; an unreadable profile is skipped."""
     try:
         return [str(address) for address in orphans.other_stores(context.paths, context.address)]
     except BackupError as error:
@@ -59,7 +59,7 @@ def _others(context: Context) -> list[str]:
 
 
 def _place(context: Context, row: dict[str, str], books: dict[str, Head]) -> dict[str, Any]:
-    """Return a run's place in dom0's order, and when its backup began, as far as that is known."""
+    """Return a run's place in dom0's order, and when its backup began, as far as known."""
     record, head = context.confirmed.get(row["run"]), books.get(id_of(row["run"]))
     found = retention.candidate(row["run"], record or {})
     order, made = found.order, found.made
@@ -70,7 +70,7 @@ def _place(context: Context, row: dict[str, str], books: dict[str, Head]) -> dic
 
 
 def _warn_of_clock(rows: list[dict[str, Any]]) -> None:
-    """Say when a run is dated later than one that was begun after it."""
+    """Warn when a run is dated later than one that began after it."""
     counted = [row for row in rows if row["order"] and row["began"]]
     for row, after in itertools.pairwise(counted):
         if row["began"] > after["began"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Have the store remove what isn't whole, and give back space; drop old ledgers."""
+"""The command `prune`: removes runs that aren't whole, frees space, drops old ledgers."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from dedup_backup.settings import storage_repository
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prune the store; what is confirmed stays, even if the store calls it partial."""
+    """Prune the store; confirmed runs stay, even if the store calls them partial."""
     context = start(arguments)
     runs = context.store.runs()
     partial = [run.name for run in runs if run.status == PARTIAL]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Restore what the forum guide's script made, with the official tool, after a warning.
+"""The command `restore-guide`: restores a backup of the forum guide's script, after a warning.
 
 The guide ("Incremental backup using the official backup system", forum.qubes-os.org) has a script
 in scrypt's place that only copies. The shim refuses what it made; guide/scrypt, which copies too,

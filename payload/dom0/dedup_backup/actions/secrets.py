@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""List the secrets that a person must keep off this machine, and the commands that show them."""
+"""The command `secrets`: lists the secrets to keep off this machine, and how to show them."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ _NAMES = {"password": "repository password", "borg key": "borg key"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the secrets of all backup profiles that send to dedup-store; none is shown."""
+    """List the secrets of all backup profiles that send to dedup-store; show none."""
     context = start(arguments)
     rows, clear, unknown = _find(context.paths, arguments.patience)
     if arguments.json:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Check a run: its member list, or, with --data, every byte of its archive."""
+"""The command `verify`: checks a run's member list, or, with --data, every byte of its archive."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from dedup_backup.records import ledger
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the run that is named, else the newest confirmed one."""
+    """Check the named run, else the newest confirmed one."""
     context = start(arguments)
     name = arguments.run or next(reversed(context.confirmed), None)
     if name is None:

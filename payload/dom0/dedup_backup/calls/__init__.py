@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is asked outside dom0's files: qubesd, the backup qube, the storage qube."""
+"""Calls out of dom0's files: to qubesd, the backup qube, the storage qube."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs dedup-store in the backup qube, and checks the form of its replies."""
+"""Calls of dedup-store in the backup qube, with a check of its replies' form."""
 
 import re
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Run:
-    """What the store says of a run."""
+    """A run, as the store describes it."""
 
     name: str
     status: str
@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What the store says of a member.
+    """A member, as the store describes it.
 
     Attributes:
         name: its name, cleaned.
@@ -61,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Repository:
-    """What the store says of its repository.
+    """A repository, as the store describes it.
 
     Attributes:
         changed: whether it was, or would be, made.
@@ -80,7 +80,7 @@ class Store:
     """One repository in one qube."""
 
     def __init__(self, address: StoreAddress, patience: int | None = None) -> None:
-        """Name it; the qube is started by the first call when it is off.
+        """Name the store; the first call starts the qube when it is off.
 
         Args:
             address: which.
@@ -90,7 +90,7 @@ class Store:
         self._patience = patience
 
     def runs(self, *, start: bool = True) -> list[Run]:
-        """List the runs, in the store's own order: dom0 relies on none of it.
+        """List the runs, in the store's own order; dom0 doesn't rely on it.
 
         Args:
             start: whether to start the qube for it.
@@ -116,7 +116,7 @@ class Store:
         return self._call("get", run)
 
     def repository(self, *, make: bool, new: bool) -> Repository:
-        """Make the repository, unless it is there; or only return whether that would be done.
+        """Make the repository, unless it exists; or only return whether it would be made.
 
         With `new`, also where there was another one before. The qube must be running: a look must
         not start it.
@@ -128,7 +128,7 @@ class Store:
             return _repository(call.answer())
 
     def secret_names(self) -> list[str] | None:
-        """Return which secrets there are, of SECRETS; never the secrets. The qube must be running.
+        """Return which of SECRETS exist, never their content. The qube must be running.
 
         Returns:
             None when the repository isn't encrypted, so that there never will be any.
@@ -143,13 +143,13 @@ class Store:
         return [name for name in SECRETS if name in names]
 
     def set_password(self, password: bytes) -> bool:
-        """Hand over the repository's password; return whether it was taken, or there was one."""
+        """Send the repository's password; return whether it was taken, or one existed."""
         with self._call("set-password", "--json", feed=True, autostart=False) as call:
             call.send(password + b"\n")
             return _flag(call.answer(), "changed")
 
     def forget(self, runs: list[str]) -> None:
-        """Have it remove runs that it has.
+        """Remove runs that it has.
 
         Raises:
             BackupError: it failed; it may have removed some.
@@ -161,7 +161,7 @@ class Store:
                     raise _malformed("which runs it removed")
 
     def prune(self, keep: list[str]) -> list[tuple[str, str]]:
-        """Have it remove what isn't whole, except keep; return each run and what it was."""
+        """Remove what isn't whole, except keep; return each run and what it was."""
         keeping = ("--keep", *keep) if keep else ()
         with self._call("prune", "--lines", *keeping, patience=_LONGEST_PRUNE) as call:
             removed = [_removed(row) for row in call.lines(MAX_RUNS)]

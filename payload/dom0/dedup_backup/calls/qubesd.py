@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What qubesd says of the qubes, and the services that it starts in them."""
+"""qubesd's knowledge of the qubes, and the services that it starts in them."""
 
 import contextlib
 import subprocess
@@ -37,7 +37,7 @@ def stamps() -> dict[str, int | None]:
 
 
 def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
-    """List the qubes that a backup profile means.
+    """List the qubes that a backup profile selects.
 
     Stands beside qubes-core-admin qubes/api/admin.py _load_backup_profile and qubes/utils.py
     match_vm_name_with_special.
@@ -65,7 +65,7 @@ def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
 def start_service(
     qube: str, service: str, what: str, *, feed: bool, autostart: bool
 ) -> subprocess.Popen[bytes]:
-    """Start a service in a qube as its default user; what it writes comes through pipes.
+    """Start a service in a qube as its default user, with pipes to it.
 
     Args:
         qube: its name.

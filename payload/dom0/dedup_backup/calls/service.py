@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Calls services in qubes and reads what they say, within limits."""
+"""Calls of services in qubes, with limits on what they send."""
 
 import contextlib
 import json
@@ -32,10 +32,10 @@ class NoRunError(BackupError):
 
 
 class Call:
-    """A command that runs in the qube; to be used in a `with` statement, which ends it."""
+    """A command in a qube, for use in a `with` statement, which ends it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", what: str, patience: int) -> None:
-        """Take the process, and limit how long it can last.
+        """Take the process, and limit how long it runs.
 
         All the time that this waits for it must be less than the patience and what its output
         takes at SLOWEST. Fast output makes no credit beyond the patience.
@@ -64,7 +64,7 @@ class Call:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the command, if it still runs; for the qube that is a closed pipe."""
+        """End the command if it still runs; the qube sees a closed pipe."""
         self._process.kill()
         self._process.wait()
 
@@ -109,7 +109,7 @@ class Call:
             raise BackupError(f"{self._what}: the reply is cut")
 
     def send(self, data: bytes) -> None:
-        """Send all that it gets, and its end; a command that has gone says why at its end."""
+        """Send all its input, and the end; a command that has ended reports why at its end."""
         if self._process.stdin is None:
             raise BackupError(f"{self._what}: it takes no input")
         with contextlib.suppress(BrokenPipeError):

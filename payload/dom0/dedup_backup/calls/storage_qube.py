@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens a repository in a storage qube for removals, for as long as this process lives."""
+"""The maintenance window of a repository in a storage qube, open while this process lives."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ _MAX_OUTCOME = 64  # bytes
 
 @contextlib.contextmanager
 def opened(storage: StorageRepository | None) -> Iterator[bool]:
-    """Keep maintenance open; it is closed when the call's stdin ends, whatever ends us.
+    """Keep maintenance open; it closes when the call's stdin ends, even if we are killed.
 
     Args:
         storage: the repository; None when it is in no storage qube: nothing is opened then.
@@ -51,7 +51,7 @@ def opened(storage: StorageRepository | None) -> Iterator[bool]:
 
 
 def _rest(call: service.Call) -> bytes:
-    """Read what it says at its end, if that isn't too much."""
+    """Read its last output, within a limit."""
     said = b""
     while len(said) <= _MAX_OUTCOME and (data := call.read(_MAX_OUTCOME)):
         said += data
@@ -59,7 +59,7 @@ def _rest(call: service.Call) -> bytes:
 
 
 def _say_outcome(storage: StorageRepository, said: bytes) -> None:
-    """Say what room the storage qube holds back; an older one sends no outcome."""
+    """Report how much room the storage qube holds back; an older one sends no outcome."""
     if not (found := _OUTCOME.fullmatch(said)):
         return
     if found[1] is None:

@@ -29,14 +29,14 @@ _OCTAL = re.compile(rb"[0-7]{11}\0")
 
 
 class CutError(WrongError):
-    """The stream ended where it should not."""
+    """An early end of the stream."""
 
 
 class ArchiveReader:
     """The stream of a backup."""
 
     def __init__(self, call: Call) -> None:
-        """Read from the qube; spool is where each member's data is while it is looked at.
+        """Read from the qube; spool holds each member's data while it is checked.
 
         Attributes:
             spool: a file in memory, without a name.
@@ -47,7 +47,7 @@ class ArchiveReader:
         self._call = call
 
     def members(self) -> Iterator[tuple[str, int]]:
-        """Read all members: name and size; each one's data are in the spool until the next.
+        """Yield each member's name and size; its data are in the spool until the next.
 
         Raises:
             WrongError: the stream isn't what Qubes makes.

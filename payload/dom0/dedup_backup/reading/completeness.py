@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Is a list of members that of a complete backup? And is it what the ledger says?
+"""The completeness of a list of members, and its comparison with the ledger.
 
 What a complete backup has: qubes-core-admin qubes/backup.py (Backup.backup_do for the order,
 _split_and_send for the chunks). The official restore checks none of this.
@@ -19,7 +19,7 @@ Problem = Callable[[str], None]
 
 
 def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
-    """Return why a member in this kind of container proves nothing; empty when it may be right.
+    """Return why a member in this kind of container proves nothing; empty when it can.
 
     Args:
         name: the member.
@@ -34,7 +34,7 @@ def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
 
 
 class Completeness:
-    """Takes the members in their order, then reports what is missing.
+    """A check that a list of members is that of a complete backup.
 
     Args:
         problem: takes each thing that is wrong.
@@ -101,7 +101,7 @@ class Completeness:
 
 
 class Comparison:
-    """Compares members, in their order, with what they must be.
+    """A comparison of members, in their order, with what they must be.
 
     Args:
         rows: what they must be.
@@ -142,7 +142,7 @@ class Comparison:
                 return
 
     def finish(self) -> None:
-        """Nothing more comes."""
+        """Report the members that didn't come."""
         for row, seen in zip(self._rows, self._seen, strict=True):
             if not seen:
                 self._problem(f"{row.name} is missing ({self._who} has it)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Containers, read by the shim's own code; scrypt's own are verified, never decrypted."""
+"""The check of containers, by the shim's own code; scrypt's are verified, never decrypted."""
 
 import contextlib
 import hashlib
@@ -22,11 +22,11 @@ _MAX_LINE = 2047  # bytes of a passphrase that scrypt takes (lib/util/readpass.c
 
 
 class DamagedError(Exception):
-    """A container is not what its passphrase line makes."""
+    """A container that its passphrase line doesn't make."""
 
 
 class ContainerVerifier:
-    """Checks containers under one passphrase."""
+    """A verifier of containers under one passphrase."""
 
     def __init__(self, spool: int, passphrase: bytes) -> None:
         """Load the shim; each container is read from the file `spool`."""
@@ -38,7 +38,7 @@ class ContainerVerifier:
         self._passphrase = passphrase
 
     def kind(self) -> str:
-        """Return what is in the spool, by its first bytes."""
+        """Return the kind of container in the spool, by its first bytes."""
         return container.kind_of(os.pread(self._spool, _HEAD, 0))
 
     def trailer(self) -> str:

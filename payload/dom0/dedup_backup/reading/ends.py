@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Does each file of a backup reach its end?
+"""The check that each file of a backup reaches its end.
 
 In a backup that isn't compressed each file is a tar archive, cut into chunks. A tar archive ends
 in two blocks of zeros (POSIX.1 pax, "ustar Interchange Format"; GNU tar and qubes-core-admin
@@ -13,7 +13,7 @@ _END = 1024  # bytes
 
 
 class Ends:
-    """Takes the members in their order; knows how many zeros are at the end of each file."""
+    """A count of the zeros at the end of each file, from the members in their order."""
 
     def __init__(self) -> None:
         self._zeros: dict[str, int | None] = {}

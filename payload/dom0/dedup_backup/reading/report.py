@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was found in a run."""
+"""The findings in a run."""
 
 from dataclasses import dataclass, field
 
@@ -11,12 +11,12 @@ MAX_PROBLEMS = 20  # then nothing more is looked at
 
 
 class EnoughError(Exception):
-    """What was found is enough; to go on would add nothing."""
+    """The signal that enough was found; to go on would add nothing."""
 
 
 @dataclass
 class Report:
-    """What was found.
+    """The findings.
 
     Attributes:
         problems: what is wrong, each with the member's name.
@@ -38,13 +38,13 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code by what was found until now."""
+        """The command's exit code for the findings so far."""
         if self.problems:
             return EXIT_WRONG
         return EXIT_UNCHECKED if self.unchecked else 0
 
     def add_problem(self, text: str) -> None:
-        """Note what is wrong.
+        """Add something that is wrong.
 
         Raises:
             EnoughError: it was the last that is noted.
@@ -56,11 +56,11 @@ class Report:
             raise EnoughError
 
     def add_note(self, text: str) -> None:
-        """Note what the user may want to know."""
+        """Add something that the user may want to know."""
         self.notes.append(clean(text, 2000))
 
     def add_unchecked(self, text: str) -> None:
-        """Note what can't be checked."""
+        """Add something that can't be checked."""
         text = clean(text)
         if text not in self.unchecked:
             self.unchecked.append(text)

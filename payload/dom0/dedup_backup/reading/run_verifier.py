@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checks a run: its member list, the beginning of its stream, or all of it."""
+"""The check of a run: its member list, the beginning of its stream, or all of it."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ _INSIDE = "what is inside really encrypted files: that is for qvm-backup-restore
 
 
 class RunVerifier:
-    """One run under examination.
+    """A check of one run.
 
     Args:
         backup_id: its backup's id, by the run's name.
@@ -61,7 +61,7 @@ class RunVerifier:
         self._proved = False  # whether backup-header.hmac was right under the passphrase
 
     def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
-        """Check what the store says that the run consists of.
+        """Check the member list that the store reports for the run.
 
         Only the beginning of the stream is read, for qubes.xml. Its word is taken when the ledger
         has its SHA-256, or when its container is right under the passphrase.
@@ -113,7 +113,7 @@ class RunVerifier:
         return self._xml is not None and qubesxml.is_compressed(self._xml)
 
     def _demand_ends(self) -> None:
-        """Each file must reach its end, as far as that can be seen."""
+        """Report each file that doesn't reach its end, as far as that shows."""
         if self._xml is not None and not self.is_compressed:
             for name in self._ends.missing():
                 self._report.add_problem(f"{name} stops before its end: its backup failed there")
@@ -128,7 +128,7 @@ class RunVerifier:
         return Completeness(self._report.add_problem, self._kinds)
 
     def _demand_proof(self) -> None:
-        """Without a right backup-header.hmac nothing shows that this is the user's backup."""
+        """Report a missing proof: only a right backup-header.hmac shows whose backup it is."""
         if not self._proved:
             self._report.add_problem(f"{HMAC} wasn't verified under the passphrase")
 
@@ -140,7 +140,7 @@ class RunVerifier:
     def _checked(
         self, stream: Call, passphrase: bytes
     ) -> Iterator[tuple[str, str, int, str | None]]:
-        """Check all members: name, container, bytes of payload, trailer of each."""
+        """Check all members; yield each one's name, container, bytes of payload, trailer."""
         archive = ArchiveReader(stream)
         containers = ContainerVerifier(archive.spool, passphrase)
         header, before = b"", len(self._report.problems)
@@ -172,7 +172,7 @@ class RunVerifier:
     def _check_container(
         self, containers: ContainerVerifier, kind: str, name: str, header: bytes
     ) -> None:
-        """Check the container in the spool under the passphrase; take what is needed of it."""
+        """Check the container in the spool under the passphrase; keep what is needed of it."""
         if wrong := wrong_container(name, kind, self._kinds):
             self._report.add_problem(wrong)
             return

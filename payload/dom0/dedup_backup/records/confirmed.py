@@ -15,7 +15,7 @@ from dedup_backup.settings import StoreAddress
 
 
 def read(paths: Paths, address: StoreAddress | None) -> dict[str, dict[str, Any]]:
-    """Read the records of the runs of a store that were confirmed, oldest first.
+    """Read the records of a store's confirmed runs, oldest first.
 
     Their order is that of dom0's counter. Those of an older version, and those that could not be
     counted, come first, in the order of their confirmation.
@@ -47,7 +47,7 @@ def read(paths: Paths, address: StoreAddress | None) -> dict[str, dict[str, Any]
 
 
 def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[str, Any]) -> None:
-    """Record that a run is confirmed, with its place in dom0's order, and more that is known."""
+    """Record that a run is confirmed, with its place in dom0's order and other facts."""
     path = paths.confirmed / f"{run}.json"
     record: dict[str, Any] = {
         "run": run,

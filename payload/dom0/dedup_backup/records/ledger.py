@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The shim's ledgers: what each backup consists of, by what left dom0."""
+"""The shim's ledgers: the parts of each backup, as they left dom0."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ _OFFSETS = range(-86400, 86401)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a member must be; None for what isn't known.
+    """The expected properties of a member; None for unknown ones.
 
     Attributes:
         name: the member's name.
@@ -46,7 +46,7 @@ Rows = list[Row]
 
 @dataclass(frozen=True)
 class Head:
-    """What a ledger's first row says of the backup.
+    """The facts in a ledger's first row about the backup.
 
     Attributes:
         order: its number, by dom0's counter; 0 in the ledger of an older version, None when it
@@ -62,7 +62,7 @@ class Head:
     written: float = math.inf
 
     def is_before(self, other: "Head") -> bool:
-        """Return whether this backup was surely begun before another one.
+        """Return whether this backup surely began before another one.
 
         Their numbers say so. Of a ledger that has none, or is damaged, the last row must be older
         than the other one's first.
@@ -74,7 +74,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a backup consists of.
+    """The parts of a backup.
 
     Attributes:
         rows: one for each member, in order; also for backup-header, which is the payload of the
@@ -128,7 +128,7 @@ def read(paths: Paths, backup_id: str) -> Ledger | None:
 
 
 def encrypted(paths: Paths) -> list[Head]:
-    """Read what the shim noted of backups without a ledger (payload/dom0/scrypt `exec_encrypting`).
+    """Read the shim's notes of backups without a ledger (payload/dom0/scrypt `exec_encrypting`).
 
     A row that makes no sense is left out: that backup was counted all the same.
 
@@ -154,7 +154,7 @@ def encrypted(paths: Paths) -> list[Head]:
 
 
 def heads(paths: Paths) -> dict[str, Head]:
-    """Read the first row of each ledger; one that is damaged, or not the header's, has no order."""
+    """Read the first row of each ledger; a damaged one, or one without a header, has no order."""
     found = {}
     for path in paths.ledgers.glob("*"):
         if not _ID.fullmatch(path.name):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How moments are shown: always in UTC, so that one moment has one label."""
+"""The display of moments: always in UTC, so that one moment has one label."""
 
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ def label(moment: datetime) -> str:
 
 
 def earliest(seconds: int) -> int:
-    """Return the earliest Unix time that qubesd may note for this moment.
+    """Return the earliest Unix time that qubesd can record for this moment.
 
     It asks libc for the Unix time of the local time (qubes-core-admin qubes/backup.py
     Backup.backup_do: `strftime("%s")` of a date without zone). In the hour that comes twice when

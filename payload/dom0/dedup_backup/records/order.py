@@ -16,7 +16,7 @@ from dedup_backup.records.ledger import encrypted, heads
 
 
 def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> str:
-    """Name the backup that was begun last, by dom0's counter.
+    """Name the backup that began last, by dom0's counter.
 
     Args:
         paths: where the ledgers are.
@@ -53,7 +53,7 @@ def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> 
 
 
 def mend_counter(paths: Paths) -> None:
-    """Let dom0's counter be no lower than what was counted: its file may have been lost.
+    """Raise dom0's counter to all that was counted: its file can have been lost.
 
     It can only grow.
     """
@@ -69,12 +69,12 @@ def mend_counter(paths: Paths) -> None:
 
 
 def count(paths: Paths) -> int:
-    """Return how many backups were begun, by dom0's counter."""
+    """Return how many backups began, by dom0's counter."""
     return _counted(paths)[0]
 
 
 def _counted(paths: Paths) -> tuple[int, int]:
-    """Return the counter, and the highest number that a ledger, a note or a record has."""
+    """Return the counter, and the highest number in a ledger, a note or a record."""
     orders = [head.order or 0 for head in (*heads(paths).values(), *encrypted(paths))]
     with contextlib.suppress(BackupError):  # a damaged record is reported when it is needed
         orders += [record.get("order") or 0 for record in confirmed.read(paths, None).values()]

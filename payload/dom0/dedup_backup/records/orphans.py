@@ -28,7 +28,7 @@ _RECENT = 600  # seconds; a running backup adds a row for each 100 MiB
 
 @dataclass(frozen=True)
 class Orphan:
-    """A ledger whose backup's run is not there.
+    """A ledger whose backup isn't stored.
 
     Attributes:
         backup_id: the backup.
@@ -44,7 +44,7 @@ class Orphan:
 
     @property
     def is_recent(self) -> bool:
-        """Whether the backup may still be going on."""
+        """Whether the backup can still be running."""
         return time.time() - self.written < _RECENT
 
     def when(self) -> str:
@@ -66,7 +66,7 @@ def find(paths: Paths, stored: Iterable[str]) -> list[Orphan]:
 
 
 def other_stores(paths: Paths, address: StoreAddress) -> list[StoreAddress]:
-    """List the stores that dom0 knows of, by its profiles and by what was confirmed, but one.
+    """List the stores that dom0 knows, by its profiles and confirmed runs, except one.
 
     Raises:
         BackupError: a profile or a record can't be read.
@@ -80,7 +80,7 @@ def other_stores(paths: Paths, address: StoreAddress) -> list[StoreAddress]:
 def drop_old(
     paths: Paths, address: StoreAddress, stored: Collection[str], patience: int | None
 ) -> tuple[list[str], str]:
-    """Drop the ledgers that are old and belong to nothing.
+    """Drop old ledgers that belong to nothing.
 
     Old means: OLD_DAYS before now, and before the newest ledger, so that a clock that was put ahead
     makes none old. The newest one always stays.
@@ -111,7 +111,7 @@ def drop_old(
 
 
 def as_json(orphans: Iterable[Orphan]) -> list[dict[str, Any]]:
-    """Return orphans as a report has them."""
+    """Return orphans in the form of a JSON report."""
     return [
         {
             "backup_id": orphan.backup_id,
@@ -125,7 +125,7 @@ def as_json(orphans: Iterable[Orphan]) -> list[dict[str, Any]]:
 
 
 def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
-    """Return lines about orphans; others are names of the other stores that dom0 knows."""
+    """Return lines about orphans; others are the names of the other stores that dom0 knows."""
     if not orphans:
         return []
     lines = ["", "Left dom0 in clear, and not in this store:"]
@@ -145,7 +145,7 @@ def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
 
 
 def _times(paths: Paths) -> dict[str, float]:
-    """Return when each ledger was written last."""
+    """Return when each ledger was last written."""
     found = {}
     for name in ledger.heads(paths):
         with contextlib.suppress(FileNotFoundError):
@@ -176,7 +176,7 @@ def _old(paths: Paths, orphans: list[Orphan]) -> list[Orphan]:
 
 
 def _drop(paths: Paths, orphan: Orphan) -> bool:
-    """Drop a ledger, unless somebody writes to it, or has."""
+    """Drop a ledger, unless somebody writes to it, or has written."""
     path = paths.ledgers / orphan.backup_id
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

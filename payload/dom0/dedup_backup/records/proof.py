@@ -41,7 +41,7 @@ _WITHOUT = ("AdminVM", "RemoteVM")  # classes without that property (qubes/vm)
 
 @dataclass(frozen=True)
 class Proof:
-    """What the stamps prove.
+    """The result: what the stamps prove.
 
     Attributes:
         failed: why the backup did not succeed; empty when that isn't known.
@@ -139,7 +139,7 @@ def judge(
 
 
 def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
-    """Return why the stamps may be another backup's."""
+    """Return why the stamps can be another backup's."""
     names = sorted(found, key=lambda name: found[name])
     first, last = found[names[0]], found[names[-1]]
     if last - first > _APART:
@@ -164,7 +164,7 @@ def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
 def rivals(
     paths: Paths, backup_id: str, book: Ledger, stamps: Iterable[int | None]
 ) -> Iterable[str]:
-    """Name other backups that may have set these stamps, each with why.
+    """Name other backups that can have set these stamps, each with the reason.
 
     Any counts that was begun after this one, by dom0's counter, and not after the stamps. What is
     in it doesn't matter: a ledger can have gaps, and a restored qube has another number.
@@ -208,7 +208,7 @@ def rivals(
 def _later(
     heads: Iterable[tuple[str, ledger.Head]], book: Ledger, stamps: list[int]
 ) -> Iterator[str]:
-    """Name those that were begun after a backup, and not after the stamps."""
+    """Yield the backups that began after a backup, and not after the stamps."""
     for name, head in heads:
         if head.is_before(book.head):
             continue
@@ -220,7 +220,7 @@ def _later(
 
 
 def as_record(proof: Proof) -> dict[str, Any]:
-    """Return what the record of a confirmed run keeps of its proof."""
+    """Return the proof in the form of a confirmed run's record."""
     if proof.first is None:
         return {"proof": "somebody saw the backup succeed"}
     stamps = dict(zip(_STAMPS, (proof.first, proof.last), strict=True))

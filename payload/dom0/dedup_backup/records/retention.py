@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which confirmed runs a policy keeps, and by which rule: dom0's records alone decide."""
+"""The retention policy: which confirmed runs stay, and by which rule. Only dom0's records count."""
 
 import re
 from bisect import bisect_right
@@ -62,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays and what goes, newest first.
+    """The runs to keep and to remove, newest first.
 
     Attributes:
         keep: the runs that a rule keeps.
@@ -76,7 +76,7 @@ class Plan:
 
 
 def candidate(run: str, record: Mapping[str, Any]) -> Candidate:
-    """Take from a run's record (confirmed.py) what a policy needs."""
+    """Return what a policy needs of a run's record (confirmed.py)."""
     began = record.get("began")
     made = _made(run) if began is None else moment.utc(began)
     return Candidate(run, record.get("order", 0), made)
@@ -144,7 +144,7 @@ def plan(
 
 
 def as_json(done: Plan) -> dict[str, Any]:
-    """Return a plan's parts for a report: what it keeps, by which rules, and what it leaves."""
+    """Return a plan for a JSON report: the kept runs with their rules, and the others."""
     return {
         "keep": [
             {"run": row.run, "made": _label(row), "sure": row.sure, "rules": row.rules}
@@ -155,7 +155,7 @@ def as_json(done: Plan) -> dict[str, Any]:
 
 
 def as_text(done: Plan, word: str) -> list[str]:
-    """Return a plan's lines; word is what is said of a run that goes."""
+    """Return a plan's lines; word is the verb for a run that is removed."""
     return [
         *(f"keep {row.run}, of {_label(row)}: {', '.join(row.rules)}" for row in done.keep),
         *(f"left alone {run}: {reason}" for run, reason in done.left.items()),
@@ -165,7 +165,7 @@ def as_text(done: Plan, word: str) -> list[str]:
 
 
 def _left(one: Candidate, stored: Mapping[str, str], now: datetime) -> str:
-    """Return why a policy can't look at a confirmed run; empty when it can."""
+    """Return why a policy doesn't cover a confirmed run; empty when it does."""
     if one.run not in stored:
         return "the store has lost it"
     if stored[one.run] == PARTIAL:
@@ -180,7 +180,7 @@ def _left(one: Candidate, stored: Mapping[str, str], now: datetime) -> str:
 
 
 def _sure(dates: list[datetime | None], now: datetime) -> list[bool]:
-    """Return which dates belong to the longest row of them that doesn't go backwards."""
+    """Return which dates belong to the longest row of dates that doesn't go backwards."""
     ends: list[datetime] = []  # for each length of a row, the lowest last date of one
     places: list[int] = []  # where that date is
     before: list[int | None] = []  # the place of each date's predecessor
@@ -221,7 +221,7 @@ def _label(row: Row) -> str:
 
 
 def _made(run: str) -> datetime | None:
-    """Take the date in the backup's id: dom0's local time, so the offset is that of its zone."""
+    """Return the date in the backup's id: dom0's local time, with the offset of its zone."""
     name = RUN.fullmatch(run)
     found = _BACKUP_ID.fullmatch(name[1]) if name else None
     try:

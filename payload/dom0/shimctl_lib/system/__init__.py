@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What shimctl finds out and changes in the system, without knowing what it is for."""
+"""Facts and changes of the system, without knowledge of what they are for."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Attributes of files (chattr) by which even root can't change one."""
+"""Attributes of files (chattr) that keep even root from changing them."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ LETTERS = {0x10: "i", 0x20: "a"}  # FS_IMMUTABLE_FL, FS_APPEND_FL (linux/fs.h)
 
 
 def blocking(paths: Iterable[Path]) -> str | None:
-    """Return what keeps one of these files, or its folder, from being changed, and what to do."""
+    """Return what keeps one of these files, or its folder, from being changed, with advice."""
     for path in paths:
         for at in (path, path.parent):
             if letters := _letters(at):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which scrypt the callers would run: who looks elsewhere first than at the shim."""
+"""The scrypt that each caller would run, and callers that find another one before the shim."""
 
 import grp
 import os
@@ -28,7 +28,7 @@ def _folders(at: Paths) -> Iterator[Path]:
 
 
 def _program(path: Path) -> os.stat_result | None:
-    """Return the status of what execvp would run at path; None if it would look further."""
+    """Return the status of what execvp would run at path; None if it would go on."""
     try:
         status = path.stat()
     except OSError:
@@ -52,7 +52,7 @@ def others(at: Paths) -> list[Path]:
 
 
 def everyone(at: Paths) -> list[Path]:
-    """Return what qubesd and dom0's user find by their PATH, then what `others` returns.
+    """Return what qubesd and dom0's user find by their PATH, then the result of `others`.
 
     It asks login shells, so it takes a second on the running system.
     """
@@ -67,7 +67,7 @@ def everyone(at: Paths) -> list[Path]:
 
 
 def _qubesd_path() -> str | None:
-    """Return the PATH of qubesd: of the running one, else what systemd would give it."""
+    """Return qubesd's PATH: of the running one, else what systemd would set."""
     main = programs.run(["systemctl", "show", "--property=MainPID", "--value", "qubesd.service"])
     if main and main[0] == 0 and main[1].strip() not in (b"", b"0"):
         try:
@@ -94,7 +94,7 @@ def _user() -> str | None:
 
 
 def _shell_path(user: str, command: str) -> str | None:
-    """Return what a command says in a login shell of user; only root and the user may ask."""
+    """Return a command's output in a login shell of user; only root and the user can ask."""
     account = pwd.getpwnam(user)
     if os.geteuid() == 0:
         argv = ["runuser", "--login", user, "--command", command]
@@ -107,7 +107,7 @@ def _shell_path(user: str, command: str) -> str | None:
 
 
 def callers(at: Paths) -> dict[str, str | None]:
-    """Return for each caller the scrypt that it would run, None where that can't be found out."""
+    """Return for each caller the scrypt that it would run, None where that is unknown."""
     if not at.live:
         return {}
     user = _user()

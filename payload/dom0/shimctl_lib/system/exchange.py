@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Let a file take the place of another, and lose nothing that somebody else puts there meanwhile.
+"""The replacement of a file without loss of what somebody else puts there meanwhile.
 
 Package managers don't know our lock. What one of them puts under a name after we looked must
 neither be replaced nor removed. So a file is exchanged with the one that is there, and only then
@@ -27,16 +27,16 @@ Was = Callable[[Path], bool]  # is what lies there now what was seen?
 
 
 class _UnsupportedError(Exception):
-    """The kernel or the file system can't do it."""
+    """The kernel or the file system lacks the operation."""
 
 
 def aside(path: Path) -> Path:
-    """Return the name beside path of what comes to its place, and of what leaves it."""
+    """Return the name beside path for what comes to its place, and for what leaves it."""
     return path.with_name(f".{path.name}.shimctl-aside")
 
 
 def place(new: Path, path: Path, was: Was | None = None) -> None:
-    """Let the file new take the place of path; without `was` of whatever is there.
+    """Put the file new in the place of path; without `was` whatever is there.
 
     Raises:
         ChangedError: what is at path isn't what was seen; it stays there, and new is gone.
@@ -104,7 +104,7 @@ def _bring(new: Path, path: Path, was: Was) -> bool:
 
 
 def _swap_back(held: Path, path: Path, placed: tuple[int, int]) -> None:
-    """Let what is held take its place again, or whatever newer came there since."""
+    """Put what is held back in its place, or whatever newer came there since."""
     while True:
         back = _identity(held)
         try:
@@ -120,7 +120,7 @@ def _swap_back(held: Path, path: Path, placed: tuple[int, int]) -> None:
 
 
 def _put_back(held: Path, path: Path) -> None:
-    """Let what is held take its place again, unless something newer is there."""
+    """Put what is held back in its place, unless something newer is there."""
     try:
         _rename(held, path, NOREPLACE)
     except FileExistsError:
@@ -149,7 +149,7 @@ def _rename(source: Path, target: Path, flags: int) -> None:
 
 
 def recover(path: Path, is_ours: Callable[[bytes], bool], elsewhere: Sequence[Path]) -> None:
-    """Settle what one who was killed left beside path.
+    """Settle what a killed process left beside path.
 
     What lies there goes back when it is a program, and not a script, that is kept nowhere else,
     while path has nothing, or what is ours or kept elsewhere: a package manager brought it. Else it

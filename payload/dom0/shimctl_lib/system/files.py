@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Changes to files, each in one instant and for good; never a half-written file under its name.
+"""Changes to files, each atomic and durable; never a half-written file under its name.
 
 Each takes `was`, which returns whether a file is still the one that was seen: see exchange.py.
 """
@@ -35,12 +35,12 @@ def temporary(path: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that all may read, with those above it, where there is none."""
+    """Make a folder that all can read, with its parents, where there is none."""
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # the umask is set in cli.main
 
 
 def copy_attributes(source: int, target: int, names: tuple[str, ...] | None = None) -> None:
-    """Give target the extended attributes of source, or those of them that are in names."""
+    """Copy the extended attributes of source to target, or those of them in names."""
     try:
         for name in os.listxattr(source):
             if names is None or name in names:
@@ -58,7 +58,7 @@ def script_mode(mode: int) -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path, was: Was | None) -> Iterator[BinaryIO]:
-    """Give a new file to fill, which then takes the place of path; see exchange.place.
+    """Yield a new file to fill, which then takes the place of path; see exchange.place.
 
     On any error before that it is gone.
     """
@@ -69,7 +69,7 @@ def replacing(path: Path, was: Was | None) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, content: bytes, was: Was | None = None) -> None:
-    """Replace the file at path by one that all may read."""
+    """Replace the file at path by one that all can read."""
     make_folder(path.parent)
     with replacing(path, was) as file:
         file.write(content)
@@ -103,7 +103,7 @@ def copy(source: Path, path: Path, was: Was) -> None:
 
 
 def move(source: Path, path: Path, was: Was) -> None:
-    """Let the file source take the place of path; needs no room.
+    """Put the file source in the place of path; it needs no room.
 
     It has both names for a moment, so that it is never missing. Whatever comes to source meanwhile
     stays there.
@@ -141,7 +141,7 @@ def delete_folder(folder: Path) -> None:
 
 
 def silence() -> None:
-    """Let stdout and stderr lead nowhere, so that Python does not fail over them at its end."""
+    """Point stdout and stderr to nowhere, so that Python doesn't fail over them at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)

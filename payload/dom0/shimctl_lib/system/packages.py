@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the package manager says: whose a file is, and where dpkg puts the package's file."""
+"""The package manager's facts: the owner of a file, and where dpkg puts the package's file."""
 
 import hashlib
 from pathlib import Path
@@ -17,14 +17,14 @@ OURS = "qubes-dedup-backup"
 
 
 def _rpm(at: Paths) -> list[str] | None:
-    """Return rpm's argv for this root, None where no rpm database is."""
+    """Return rpm's argv for this root, None without an rpm database."""
     if not any((at.root / name).is_dir() for name in ("usr/lib/sysimage/rpm", "var/lib/rpm")):
         return None
     return ["rpm"] if at.live else ["rpm", "--root", str(at.root)]
 
 
 def _dpkg(at: Paths, program: str, *arguments: str) -> tuple[int, bytes, bytes] | None:
-    """Run one of dpkg's programs for this root; None where no dpkg database is."""
+    """Run one of dpkg's programs for this root; None without a dpkg database."""
     database = at.root / "var/lib/dpkg"
     if not (database / "status").is_file():
         return None
@@ -45,7 +45,7 @@ def dpkg_owner(at: Paths) -> str | None:
 
 
 def owner(at: Paths) -> str | None:
-    """Return the package that owns /usr/bin/scrypt with its version; None if none is known to."""
+    """Return the package that owns /usr/bin/scrypt, with its version; None if none does."""
     if found := dpkg_owner(at):
         return found
     rpm = _rpm(at)
@@ -79,7 +79,7 @@ def rpm_installed(at: Paths) -> bool:
 
 
 def diverted(at: Paths) -> bool:
-    """Return whether dpkg puts the package's /usr/bin/scrypt where our diversion says.
+    """Return whether dpkg puts the package's /usr/bin/scrypt at our diversion.
 
     Raises:
         ShimctlError: somebody else diverts it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prove that a scrypt speaks the protocol that Qubes and the shim rely on.
+"""The proof that a scrypt speaks the protocol that Qubes and the shim rely on.
 
 Qubes: qubes-core-admin qubes/backup.py launch_scrypt, launch_proc_with_pty; the shim: exec_real.
 """
@@ -27,11 +27,11 @@ SECONDS = 30  # for all of it
 
 
 class RefusedError(Exception):
-    """The program is not what we rely on, and why."""
+    """A program that can't be relied on, and why."""
 
 
 class _Program:
-    """The program, and when it must be done."""
+    """The program, and its deadline."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.deadline = path, time.monotonic() + SECONDS
@@ -39,7 +39,7 @@ class _Program:
     def on_terminal(
         self, arguments: Sequence[str], prompts: Sequence[bytes], line: bytes, data: bytes = b""
     ) -> tuple[int, bytes]:
-        """Call it as Qubes does; return its status and what it said after the prompts."""
+        """Call it as Qubes does; return its status and its output after the prompts."""
         call = _Call(self, arguments)
         try:
             return call.finish(prompts, line, data)
@@ -92,7 +92,7 @@ class _Call:
             os.close(slave)
 
     def read(self, size: int) -> bytes:
-        """Read from stderr what is there, at most size bytes; none at its end."""
+        """Read what is there from stderr, at most size bytes; none at its end."""
         assert self.process.stderr is not None  # noqa: S101 -- for mypy
         poll = select.poll()
         poll.register(self.process.stderr, select.POLLIN)
@@ -101,7 +101,7 @@ class _Call:
         return os.read(self.process.stderr.fileno(), size)
 
     def finish(self, prompts: Sequence[bytes], line: bytes, data: bytes) -> tuple[int, bytes]:
-        """Answer the prompts, give it its input, return its status and what else it said."""
+        """Answer the prompts, send its input; return its status and its other output."""
         assert self.process.stdin is not None  # noqa: S101 -- for mypy
         for prompt in prompts:
             if (said := self.read(len(prompt))) != prompt:
@@ -120,7 +120,7 @@ class _Call:
             raise RefusedError(f"it did not end within {SECONDS} seconds") from None
 
     def close(self) -> None:
-        """End whatever is left of it."""
+        """End all that is left of it."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -138,7 +138,7 @@ def _done(what: str, result: tuple[int, bytes]) -> None:
 
 
 def _check_container(path: Path, data: bytes) -> None:
-    """See that path is scrypt's format, version 0, at the cost we asked for, and encrypted."""
+    """Check that path is scrypt's format, version 0, at the requested cost, and encrypted."""
     container = path.read_bytes() if path.exists() else b""
     if container[:6] != b"scrypt" or len(container) != len(data) + OVERHEAD:
         raise RefusedError("what it writes is not scrypt's format")
@@ -149,14 +149,14 @@ def _check_container(path: Path, data: bytes) -> None:
 
 
 def _check_output(path: Path, data: bytes) -> None:
-    """See that path has the data again, and remove it."""
+    """Check that path has the data again, and remove it."""
     if not path.exists() or path.read_bytes() != data:
         raise RefusedError("dec gives back other data")
     path.unlink()
 
 
 def probe(path: Path) -> None:
-    """Make the program encrypt and decrypt, in each of the ways that are relied on.
+    """Make the program encrypt and decrypt, in each way that is relied on.
 
     Takes a tenth of a second, at most SECONDS.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Other programs, run with a limit on everything."""
+"""Calls of other programs, with a limit on everything."""
 
 import contextlib
 import subprocess
@@ -11,7 +11,7 @@ ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 def run(
     argv: Sequence[str], seconds: float = 10, environment: Mapping[str, str] | None = None
 ) -> tuple[int, bytes, bytes] | None:
-    """Run a program without input; return status, stdout, stderr, or None if it can't be had."""
+    """Run a program without input; return status, stdout, stderr, or None if it can't run."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             argv,

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each command does: a module a verb, with run(arguments, settings) -> exit status."""
+"""The commands, one per file, each with run(arguments, settings) -> exit status."""

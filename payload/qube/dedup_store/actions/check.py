@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""check: tell whether what was stored is still there, and what is hit if it isn't."""
+"""The command `check`: checks that what was stored is still there, and reports what isn't."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ _SERVED = (
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Check the repository, and all runs or those that are named."""
+    """Check the repository, and all runs or the named ones."""
     repository = open_repository(settings, Purpose.READ).engine
     runs, list_error = _choose(repository, arguments.runs)
     found = check_repository(repository, read_data=arguments.read_data)

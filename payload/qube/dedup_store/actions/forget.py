@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""forget: remove runs; prune gives back their space."""
+"""The command `forget`: removes runs; prune frees their space."""
 
 import argparse
 
@@ -15,7 +15,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Remove runs, all of them or, when one is unknown, none."""
+    """Remove runs: all of them or, when one is unknown, none."""
     opened = open_repository(settings, Purpose.REMOVE)
     reserve = Reserve(settings)
     runs = list(dict.fromkeys(arguments.runs))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""get: write a stored backup to stdout."""
+"""The command `get`: writes a stored backup to stdout."""
 
 import argparse
 

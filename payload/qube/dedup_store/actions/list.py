@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""list: list the runs, oldest first."""
+"""The command `list`: lists the runs, oldest first."""
 
 import argparse
 import sys
@@ -42,6 +42,6 @@ def _row(run: dict[str, Any]) -> str:
 
 
 def _with_note(run: dict[str, Any], notes: dict[str, str], key: str) -> dict[str, str]:
-    """Give a run's note, if it has one, with what is under the key already."""
+    """Return a run's note, if it has one, after the text that is under the key."""
     note = notes.get(run["run"])
     return {key: "; ".join(filter(None, (run.get(key), note)))} if note else {}

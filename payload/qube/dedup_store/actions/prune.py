@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""prune: remove what isn't whole, and give back the space of all that was removed."""
+"""The command `prune`: removes what isn't whole, and frees the space of all that was removed."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Remove partial runs and what failed puts left, and give back the space of all forgotten."""
+    """Remove partial runs and leftovers of failed puts, and free the space of all forgotten."""
     opened = open_repository(settings, Purpose.REMOVE)
     reserve = Reserve(settings)
     with removing(opened, reserve):
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
 
 
 def _removable(repository: Engine, keep: list[str]) -> list[dict[str, str]]:
-    """List what a prune removes, and why."""
+    """List what a prune removes, each with the reason."""
     rows = [{"run": run, "was": "unfinished"} for run in sorted(repository.leftovers())]
     for stored in sorted(repository.runs(), key=lambda stored: stored.run):
         summary = read_summary(stored.summary, stored.run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""put: store the backup that comes on stdin."""
+"""The command `put`: stores the backup that comes on stdin."""
 
 import argparse
 import os

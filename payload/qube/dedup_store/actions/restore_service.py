@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""restore-service: what the qrexec service dedupbackup.Restore runs; sends members to dom0.
+"""The command `restore-service`: sends members to dom0, for the service dedupbackup.Restore.
 
 For `qvm-backup-restore -d QUBE --location-is-service dedupbackup.Restore+RUN`. Protocol
 (qubes-core-admin-client qubesadmin/backup/restore.py _start_retrieval_process): one line with the
@@ -31,7 +31,7 @@ _UPSTREAM = "/usr/lib/qubes"
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Send what dom0 wants of a run."""
+    """Send the members of a run that dom0 names."""
     _require_dom0()
     prefixes = _read_prefixes(_STDIN)
     repository = open_repository(settings, Purpose.READ).engine
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
 
 
 def _read_prefixes(fd: int) -> list[str]:
-    """Read the line of wanted names, and nothing behind it.
+    """Read the line with the names, and nothing behind it.
 
     Raises:
         UsageError: when it isn't one.
@@ -64,7 +64,7 @@ def _read_prefixes(fd: int) -> list[str]:
 
 
 def _require_dom0() -> None:
-    """Refuse a call from another qube, which policy does too.
+    """Refuse a call from another qube, as policy does.
 
     Raises:
         UsageError: when it is from another, or from none.

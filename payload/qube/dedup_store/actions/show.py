@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""show: list the members of a run."""
+"""The command `show`: lists the members of a run."""
 
 import argparse
 import sys
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
 
 
 def _public(member: Member) -> dict[str, Any]:
-    """Give what others may know of a member: nothing of where it lies."""
+    """Return the public facts of a member, without its place."""
     return {
         "name": member.name if member.name is None else member.name[:_MAX_NAME],
         "container": member.container,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""stats: tell what the runs take, and what they would take without deduplication."""
+"""The command `stats`: reports the runs' size, with and without deduplication."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ _UNKNOWN = "not known"
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Tell what is in the repository, and how much room it takes."""
+    """Report what is in the repository, and how much room it takes."""
     repository = open_repository(settings, Purpose.READ).engine
     runs = list_runs(repository)
     usage = repository.usage()

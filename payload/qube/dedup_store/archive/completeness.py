@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Watches the members of an archive go by, and judges whether it is whole.
+"""The judgement whether an archive is whole, from its members as they pass.
 
 What a complete archive has: qubes-core-admin qubes/backup.py (Backup.backup_do for the order,
 Backup._split_and_send for the chunks). A stream that was cut between two members is a plain end
@@ -22,7 +22,7 @@ _MAX_PROBLEMS = 5
 
 @dataclass
 class Volume:
-    """What was seen of one volume, or of another chunked file of the archive."""
+    """The state of one volume, or of another chunked file of the archive."""
 
     name: str
     chunks: int = 0
@@ -41,18 +41,16 @@ class Verdict:
 
 
 class Completeness:
-    """Takes members and payloads in the order of the stream.
+    """A judge of one archive; it takes members and payloads in the stream's order.
+
+    Args:
+        chunk: bytes of the largest chunk.
 
     Attributes:
         header: the backup-header's keys and values, empty when there was none.
     """
 
     def __init__(self, chunk: int = CHUNK_BYTES) -> None:
-        """Begin with no member.
-
-        Args:
-            chunk: bytes of the largest chunk.
-        """
         self.header: dict[str, str] = {}
         self._problems: list[str] = []
         self._containers: dict[str, str] = {}
@@ -69,12 +67,12 @@ class Completeness:
         return self.header.get("compressed") == "True"
 
     def problem(self, text: str) -> None:
-        """Note why the archive isn't whole."""
+        """Record why the archive isn't whole."""
         if len(self._problems) < _MAX_PROBLEMS and text not in self._problems:
             self._problems.append(text)
 
     def begin(self, name: str, kind: str, payload_length: int) -> None:
-        """A member begins.
+        """Begin a member.
 
         Args:
             name: its name in the archive.
@@ -104,7 +102,7 @@ class Completeness:
         self._current = volume
 
     def feed(self, data: memoryview) -> None:
-        """The member's next payload bytes."""
+        """Take the member's next payload bytes."""
         if self._current:
             self._current.payload += len(data)
             if not self._current.hidden:
@@ -113,7 +111,7 @@ class Completeness:
             self._text += data[: self._text_limit + 1 - len(self._text)]
 
     def finish(self, name: str) -> None:
-        """A member ended, complete."""
+        """End a complete member."""
         if name == HEADER:
             self._read_header()
 
@@ -129,7 +127,7 @@ class Completeness:
                 self.header[key] = value
 
     def judge(self) -> Verdict:
-        """Decide about the archive, after its end.
+        """Judge the archive, after its end.
 
         Returns:
             `whole`, `partial` with the reasons, or `opaque` for an archive that is complete by its
@@ -160,7 +158,7 @@ class Completeness:
         return Verdict(status, reason, self._describe(qubes))
 
     def _end_of(self, volume: Volume) -> str:
-        """Tell whether the inner archive's end was seen, is missing, or can't be seen."""
+        """Return whether the inner archive's end was seen, is missing, or can't be seen."""
         if self._chunks.is_cut(volume.name):
             return "missing"
         if volume.hidden:
@@ -176,7 +174,7 @@ class Completeness:
             self.problem(f"{HEADER} and {HMAC} differ")
 
     def _compare_containers(self) -> None:
-        """All members of a backup are in one kind of container; the header is in none."""
+        """Check that all members but the header are in one kind of container."""
         kinds: dict[str, str] = {}
         for name, kind in self._containers.items():
             if (name == HMAC or split_chunk(name)) and kind != container.DAMAGED:
@@ -186,7 +184,7 @@ class Completeness:
             self.problem(f"mixed containers: {first} is in '{one}', {second} in '{other}'")
 
     def _promised(self) -> list[qubesxml.Qube] | None:
-        """List the qubes that must be there; None when that can't be seen."""
+        """List the qubes that must be there; None when that is unknown."""
         if not self._shows_payload(XML):
             return None
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Joins a run's payload and recipe to the stream that was stored, or to some of its members."""
+"""The way back: a run's payload and recipe joined to the stored stream, or to some members."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,11 @@ _ZEROS = bytes(64 * 1024)
 
 
 class MemberSelection:
-    """The members that are wanted of a run, and the payload objects that have them.
+    """The selected members of a run, and the payload objects that hold them.
+
+    Args:
+        found: the run.
+        prefixes: beginnings of names, as upstream's tar2qfile takes them; None for all.
 
     Attributes:
         is_all: whether all of the stream is wanted.
@@ -23,12 +27,6 @@ class MemberSelection:
     """
 
     def __init__(self, found: Manifest, prefixes: Sequence[str] | None) -> None:
-        """Select.
-
-        Args:
-            found: the run.
-            prefixes: beginnings of names, as upstream's tar2qfile takes them; None for all.
-        """
         self.is_all = prefixes is None
         self._prefixes = tuple(prefixes or ())
         wanted = [member for member in found.members if self.wants(member)]
@@ -40,22 +38,22 @@ class MemberSelection:
             self.objects, self.length = range(len(found.objects)), found.stream_length
 
     def wants(self, member: Member | None) -> bool:
-        """Tell whether a member is wanted."""
+        """Return whether a member is selected."""
         if self.is_all:
             return True
         return bool(member and member.name and member.name.startswith(self._prefixes))
 
     def reads(self, member: Member | None) -> bool:
-        """Tell whether a member's payload is in an object that is read."""
+        """Return whether a member's payload is in an object that is read."""
         return bool(member and member.object in self._objects)
 
     def is_done(self, written: int) -> bool:
-        """Tell whether nothing more is wanted."""
+        """Return whether nothing more is selected."""
         return not self.is_all and written == self.length
 
 
 class Joiner:
-    """Writes the stream, and checks each member's payload against the manifest.
+    """A writer of the stream that checks each member's payload against the manifest.
 
     Attributes:
         written: bytes so far.
@@ -74,7 +72,7 @@ class Joiner:
         self.written = 0
 
     def run(self, packed: bytes) -> None:
-        """Write the stream that a compressed recipe describes, or what is wanted of it."""
+        """Write the stream that a compressed recipe describes, or the selected part of it."""
         for kind, count, data in recipe.operations(packed):
             if kind == recipe.MEMBER:
                 self._check_member()
@@ -93,7 +91,7 @@ class Joiner:
             raise DamagedError("there is more payload than the recipe uses")
 
     def _do(self, kind: bytes, count: int, data: bytes) -> None:
-        """Do an operation within a member."""
+        """Execute an operation within a member."""
         if kind == recipe.LITERAL:
             self._write(data)
         elif kind == recipe.PAYLOAD:
@@ -105,7 +103,7 @@ class Joiner:
             self._copy(count)
 
     def _check_member(self) -> None:
-        """Compare the payload of the member that ended."""
+        """Check the payload of the member that ended."""
         member = self._member
         if (
             member
@@ -120,7 +118,7 @@ class Joiner:
             self._write(piece)
 
     def _skip(self, count: int) -> None:
-        """Pass over payload that lies in front of what is wanted."""
+        """Skip payload in front of what is selected."""
         for _ in self._pieces(count):
             pass
 

@@ -29,7 +29,7 @@ _MAX_SUMMARY_JSON = 4 << 20
 
 
 def is_run_name(name: str) -> bool:
-    """Tell whether a name can be a run's."""
+    """Return whether a name can be a run's."""
     return _RUN.fullmatch(name) is not None
 
 
@@ -47,7 +47,7 @@ def new_run_name(beginning: bytes, now: time.struct_time) -> str:
 
 @dataclass(slots=True)
 class Member:
-    """One member of the official archive, or (name None) the rest that isn't one.
+    """A member of the official archive, or (name None) the rest that isn't one.
 
     Attributes:
         name: as in the archive, for example `vm7/private.img.000.enc`.
@@ -74,7 +74,7 @@ class Member:
 
 @dataclass
 class Manifest:
-    """All about one run.
+    """The description of one run.
 
     Attributes:
         run: its name.
@@ -117,7 +117,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":")).encode() + b"\n"
 
     def summary(self) -> dict[str, Any]:
-        """Give what `list` shows of the run."""
+        """Return the part of the manifest that `list` shows."""
         return {
             "run": self.run,
             "order": self.order,
@@ -207,7 +207,7 @@ def read_summary(text: str, run: str) -> dict[str, Any] | None:
 
 
 def unpack_summary(text: str, run: str) -> dict[str, Any]:
-    """Read a summary; give one that says so, and is never `whole`, when it makes no sense."""
+    """Read a summary; return one that says so, and is never `whole`, when it is malformed."""
     return read_summary(text, run) or {
         "run": run,
         "time": "",

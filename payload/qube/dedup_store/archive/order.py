@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The order of runs: by the number that each got when it was stored, whatever the clock said."""
+"""The order of runs: by the number that each got when it was stored, whatever the clock was."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ MAX_ORDER = 1 << 24
 
 
 def order_of(run: dict[str, Any]) -> int:
-    """Give the number of a run by its summary or manifest; 0 when it has none."""
+    """Return the number of a run by its summary or manifest; 0 when it has none."""
     found = run.get("order")
     return found if type(found) is int and 0 <= found < MAX_ORDER else 0
 

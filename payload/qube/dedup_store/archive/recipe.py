@@ -28,7 +28,7 @@ _MAX_BYTES = 1 << 20  # longest literal that a reader accepts
 
 
 class RecipeWriter:
-    """Collects a recipe, compressed (about 4 MB per TB of stream), beside the stream that flows."""
+    """A recipe in the making, compressed (about 4 MB per TB of stream)."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 -- lives as long as this
@@ -42,7 +42,7 @@ class RecipeWriter:
         self._op(MEMBER, 0)
 
     def literal(self, data: bytes, *, payload: bool = False) -> None:
-        """Keep bytes, of the wrapping or of the payload."""
+        """Add bytes, of the wrapping or of the payload."""
         if not data:
             return
         if not payload and not data.strip(b"\0"):
@@ -52,7 +52,7 @@ class RecipeWriter:
         self._put(self._zlib.compress(data))
 
     def copied(self, count: int) -> None:
-        """Note bytes that went to the payload objects."""
+        """Add a reference to bytes that went to the payload objects."""
         self._copied += count
 
     def finish(self) -> tuple[IO[bytes], str]:
@@ -82,7 +82,7 @@ class RecipeWriter:
 
 
 class _Inflater:
-    """Reads exact counts from compressed bytes, with bounded memory."""
+    """A reader of exact counts from compressed bytes, with bounded memory."""
 
     _STEP = 16 * 1024
 
@@ -93,7 +93,7 @@ class _Inflater:
         self._plain = bytearray()
 
     def exactly(self, count: int) -> bytes:
-        """Give the next count bytes; fewer only at the end."""
+        """Return the next count bytes; fewer only at the end."""
         while len(self._plain) < count and not self._zlib.eof:
             piece = self._zlib.unconsumed_tail
             if not piece:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Splits an official backup stream into payload and recipe, in one pass.
+"""The way in: an official backup stream split into payload and recipe, in one pass.
 
 The outer stream (qubes-core-admin qubes/backup.py SendWorker.run) is a concatenation of archives
 with one member each. Bytes that don't fit that pattern are kept as they come, unsplit, from there
@@ -27,24 +27,24 @@ _NOTHING = hashlib.sha256().hexdigest()
 
 
 class Writer(Protocol):
-    """Where payload goes: see engines/base.py."""
+    """A receiver of payload: see engines/base.py."""
 
     def open_object(self) -> None:
         """Begin the next payload object."""
 
     def write(self, data: memoryview) -> None:
-        """Add to it."""
+        """Add to the open object."""
 
     def close_object(self) -> None:
-        """End it."""
+        """End the open object."""
 
 
 class _CutError(Exception):
-    """The stream ended where it should not."""
+    """An early end of the stream."""
 
 
 class PayloadSink:
-    """Lays payload out in objects.
+    """The layout of payload in objects.
 
     Attributes:
         objects: length of each object so far.
@@ -56,23 +56,23 @@ class PayloadSink:
         self.objects: list[int] = []
 
     def begin(self, size: int) -> None:
-        """Something new begins (a volume), with size bytes in its first member."""
+        """Begin something new (a volume), with size bytes in its first member."""
         if self._is_open and max(size, self.objects[-1]) >= OBJECT_BYTES:
             self.end()
 
     def end(self) -> None:
-        """Nothing more of what is in the open object will come."""
+        """End the open object."""
         if self._is_open:
             self._writer.close_object()
             self._is_open = False
 
     def end_if_large(self) -> None:
-        """End the open object when it is large enough, so that the engine can finish it early."""
+        """End the open object when it is large, so that the engine can finish it early."""
         if self._is_open and self.objects[-1] >= OBJECT_BYTES:
             self.end()
 
     def position(self) -> tuple[int, int]:
-        """Tell the object and the offset in it that the next byte goes to."""
+        """Return the object, and the offset in it, of the next byte."""
         return (
             (len(self.objects) - 1, self.objects[-1]) if self._is_open else (len(self.objects), 0)
         )
@@ -89,7 +89,7 @@ class PayloadSink:
 
 @dataclass
 class _CurrentMember:
-    """The member at hand."""
+    """The member that is being read."""
 
     member: Member
     hash: "hashlib._Hash"
@@ -101,7 +101,13 @@ class _CurrentMember:
 
 
 class Splitter:
-    """Reads a stream to its end.
+    """A reader of one stream.
+
+    Args:
+        source: the stream.
+        recipe: takes what isn't payload.
+        sink: takes the payload.
+        chunk: bytes of the largest chunk.
 
     Attributes:
         members: what was found, in the order of the stream.
@@ -115,14 +121,6 @@ class Splitter:
         sink: PayloadSink,
         chunk: int = CHUNK_BYTES,
     ) -> None:
-        """Prepare to read.
-
-        Args:
-            source: the stream.
-            recipe: takes what isn't payload.
-            sink: takes the payload.
-            chunk: bytes of the largest chunk.
-        """
         self.members: list[Member] = []
         self.completeness = Completeness(chunk)
         self._chunk = chunk
@@ -156,7 +154,7 @@ class Splitter:
         self._sink.end()
 
     def _end_of_archive(self) -> None:
-        """Two zero blocks, and padding to a full record."""
+        """Read two zero blocks, and padding to a full record."""
         if not tar.is_zero(self._literal(2 * tar.BLOCK)[tar.BLOCK :]):
             raise tar.TarError("half an end marker")
         start = self._archive_start or 0
@@ -165,7 +163,7 @@ class Splitter:
         self._archive_start = None
 
     def _member(self) -> None:
-        """One member: extension headers, header, data, padding."""
+        """Read a member: extension headers, header, data, padding."""
         if len(self.members) >= MAX_MEMBERS:  # from here on the stream is kept unsplit
             raise tar.TarError("too many members")
         head = self._source.peek(tar.BLOCK)
@@ -190,7 +188,7 @@ class Splitter:
         return _CurrentMember(member, hashlib.sha256())
 
     def _finish_member(self) -> None:
-        """Give the last member its length: all up to here."""
+        """Set the last member's length: all up to here."""
         if self.members:
             self.members[-1].length = self._source.position - self.members[-1].offset
 
@@ -215,7 +213,7 @@ class Splitter:
         return block
 
     def _data(self, part: _CurrentMember, header: tar.Header) -> None:
-        """A member's data: a container that we know, or anything."""
+        """Read a member's data: a container that we know, or anything."""
         member, size = part.member, header.size
         start = self._source.peek(min(size, container.HEAD_BYTES))
         member.container = _kind_of(start, size)
@@ -264,7 +262,7 @@ class Splitter:
             raise _CutError
 
     def _rest(self) -> None:
-        """Keep what is no archive, unsplit."""
+        """Keep the rest, which is no archive, unsplit."""
         part = self._start_member()
         self._sink.end()
         self._copy(part, None)

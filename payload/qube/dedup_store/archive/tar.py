@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What dedup-store needs to know of tar: headers, pax records, and where an archive ends.
+"""The parts of the tar format that dedup-store needs: headers, pax records, an archive's end.
 
 The formats: POSIX pax and ustar, GNU tar's base-256 numbers, long names and old sparse headers
 (GNU tar manual, "Basic Tar Format"). Names and sizes only; nothing is ever unpacked.
@@ -17,7 +17,7 @@ _NO_DATA = b"123456"  # links, devices, folders, fifos: whatever their size fiel
 
 
 class TarError(Exception):
-    """A block that isn't what tar would have written here."""
+    """A block that tar would not have written here."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Header:
 
 
 def is_zero(block: bytes | memoryview) -> bool:
-    """Tell whether a whole block is zero."""
+    """Return whether a whole block is zero."""
     return block == _ZERO
 
 
@@ -109,7 +109,7 @@ def parse_pax(data: bytes) -> dict[str, str]:
 
 
 def apply_extension(kind: bytes, data: bytes, overrides: dict[str, str]) -> None:
-    """Note what an extension header says of the header after it."""
+    """Apply an extension header to the description of the header after it."""
     if kind == b"x":
         overrides.update(parse_pax(data))
     elif kind == b"L":
@@ -117,7 +117,7 @@ def apply_extension(kind: bytes, data: bytes, overrides: dict[str, str]) -> None
 
 
 def apply_overrides(header: Header, overrides: dict[str, str]) -> None:
-    """Let pax records win over a header's own fields.
+    """Replace a header's own fields by those of pax records.
 
     Raises:
         TarError: when the size isn't a number.
@@ -155,7 +155,7 @@ def head_length(data: bytes) -> int:
 
 
 class Follower:
-    """Follows an archive that arrives in pieces, to learn whether it reached its end."""
+    """A reader of an archive that arrives in pieces, which learns whether it reached its end."""
 
     def __init__(self) -> None:
         self.ended = False

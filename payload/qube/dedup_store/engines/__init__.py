@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The engines that keep objects: base.py is their interface, each other folder one of them."""
+"""The engines that keep objects: base.py is their interface, each other folder one engine."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an engine is to dedup-store. All that knows a repository's contents goes by this."""
+"""The interface of an engine. Whatever handles a repository's contents uses only this."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ RESERVE = "dedup-store.reserve"  # a file of ours in a repository's folder: repo
 
 @dataclass(frozen=True)
 class Session:
-    """What an engine must know of the command that uses it.
+    """The facts that an engine needs of the command that uses it.
 
     Attributes:
         lock: descriptor that the engine's processes keep open, so that they hold the lock too.
@@ -48,7 +48,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a repository takes.
+    """The room that a repository takes.
 
     Attributes:
         stored_bytes: its size, None when it isn't known.
@@ -62,10 +62,9 @@ class Usage:
 
 
 class Writer(Protocol):
-    """Stores the objects of one run. As a context manager it stops the engine on errors."""
+    """A writer of the objects of one run. As a context manager it stops the engine on errors."""
 
-    def __enter__(self) -> "Writer":
-        """Begin."""
+    def __enter__(self) -> "Writer": ...
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         """Stop what still runs."""
@@ -80,7 +79,7 @@ class Writer(Protocol):
         """End the open object."""
 
     def finish(self) -> None:
-        """Have all payload objects in the repository; no more will come."""
+        """End the payload: all its objects are in the repository then; no more will come."""
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object; from then on the run exists.
@@ -94,19 +93,19 @@ class Engine(Protocol):
     """A repository of one kind. All methods raise StoreError."""
 
     def exists(self) -> bool:
-        """Tell whether there is a repository that the password (if any) opens.
+        """Return whether there is a repository that the password (if any) opens.
 
         A repository of another kind, or a wrong password, is an error.
         """
 
     def identity(self) -> str | None:
-        """Give what tells the repository from all others; None when it has nothing like that."""
+        """Return the repository's unique id; None when it has none."""
 
     def create(self) -> None:
         """Make the repository."""
 
     def key(self) -> str | None:
-        """Give what has to be kept beside the password, in case the repository loses it."""
+        """Return what to keep beside the password, in case the repository loses it."""
 
     def runs(self) -> list[StoredRun]:
         """List the runs (those that have a manifest)."""
@@ -118,7 +117,7 @@ class Engine(Protocol):
         """Read the manifest object of a run, of at most MAX_MANIFEST bytes."""
 
     def begin(self, run: str) -> ChildStream | None:
-        """Begin to read all payload objects of a run, before its manifest tells what there is.
+        """Begin to read all payload objects of a run, before its manifest is read.
 
         Returns:
             What payload() goes on with, or the caller closes; None when nothing is won by it.
@@ -134,7 +133,7 @@ class Engine(Protocol):
         """
 
     def leftovers(self) -> list[str]:
-        """List the runs that have objects but no manifest, so that they are none."""
+        """List the runs that have objects but no manifest, so that they don't exist."""
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all objects of these runs, or leftovers, and nothing else.
@@ -143,29 +142,29 @@ class Engine(Protocol):
         """
 
     def prune(self) -> None:
-        """Give back the space of what was removed."""
+        """Free the space of what was removed."""
 
     def unlock(self) -> None:
-        """Remove what processes that were killed left of the engine's own locks.
+        """Remove the engine's own locks that killed processes left.
 
         Called when no other command of ours uses the repository.
         """
 
     def check(self, *, read_data: bool) -> None:
-        """Run the engine's own check; what it can tell of single runs is for stored_objects.
+        """Run the engine's own check; its findings about single runs come from stored_objects.
 
         Raises:
             DamagedError: something is lost or altered.
         """
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Give a run's payload objects by number, without reading them; none that is lost."""
+        """Return a run's payload objects by number, without reading them; lost ones are absent."""
 
     def usage(self) -> Usage:
-        """Tell what the repository takes."""
+        """Return the room that the repository takes."""
 
     def is_asking(self, kind: str) -> bool:
-        """Tell whether the repository isn't as this qube saw it last.
+        """Return whether the repository changed since this qube last saw it.
 
         Args:
             kind: of the difference: errors.MOVED or errors.OLDER.
@@ -175,4 +174,4 @@ class Engine(Protocol):
         """
 
     def accept(self, kind: str) -> None:
-        """Take the repository as it is from now on, if it is asking that."""
+        """Accept the repository as it is from now on, if it changed in this way."""

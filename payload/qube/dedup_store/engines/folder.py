@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which engine's data a repository's folder in this qube holds."""
+"""The engine whose data a repository's folder in this qube holds."""
 
 import contextlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from dedup_store.system import disk_errors
 
 
 def kind_of_folder(path: Path) -> str | None:
-    """Tell what a folder holds: `restic`, `borg`, `directory`, None when there's no repository.
+    """Return what a folder holds: `restic`, `borg`, `directory`, None without a repository.
 
     Raises:
         UsageError: when it holds something else.
@@ -40,7 +40,7 @@ def kind_of_folder(path: Path) -> str | None:
 
 
 def check(config: Config) -> bool:
-    """Tell whether a local repository of the configured engine exists; True for a remote one.
+    """Return whether a local repository of the configured engine exists; True for a remote one.
 
     Raises:
         UsageError: when another engine's data are there.
@@ -58,7 +58,7 @@ def check(config: Config) -> bool:
 
 
 def has_restic_locks(config: Config) -> bool:
-    """Tell whether a local repository of restic's has locks."""
+    """Return whether a local repository of restic's has locks."""
     path = config.local_repository
     with contextlib.suppress(OSError):
         return bool(path and config.engine == "restic" and any((path / "locks").iterdir()))

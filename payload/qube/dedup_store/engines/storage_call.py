@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How engines reach a repository in a storage qube."""
+"""The way of engines to a repository in a storage qube."""
 
 import shlex
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dedup_store.config import Config
 
 @dataclass(frozen=True)
 class StorageCall:
-    """How an engine reaches its repository in a storage qube.
+    """The way of an engine to its repository in a storage qube.
 
     Attributes:
         command: for a splitter like the shell's. Both engines add arguments of their own, which
@@ -26,7 +26,7 @@ class StorageCall:
 
 
 def storage_call(config: Config, *, maintenance: bool) -> StorageCall | None:
-    """Give the way to a repository's storage qube, None when it has none.
+    """Return the way to a repository's storage qube, None when it has none.
 
     Args:
         config: the repository's.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository: found, opened, locked, known again."""
+"""A repository: found, opened, locked, recognised."""

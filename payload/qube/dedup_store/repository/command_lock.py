@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keeps what removes runs apart from everything else that uses the repository.
+"""The lock that separates a command that removes runs from all others.
 
 To a repository, the objects of a put that goes on look like those of one that failed: a prune must
 never see them. So each command holds a lock in this qube, shared or, to remove, alone, and so do
@@ -41,11 +41,11 @@ class Lock:
     wait: int
 
     def begin_removal(self) -> None:
-        """Note that runs are being removed; `end` notes that all went well."""
+        """Record that runs are being removed; `end` records success."""
         self._mark(_REMOVING)
 
     def begin_put(self, clean_up: Callable[[], None], *, has_locks: bool = False) -> None:
-        """Note that a run is being stored, and clean up first after a command that was cut short.
+        """Record that a run is being stored; first clean up after a command that was cut short.
 
         Args:
             clean_up: removes the engine's locks; called when nobody else uses the repository.
@@ -67,12 +67,12 @@ class Lock:
         self._mark(_STORING)
 
     def end(self) -> None:
-        """Note that all went well, unless others go on; the last of them notes it."""
+        """Record success, unless others go on; the last of them records it."""
         if self.exclusive or self._try(fcntl.LOCK_EX):
             self._mark(_IDLE)
 
     def _read(self) -> bytes:
-        """Give the mark; that of a put, which costs little, when it can't be told."""
+        """Return the mark; that of a put, which costs little, when the file is unreadable."""
         with contextlib.suppress(OSError):
             return os.pread(self.fd, len(_IDLE), 0) or _IDLE
         return _STORING
@@ -96,7 +96,7 @@ class Lock:
 
 
 class _Waiting:
-    """Waits for another command, and says so once."""
+    """A wait for another command, which is announced once."""
 
     def __init__(self, seconds: int, other: str) -> None:
         self._end = time.monotonic() + seconds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Gives the runs of a repository their numbers (archive/order.py).
+"""The counter that numbers the runs of a repository (archive/order.py).
 
 The counter is a file's size, which grows by a byte for each run: an append is atomic and can't go
 back (write(2), O_APPEND). Its time of change is the date of the run that was counted last.
@@ -26,7 +26,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # drivers/char/random.c rand
 
 
 def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int:
-    """Give a new run its number.
+    """Return the number of a new run.
 
     Args:
         config: the repository's.
@@ -72,7 +72,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
 
 
 def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
-    """Let the counter be no lower than the numbers of these runs, as far as it can be written."""
+    """Raise the counter to the numbers of these runs, as far as it can be written."""
     most, path = max(map(order_of, runs), default=0), state_file(config, "order")
     with contextlib.suppress(OSError):
         if path.exists() and path.stat().st_size >= most:
@@ -90,20 +90,20 @@ def raise_to(config: Config, runs: Iterable[dict[str, Any]]) -> None:
 
 
 def _is_right(config: Config) -> bool:
-    """Tell whether the counter was compared since the qube started, and is the same file since."""
+    """Return whether the counter was compared since the qube started, and is the same file."""
     with contextlib.suppress(OSError):
         return state_file(config, "counted").read_bytes() == _state(config)
     return False
 
 
 def _record_state(config: Config) -> None:
-    """Note that the counter is right; if that fails, it is compared once more."""
+    """Record that the counter is right; if that fails, it is compared once more."""
     with contextlib.suppress(OSError):
         state_file(config, "counted").write_bytes(_state(config))
 
 
 def _state(config: Config) -> bytes:
-    """Tell which start of the qube, and which state of the counter: no program sets a ctime."""
+    """Return this start of the qube, and the counter's ctime, which no program sets."""
     changed = state_file(config, "order").stat().st_ctime_ns
     return _BOOT_ID.read_bytes() + f"{changed}\n".encode()
 

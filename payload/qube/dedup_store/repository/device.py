@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The attached device that a repository may be on.
+"""The attached device that can hold a repository.
 
 /etc/fstab has a line for it, with the option `user`, so that an ordinary user's `mount` may do it;
 the role backup_qube has it written at each start of the qube.
@@ -40,7 +40,7 @@ _OWN = re.compile(r"xvd[a-d][0-9]*|zram[0-9]+|(?:sr|fd|ram)[0-9]+")  # Qubes' ow
 
 
 def require(config: Config) -> None:
-    """Mount the repository's device, unless it is mounted; it stays so at least until we end.
+    """Mount the repository's device, unless it is mounted; it stays mounted until we end.
 
     Raises:
         UsageError: this qube isn't prepared for it.
@@ -122,7 +122,7 @@ def _require_one(label: str) -> None:
 
 
 def _why(label: str, said: str) -> str:
-    """Tell why nothing is mounted.
+    """Return why nothing is mounted.
 
     Args:
         label: what was to be.
@@ -156,7 +156,7 @@ def _describe(item: dict[str, str]) -> str:
 
 
 def _attached() -> list[dict[str, str]]:
-    """List the block devices that aren't the qube's own, as udev knows them; none if it can't.
+    """List the block devices that aren't the qube's own, from udev; none if udev fails.
 
     Output: util-linux misc-utils/lsblk.c, with null for what isn't known.
     """
@@ -180,7 +180,7 @@ def _attached() -> list[dict[str, str]]:
 
 
 def _hold(path: Path) -> bool:
-    """Tell whether something is mounted there; keep it from being unmounted as long as we live."""
+    """Return whether something is mounted there; keep it mounted as long as we live."""
     try:
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Remembers which repositories this qube has used: a place without one isn't a new place then.
+"""The record of repositories that this qube has used: an empty place isn't a new one then.
 
 What holds a repository can be unplugged, unmounted, renamed or emptied, and something else can be
 in its place. So each location has a file beside its lock, with what tells its repository from
@@ -27,7 +27,7 @@ _QUESTION = "is what holds it attached, mounted, reachable, and not renamed?"
 
 @dataclass(frozen=True)
 class Record:
-    """What is remembered of a location.
+    """The record of a location.
 
     Attributes:
         location: the location.
@@ -41,7 +41,7 @@ class Record:
 
 
 def read(config: Config) -> Record | None:
-    """Give what is remembered of a repository's location; None when nothing was ever there.
+    """Return the record of a repository's location; None when nothing was ever there.
 
     Raises:
         StoreError: when it can't be read.
@@ -63,7 +63,7 @@ def read(config: Config) -> Record | None:
 
 
 def remember(config: Config, repository: Engine) -> None:
-    """Remember the repository that is there; one of plain files without an id gets one.
+    """Record the repository that is there; one of plain files without an id gets one.
 
     Raises:
         StoreError: when it can't be looked at, or not written down.
@@ -86,7 +86,7 @@ def remember(config: Config, repository: Engine) -> None:
 
 
 def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
-    """Compare the repository that is there with what is remembered.
+    """Compare the repository that is there with the record.
 
     Args:
         config: the repository's.
@@ -122,7 +122,7 @@ def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
 
 
 def require(config: Config, repository: Engine, record: Record) -> None:
-    """Refuse to go on without the repository that is remembered.
+    """Refuse to go on without the recorded repository.
 
     Raises:
         StoreError: it can't be opened, or is another one.
@@ -152,7 +152,7 @@ def _compare(config: Config, repository: Engine, record: Record) -> None:
 
 
 def gone(config: Config, record: Record, why: str = "") -> StoreError:
-    """Give the error for a location whose repository isn't there."""
+    """Return the error for a location whose repository isn't there."""
     before = f"{clean(why, 800)}: " if why else ""
     return StoreError(
         f"{before}the repository {config.location}, in use here since {record.since}, is gone:"
@@ -162,7 +162,7 @@ def gone(config: Config, record: Record, why: str = "") -> StoreError:
 
 
 def _mark(config: Config) -> str | None:
-    """Tell a repository in this qube from others without starting the engine.
+    """Return what identifies a repository in this qube without a start of the engine.
 
     Returns:
         None when that can't be told. For borg and directory it is what identity() gives; for

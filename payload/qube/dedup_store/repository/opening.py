@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Opens a repository: password, device, folder, lock, engine.
+"""The opening of a repository: password, device, folder, lock, engine.
 
 The only module that knows all engines.
 """
@@ -19,7 +19,7 @@ from dedup_store.repository.command_lock import Lock
 
 
 class Purpose(Enum):
-    """What a command opens a repository for."""
+    """The purpose for which a command opens a repository."""
 
     MAKE = auto()  # there may be none yet; the caller has looked
     READ = auto()
@@ -30,7 +30,7 @@ class Purpose(Enum):
 
 @dataclass(frozen=True)
 class Opened:
-    """A repository that a command may use.
+    """A repository that a command can use.
 
     Attributes:
         engine: gives access to it.
@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_repository(config: Config, purpose: Purpose) -> Opened:
-    """Open a repository; wait for other commands as long as they hinder it.
+    """Open a repository; wait for other commands in the way.
 
     Raises:
         UsageError: there is none, or this qube isn't prepared for it.

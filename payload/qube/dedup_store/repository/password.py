@@ -31,7 +31,7 @@ def require(config: Config) -> None:
 
 
 def check(path: Path) -> None:
-    """Refuse a password file that others could have read or written.
+    """Refuse a password file that others can have read or written.
 
     Raises:
         UsageError: when it is absent, no regular file, not the caller's, open to others, or empty.
@@ -61,12 +61,12 @@ def check(path: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Tell whether there is something in the password file's place, whatever it is."""
+    """Return whether anything is in the password file's place."""
     return os.path.lexists(path)
 
 
 def read(path: Path) -> str:
-    """Read the password, the file's first line, as the engines do."""
+    """Read the password: the file's first line, as the engines do."""
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0]
     except UnicodeDecodeError:
@@ -74,7 +74,7 @@ def read(path: Path) -> str:
 
 
 def store(path: Path, line: bytes) -> bool:
-    """Store a password, unless there is one: that is never replaced.
+    """Store a password, unless there is one, which is never replaced.
 
     Args:
         path: the password file.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keeps a removal of runs apart from all else, and keeps room for the next one."""
+"""The removal of runs, apart from all else, and with room for the next removal."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from dedup_store.repository.reserve import Reserve
 
 @contextlib.contextmanager
 def removing(opened: Opened, reserve: Reserve) -> Iterator[None]:
-    """Note that runs are removed; afterwards keep room again, however it ended.
+    """Record that runs are being removed; afterwards reserve room again, however it ended.
 
     A removal that was cut short stays noted: the next command cleans up after it. One that ended
     with NoRunError has removed nothing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Room on the repository's disk that only removing may use.
+"""The room on the repository's disk that is reserved for removals.
 
 On a disk without one free byte, restic and borg can't remove anything: both write before they do.
 So a file in the repository's folder, which neither engine looks at, keeps some room; forget and
@@ -37,7 +37,7 @@ class Reserve:
         self._engine = config.engine
 
     def keep(self) -> None:
-        """Have the room kept, if it is there.
+        """Reserve the room, as far as it is free.
 
         Raises:
             DiskError: it isn't.
@@ -46,7 +46,7 @@ class Reserve:
             self._keep(self._folder, self._wanted(self._folder))
 
     def warn_if_narrow(self) -> None:
-        """Say when borg may soon refuse to write and to remove for want of room.
+        """Warn when borg can soon refuse to write and to remove for want of room.
 
         Whether it does depends on what it has to move, which only borg knows.
         """
@@ -76,19 +76,19 @@ class Reserve:
             raise disk_errors.of_file(error, what, self._disk(folder)) from None
 
     def release(self) -> None:
-        """Give the room up, if it is needed to remove something."""
+        """Free the reserved room, if a removal needs it."""
         if self._folder and self._free() < self._wanted(self._folder):
             with contextlib.suppress(OSError):
                 (self._folder / RESERVE).unlink()
 
     def renew(self) -> None:
-        """Keep the room again, or what is left of it, after something was removed, or should be."""
+        """Reserve the room again, or what is left of it, after a removal or an attempt."""
         if self._folder:
             with contextlib.suppress(StoreError):
                 self._keep(self._folder, self._wanted(self._folder) // 2)
 
     def keep_or_warn(self) -> None:
-        """Keep the room; say when that isn't possible."""
+        """Reserve the room; warn when that isn't possible."""
         try:
             self.keep()
         except DiskError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds runs in a repository, and reads their manifests."""
+"""The catalog of runs in a repository, and their manifests."""
 
 import hashlib
 from typing import Any
@@ -40,7 +40,7 @@ def find(repository: Engine, wanted: str) -> dict[str, Any]:
 
 
 def resolve(repository: Engine, wanted: str) -> str:
-    """Give the name of a run: a list, which takes a start of the engine, is read only if needed."""
+    """Return a run's name: the list, which takes a start of the engine, is read only if needed."""
     return wanted if is_run_name(wanted) else str(find(repository, wanted)["run"])
 
 
@@ -64,6 +64,6 @@ def read_manifest(repository: Engine, run: str) -> tuple[Manifest, bytes]:
 
 
 def without_qubes(summary: dict[str, Any]) -> dict[str, Any]:
-    """Give a summary of bounded length, for programs that read line by line."""
+    """Return a summary of bounded length, for programs that read line by line."""
     short = {key: value for key, value in summary.items() if key != "qubes"}
     return short | {"reason": clean(summary["reason"])}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Finds out what is damaged in a repository, and which runs and qubes are hit by it."""
+"""The check of a repository: what is damaged, and which runs and qubes that affects."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ _MAX_REASON, _MAX_CAUSE = 400, 240  # characters
 
 
 def check_repository(repository: Engine, *, read_data: bool) -> str:
-    """Run the engine's own check; give what it found, nothing when all is well."""
+    """Run the engine's own check; return its findings, nothing when all is well."""
     try:
         repository.check(read_data=read_data)
     except DamagedError as error:
@@ -30,28 +30,27 @@ def check_repository(repository: Engine, *, read_data: bool) -> str:
 
 
 class _MembersOf(MemberSelection):
-    """Selects the members whose payload is in some payload objects."""
+    """The members whose payload is in some payload objects."""
 
     def __init__(self, found: Manifest, objects: Iterable[int]) -> None:
         self._selected = set(objects)
         super().__init__(found, ())
 
     def wants(self, member: Member | None) -> bool:
-        """Tell whether a member is wanted."""
+        """Return whether a member is selected."""
         return member is not None and member.object in self._selected
 
 
 class RunChecker:
-    """Checks runs, one after the other, and goes on after damage."""
+    """A checker of runs in sequence, which goes on after damage.
+
+    Args:
+        repository: where they are.
+        reads: whether to read payload, too.
+        is_damaged: whether some of it is known to be damaged.
+    """
 
     def __init__(self, repository: Engine, *, reads: bool, is_damaged: bool) -> None:
-        """Prepare.
-
-        Args:
-            repository: where they are.
-            reads: whether to read payload, too.
-            is_damaged: whether some of it is known to be damaged.
-        """
         self._repository = repository
         self._reads = reads
         self._is_damaged = is_damaged
@@ -89,7 +88,7 @@ class RunChecker:
         return _row(found, problems)
 
     def lost(self) -> list[dict[str, Any]]:
-        """Tell of runs that have no manifest, in a repository that is damaged."""
+        """Report runs without a manifest, in a repository that is damaged."""
         reason = (
             "it has no manifest, so its qubes are unknown:"
             " that is lost, or a backup that failed left this"
@@ -101,7 +100,7 @@ class RunChecker:
 
     @contextlib.contextmanager
     def _damage_only(self) -> Iterator[None]:
-        """Make an engine's failure damage, unless it is because the repository is out of reach."""
+        """Report an engine's failure as damage, unless the repository is out of reach."""
         try:
             yield
         except DamagedError:
@@ -125,7 +124,7 @@ class RunChecker:
         return problems
 
     def _read(self, found: Manifest, packed: bytes, objects: list[int]) -> dict[int, str]:
-        """Join members as for a restore, and compare them; give the objects with problems."""
+        """Join members as for a restore, and compare them; return the objects with problems."""
         keys = {number: self._key(found, number) for number in objects}
         unknown = [number for number in objects if keys[number] not in self._tried]
         # all at once is quicker; one at a time doesn't wait twice for what restic tries for long
@@ -143,7 +142,7 @@ class RunChecker:
         return (content, *hashes) if content else (found.run, number)
 
     def _join(self, found: Manifest, packed: bytes, objects: list[int]) -> str:
-        """Join what is in these objects, into nothing.
+        """Join what is in these objects, and discard it.
 
         Returns:
             What is wrong, empty when nothing is.
@@ -172,7 +171,7 @@ class RunChecker:
 
 
 def _contradictions(found: Manifest, packed: bytes) -> dict[int, str]:
-    """Find payload objects of which recipe and manifest say different lengths.
+    """Find payload objects whose length differs between recipe and manifest.
 
     Raises:
         DamagedError: the recipe is none, or for another stream.
@@ -221,7 +220,7 @@ def _row(found: Manifest, problems: dict[int, str]) -> dict[str, Any]:
 
 
 def _is_of(path: str) -> Callable[[Member], bool]:
-    """Tell a qube's members from others, by its path: a folder's, or (dom0) a file's."""
+    """Return whether a member is a qube's, by its path: a folder's, or (dom0) a file's."""
     beginning = path if path.endswith("/") else f"{path}."
     return lambda member: (member.name or "").startswith(beginning)
 
@@ -232,7 +231,7 @@ def _is_needed(member: Member) -> bool:
 
 
 def _without_manifest(summary: dict[str, Any], cause: str) -> dict[str, Any]:
-    """Report a run of which nothing is left but, maybe, its summary."""
+    """Report a run of which at most the summary is left."""
     qubes = [qube["name"] or qube["path"] for qube in summary["qubes"]]
     reason = "nothing of it can be restored without its manifest"
     if not qubes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads a run: its manifest, and its stream or some members of it."""
+"""The reader of a run: its manifest, and its stream or some members of it."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,17 @@ from dedup_store.system.streams import Stream
 
 
 class RunReader:
-    """A run that is read, as a context manager that stops the engine.
+    """A run open for reading, as a context manager that stops the engine.
+
+    Args:
+        repository: where from.
+        wanted: a run's name, or `latest`, the newest whole one.
+        prefixes: only members whose names begin with one of these, each with all of its bytes;
+            None for the whole stream. Only payload objects that have some of them are read.
+
+    Raises:
+        NoRunError: when there is no such run.
+        StoreError: when the engine failed, or the manifest isn't what was stored.
 
     Attributes:
         manifest: of the run.
@@ -23,18 +33,6 @@ class RunReader:
     def __init__(
         self, repository: Engine, wanted: str, prefixes: Sequence[str] | None = None
     ) -> None:
-        """Begin.
-
-        Args:
-            repository: where from.
-            wanted: a run's name, or `latest`, the newest whole one.
-            prefixes: only members whose names begin with one of these, each with all of its bytes;
-                None for the whole stream. Only payload objects that have some of them are read.
-
-        Raises:
-            NoRunError: when there is no such run.
-            StoreError: when the engine failed, or the manifest isn't what was stored.
-        """
         run = resolve(repository, wanted)
         begun = repository.begin(run) if prefixes is None else None
         self._payload: Stream | None = begun
@@ -64,7 +62,7 @@ class RunReader:
             notify.warn(f"{self.manifest.run} is {self.manifest.status}: {self.manifest.reason}")
 
     def write(self, fd: int) -> None:
-        """Write the stream, or what is wanted of it, to a file descriptor.
+        """Write the stream, or the selected part of it, to a file descriptor.
 
         Raises:
             StoreError: when the engine failed, or the data aren't what was stored; what was

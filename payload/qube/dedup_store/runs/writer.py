@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Stores a stream as a run."""
+"""The storing of a stream as a run."""
 
 import shutil
 import tempfile

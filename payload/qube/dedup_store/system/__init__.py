@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What dedup-store needs of the machine: streams, processes, files, the terminal."""
+"""The machine, as dedup-store needs it: streams, processes, files, the terminal."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Errors that waiting doesn't mend: what they are, which disk they are about, and what to do.
+"""Errors that waiting doesn't mend: their kinds, the disk they are about, and what to do.
 
 The one place for that, for all engines and for our own files; docs/troubleshooting.md has the same
 table. What borg asks is in engines/borg/questions.py.
@@ -35,7 +35,7 @@ class FailureKind:
     advice: str
 
     def is_in(self, text: str) -> bool:
-        """Tell whether a line of an engine's is about it."""
+        """Return whether a line of an engine's is about it."""
         numbers = "|".join(map(str, self.numbers))
         return bool(re.search(rf"{self.words}|\[Errno (?:{numbers})\]", text, re.IGNORECASE))
 
@@ -89,12 +89,12 @@ _STORAGE = re.compile(r"(?:rclone:([^:/]+)/|ssh://([^/]+)/\./)(.+)")
 
 
 def kind_of(number: int | None) -> FailureKind | None:
-    """Give the kind of one of the system's errors, None when it may pass."""
+    """Return the kind of one of the system's errors, None when it can pass."""
     return next((kind for kind in KINDS if number in kind.numbers), None)
 
 
 def is_of_other_side(line: str) -> bool:
-    """Tell whether an engine says in a line what came from where the repository is."""
+    """Return whether an engine's line came from where the repository is."""
     return bool(_OTHER_SIDE.search(line))
 
 
@@ -119,7 +119,7 @@ class PermanentFailure:
     removes: bool
 
     def error(self, name: str, stderr: str) -> EngineError:
-        """Describe it.
+        """Return it as an error for the user.
 
         Args:
             name: the engine.
@@ -192,7 +192,7 @@ class EngineDisks:
         return home_disk(self._home) if here else ""
 
     def _is_of_repository(self, line: str) -> bool:
-        """Tell whether a line speaks of a repository that isn't in this qube, or of its lock."""
+        """Return whether a line is about a repository outside this qube, or its lock."""
         if any(folder in line for folder in self._homes[1:] if folder != self._homes[0]):
             return False  # borg has a lock in its cache, too
         name = re.escape(self._repository.rpartition("/")[2])
@@ -235,7 +235,7 @@ def repository_disk(repository: Path, home: Path) -> str:
 
 
 def enlarge(repository: Path, home: Path) -> str:
-    """Tell how the disk of a repository in this qube gets room that removing doesn't give."""
+    """Return how a local repository's disk gets room that removing doesn't free."""
     if _is_own(repository, home):
         return f"enlarge it, `qvm-volume extend {os.uname().nodename}:private SIZE` in dom0"
     return "enlarge it, or remove something else from it"
@@ -249,7 +249,7 @@ def _is_own(repository: Path, home: Path) -> bool:
 
 
 def _is_so(folder: Path, kind: FailureKind) -> bool:
-    """Tell whether a disk is full or read-only, whichever is asked."""
+    """Return whether a disk is full or read-only, as kind says."""
     try:
         status = os.statvfs(folder)
     except OSError:

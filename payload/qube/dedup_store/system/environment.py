@@ -6,12 +6,12 @@ import pwd
 
 
 def home() -> str:
-    """Give the caller's home folder."""
+    """Return the caller's home folder."""
     return os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
 
 
 def environment() -> dict[str, str]:
-    """Give the environment for other programs: only where things are, nothing else of ours."""
+    """Return the environment for other programs: only where things are, nothing else of ours."""
     variables = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": home(), "PATH": os.defpath}
     for name in ("PATH", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
         if value := os.environ.get(name):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that must outlive a power cut, and the room that files take. All raise OSError."""
+"""Files that survive a power cut, and the room that files take. All functions raise OSError."""
 
 import os
 import secrets
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def flush(folder: Path) -> None:
-    """Have a folder's entries on the disk."""
+    """Write a folder's entries to the disk."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -30,7 +30,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Give the bytes that are free on a folder's file system for an ordinary user."""
+    """Return the bytes that are free on a folder's file system for an ordinary user."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a person or a program is told: one line on stderr, a report on stdout."""
+"""Messages to a person or a program: one line on stderr, a report on stdout."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ _shown = 0  # characters of the line that is shown and will be rewritten
 
 
 def say(text: str) -> None:
-    """Tell the user, in one line. Qubes keeps some hundred characters of it."""
+    """Write one line to the user, on stderr. Qubes keeps some hundred characters of it."""
     with contextlib.suppress(OSError), _lock:
         clear_line()
         sys.stderr.write(f"dedup-store: {clean(text, 600)}\n")
@@ -27,12 +27,12 @@ def say(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Tell the user of something that may be wrong."""
+    """Warn the user."""
     say(f"warning: {text}")
 
 
 def line(text: str) -> None:
-    """Show text on the terminal that stderr is, in place of what was shown before."""
+    """Show text on stderr's terminal, in place of what was shown before."""
     global _shown  # noqa: PLW0603 -- there is one terminal
     with contextlib.suppress(OSError), _lock:
         width = os.get_terminal_size(_STDERR).columns or _DEFAULT_WIDTH
@@ -42,7 +42,7 @@ def line(text: str) -> None:
 
 
 def clear_line() -> None:
-    """Take away what line() shows, if anything."""
+    """Remove what line() shows, if anything."""
     global _shown  # noqa: PLW0603
     with contextlib.suppress(OSError), _lock:
         if _shown:
@@ -52,21 +52,21 @@ def clear_line() -> None:
 
 
 def as_json(data: object, *, on_stderr: bool = False) -> None:
-    """Report to a program."""
+    """Write a report for a program."""
     stream = sys.stderr if on_stderr else sys.stdout
     stream.write(json.dumps(data) + "\n")
     stream.flush()
 
 
 def as_lines(rows: Iterable[dict[str, Any]]) -> None:
-    """Report to a program that reads line by line."""
+    """Write a report for a program that reads line by line."""
     for row in rows:
         sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
 
 
 def report(data: dict[str, Any], text: str, *, to_program: bool) -> None:
-    """Report to a program, or text to a person."""
+    """Write a report for a program, or text for a person."""
     if to_program:
         as_json(data)
     elif text:
@@ -80,7 +80,7 @@ def forget_stdout() -> None:
 
 
 def size(count: int) -> str:
-    """Write a number of bytes as a person reads it."""
+    """Return a number of bytes in a form for people."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

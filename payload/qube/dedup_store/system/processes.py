@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How an engine's processes are run, fed and read."""
+"""The processes of an engine: how they are run, fed and read."""
 
 import contextlib
 import fcntl
@@ -31,7 +31,7 @@ _MAX_WORDS = 160  # characters of what an engine that is waited for said last
 
 @dataclass(frozen=True)
 class Command:
-    """How to start an engine.
+    """The command that starts an engine.
 
     Attributes:
         argv: program and arguments, never a secret.
@@ -56,21 +56,20 @@ class Command:
 
     @property
     def label(self) -> str:
-        """Name it for a person: the program, and its command."""
+        """The program and its command, for a person."""
         return " ".join([self.argv[0], *filter(str.isalpha, self.argv[1:])][:2])
 
 
 class Child:
-    """An engine's process, whose stderr is kept in part for its error message."""
+    """A process of an engine; part of its stderr is kept for its error message.
+
+    Args:
+        command: what to start.
+        feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
+            can be read only when it isn't fed.
+    """
 
     def __init__(self, command: Command, feed: bool | IO[bytes]) -> None:
-        """Start it.
-
-        Args:
-            command: what to start.
-            feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
-                can be read only when it isn't fed.
-        """
         self._name, self._label = command.argv[0], command.label
         self._how = command.how
         self._hint = command.hint
@@ -113,7 +112,7 @@ class Child:
 
     @contextlib.contextmanager
     def waited_for(self) -> Iterator[None]:
-        """Wait for it; when nothing moves for long, that is told."""
+        """Wait for the process; report when nothing moves for long."""
         with stall_watch.waiting(self._doing):
             yield
 
@@ -124,11 +123,11 @@ class Child:
         return self._label + (f" ({clean(said, _MAX_WORDS)})" if said else "")
 
     def is_running(self) -> bool:
-        """Tell whether it still runs."""
+        """Return whether the process still runs."""
         return self._process.poll() is None
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write to its stdin, all of it.
+        """Write all of data to its stdin.
 
         Raises:
             StoreError: its error, when it has gone.
@@ -141,7 +140,7 @@ class Child:
         stall_watch.moved()
 
     def close_stdin(self) -> None:
-        """Let it see the end of its input."""
+        """Close its stdin, the end of its input."""
         if self._process.stdin:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -184,7 +183,7 @@ class Child:
             self.stop()
 
     def failure(self) -> EngineError:
-        """Describe why it ended, or why it doesn't take its input any more; then it is ended.
+        """Describe why it ended, or takes no more input; end it.
 
         borg on a full disk skips the file at hand, says why, and waits for the next one.
         """
@@ -209,7 +208,7 @@ class Child:
         return EngineError(f"{self._name} {ending}: {message or 'no message'}{self._hint}", stderr)
 
     def interrupt(self) -> None:
-        """Tell it to end, and don't wait."""
+        """Signal it to end, and don't wait."""
         if self.is_running():
             self._process.send_signal(self._how)
         self._is_announced = True
@@ -235,10 +234,10 @@ class Child:
 
 
 class ChildStream:
-    """The output of processes, one after the other; each is started while the one before runs."""
+    """The output of processes in sequence; each is started while the one before runs."""
 
     def __init__(self, *starters: Callable[[], Child]) -> None:
-        """Start the first of the processes, and the second when that is being read."""
+        """Start the first process, and the second while the first is being read."""
         self._starters: Iterator[Callable[[], Child]] = iter(starters)
         self._children: list[Child] = []
         self._start_next()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A line on a terminal that tells how far something is; for nobody else.
+"""A line on a terminal that shows the progress; only for a terminal.
 
 A thread looks at a counter that is there anyway, so that the bytes themselves flow as ever.
 """
@@ -18,7 +18,7 @@ _PAUSE = 0.5  # seconds
 
 @contextlib.contextmanager
 def shown(position: Callable[[], int]) -> Iterator[None]:
-    """Show a line while something goes on, if stderr is a terminal; it is gone at the end.
+    """Show a line while something goes on, if stderr is a terminal; remove it at the end.
 
     Args:
         position: gives the bytes so far; called by another thread.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tells when nothing has moved for a while: silence looks like a crash.
+"""A watch that reports when nothing has moved for a while: silence looks like a crash.
 
 A thread looks at when something moved last, so that the bytes themselves flow as ever. It tells
 less and less often, as what it tells may end in a log of dom0's.
@@ -17,7 +17,7 @@ _PAUSE = 1  # seconds; whoever waits again as soon is still waiting for the same
 
 
 class _Watch:
-    """What is waited for."""
+    """The watch on one process's waits."""
 
     def __init__(self) -> None:
         self._what: Callable[[], str] | None = None
@@ -26,7 +26,7 @@ class _Watch:
 
     @contextlib.contextmanager
     def waiting(self, what: Callable[[], str]) -> Iterator[None]:
-        """Wait for something; when nothing moves, say so.
+        """Wait for something; report when nothing moves.
 
         Args:
             what: names it; called by another thread.
@@ -45,7 +45,7 @@ class _Watch:
             self._left = time.monotonic()
 
     def moved(self) -> None:
-        """Note that something moved."""
+        """Record that something moved."""
         self._left = 0.0
 
     def _notify_of_stalls(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is kept of an engine's stderr, and what a person needs of it."""
+"""The kept part of an engine's stderr, and the error message from it."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ class StderrTail:
         self.failure: PermanentFailure | None = None
 
     def add(self, data: bytes) -> None:
-        """Take more."""
+        """Take more of stderr."""
         self.last = (self.last + data)[-STDERR_BYTES:]
         self._first += data[: STDERR_BYTES - len(self._first)]
         self._lines += data.count(b"\n")
@@ -50,13 +50,13 @@ class StderrTail:
             self.failure = self.failure or self._disks.find(text, tried=True)
 
     def cause(self) -> PermanentFailure | None:
-        """Give the error that waiting doesn't mend and that made it fail, if it was one."""
+        """Return the permanent failure that ended the program, None when there is none."""
         lines = reversed(self.last.decode(errors="replace").splitlines())
         found = (self._disks.find(line, tried=False) for line in lines)
         return self.failure or next(filter(None, found), None)
 
     def message(self) -> str:
-        """Tell why it failed (restic 0.17 and later: in JSON, if asked)."""
+        """Return why it failed (restic 0.17 and later: in JSON, if requested)."""
         text = self.last.decode(errors="replace")
         with contextlib.suppress(ValueError):
             *before, line = text.strip().split("\n")
@@ -69,7 +69,7 @@ class StderrTail:
         return clean(_UNLOCK.sub(_NO_UNLOCK, _CALLS.sub("", text)))
 
     def first_ones(self) -> str:
-        """Tell what a check found first; borg may write thousands of lines, one for each piece."""
+        """Return a check's first findings; borg can write thousands of lines, one per piece."""
         lines = self._first.decode(errors="replace").splitlines()
         more = self._lines - _FIRST_LINES
         text = clean(" ".join(lines[:_FIRST_LINES]), _MAX_FIRST)

@@ -44,7 +44,7 @@ def read_all(stream: Stream, limit: int) -> bytes:
 
 
 def widen(fd: int) -> None:
-    """Let a pipe hold 1 MiB (the default is 64 KiB), where the kernel allows it."""
+    """Set a pipe's size to 1 MiB (the default is 64 KiB), where the kernel allows it."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, BUFFER)
 
@@ -61,7 +61,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def drain(fd: int) -> None:
-    """Read to the end of file and throw it away.
+    """Read to the end of file, and discard it.
 
     Qubes takes a reader that stops early for one that has everything: the tars that then die of
     SIGPIPE count as successful (qubes-core-admin qubes/backup.py SendWorker.run).
@@ -88,7 +88,7 @@ class InputStream:
         widen(fd)
 
     def peek(self, count: int) -> bytes:
-        """Give the next bytes without consuming them.
+        """Return the next bytes without consuming them.
 
         Args:
             count: how many, at most the buffer's size; fewer come only at the end.

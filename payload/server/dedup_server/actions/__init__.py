@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One command a file: `run(arguments, repository)` returns the exit status."""
+"""The commands, one per file, each with run(arguments, repository) -> exit status."""

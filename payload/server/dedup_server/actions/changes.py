@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`changes`: lists what can be undone."""
+"""The command `changes`: lists what can be undone."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from dedup_server.notify import human_size
 
 
 def run(arguments: argparse.Namespace, repository: Repository) -> int:
-    """List what maintenance removed, and borg's transactions.
+    """List the removals of maintenance, and borg's transactions.
 
     Returns:
         The exit status.

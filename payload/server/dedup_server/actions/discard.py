@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`discard`: frees the room of what is held back."""
+"""The command `discard`: frees the room of what is held back."""
 
 import argparse
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`maintain`: full access to one repository, for as long as dom0 keeps it open."""
+"""The command `maintain`: full access to one repository, while dom0 keeps it open."""
 
 import argparse
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`maintenance-open`: keeps maintenance open until stdin ends or the time is over."""
+"""The command `maintenance-open`: keeps maintenance open until stdin ends or time is up."""
 
 import argparse
 import contextlib

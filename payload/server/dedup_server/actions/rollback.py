@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`rollback`: undoes a maintenance, or borg's transactions, and all that came later."""
+"""The command `rollback`: undoes a maintenance, or borg's transactions, and all later ones."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from dedup_server.folder import repository_folder
 
 
 def run(arguments: argparse.Namespace, repository: Repository) -> int:
-    """Bring back what `--to` names.
+    """Restore the state that `--to` names.
 
     Returns:
         The exit status.

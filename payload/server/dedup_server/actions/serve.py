@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`serve`: append-only access to one repository."""
+"""The command `serve`: append-only access to one repository."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from dedup_server.folder import repository_folder
 
 
 def run(_arguments: argparse.Namespace, repository: Repository) -> int:
-    """Run the engine's server; restic's takes the place of this process.
+    """Run the engine's server; restic's replaces this process.
 
     Returns:
         The exit status of borg's server, whose requests are filtered.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What restic and borg need from a session: base.py has the interface, sessions.py the choice."""
+"""The engines' parts in a session: base.py has the interface, sessions.py the choice."""

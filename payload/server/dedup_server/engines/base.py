@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an engine does in sessions of its repositories; this module imports no engine."""
+"""The interface of an engine in sessions; this module imports no engine."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,11 +14,11 @@ class Engine(Protocol):
 
     @property
     def folder(self) -> RepositoryFolder:
-        """Where the repository is."""
+        """The repository's folder."""
 
     @property
     def link_rules(self) -> LinkRules:
-        """How its files are linked."""
+        """The rules for links to its files."""
 
     @property
     def patience(self) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lets through to `borg serve --append-only` only what can't destroy what is there.
+"""A filter of `borg serve --append-only`: passes only what can't destroy what is there.
 
 `borg serve --append-only` alone doesn't keep its promise (borg 1.2.9, borg/remote.py
 RepositoryServer.open): for `open` with create=True it drops append-only, and after the error that

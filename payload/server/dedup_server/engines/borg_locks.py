@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removes borg's lock when the processes of this qube that made it are gone.
+"""The removal of borg's lock when the processes of this qube that made it are gone.
 
 borg takes them for living ones as long as any process has their number, as after a boot
 (borg/platform/posix.pyx process_alive). Layout: borg/locking.py ExclusiveLock, LockRoster.

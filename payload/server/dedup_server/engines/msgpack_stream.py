@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Cuts a stream of msgpack objects into messages, strictly and with bounds.
+"""A stream of msgpack objects cut into messages, strictly and with bounds.
 
 Format: github.com/msgpack/msgpack/blob/master/spec.md. Strings come out as bytes, as borg reads
 them (borg/helpers/msgpack.py: raw=True). What borg doesn't send (extensions) is refused,
@@ -27,7 +27,7 @@ _Reading = Generator[None, None, Value]
 
 
 class _Reader:
-    """Reads one object from the beginning of a buffer, while that fills; no byte is read twice."""
+    """A reader of one object from a buffer that still fills; no byte is read twice."""
 
     def __init__(self, data: bytearray) -> None:
         self._data = data
@@ -110,7 +110,7 @@ _BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 
 
 class Splitter:
-    """Collects a stream and gives back whole messages."""
+    """A collector of a stream that returns whole messages."""
 
     def __init__(self) -> None:
         self._data = bytearray()

@@ -32,7 +32,7 @@ class Restic:
 
     @contextlib.contextmanager
     def append_only(self) -> Iterator[None]:
-        """Begin with a flush: then what the session refers to, of earlier ones, is on the disk.
+        """Flush first: then what the session refers to, of earlier ones, is on the disk.
 
         Raises:
             StorageError: the disk reports an error.
@@ -42,7 +42,7 @@ class Restic:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Nothing more is needed."""
+        """Do nothing: restic needs nothing more."""
         yield
 
     @contextlib.contextmanager
@@ -62,10 +62,10 @@ class Restic:
                 restic_recovery.remove(links)
 
     def save_state(self, held: Path) -> None:
-        """There is nothing but the files."""
+        """Do nothing: the files are all there is."""
 
     def restore_state(self, back: Path) -> None:
-        """There is nothing but the files."""
+        """Do nothing: the files are all there is."""
 
     def carry_over(self, held: Path, back: Path, files: Path) -> None:
-        """There is nothing but the files."""
+        """Do nothing: the files are all there is."""

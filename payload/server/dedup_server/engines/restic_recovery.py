@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keeps a restic repository whole when the power goes during maintenance.
+"""The recovery of a restic repository when the power fails during maintenance.
 
 `restic prune` copies what is still needed into new files and removes the old ones; rclone flushes
 nothing. So maintenance begins with hard links to all files, in FOLDER/NAME.kept/before.BOOT, and

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Copies of a repository that are hard links: they cost no room until a file is removed.
+"""Copies of a repository by hard links: they take no room until a file is removed.
 
 A file that is overwritten in place changes in the copy, too, as rclone before 1.63 does it
 (backend/local/local.go Update). So where the engine never writes to a file twice, its files lose
@@ -21,7 +21,7 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 
 @dataclass(frozen=True)
 class LinkRules:
-    """How an engine's files are treated.
+    """The treatment of an engine's files.
 
     Attributes:
         locks: names at the top of a repository that belong to sessions, and are left out.

@@ -28,7 +28,7 @@ TIME_FORMAT = "%Y%m%dT%H%M%S"  # of times in names, which are UTC
 
 @dataclass(frozen=True)
 class RepositoryFolder:
-    """Where a repository is in this qube.
+    """The place of a repository in this qube.
 
     Attributes:
         repository: its configuration.
@@ -50,7 +50,7 @@ class RepositoryFolder:
 
     @property
     def mounted(self) -> Path:
-        """What is on the repository's file system: FOLDER/NAME may be a mount point itself."""
+        """A path on the repository's file system: FOLDER/NAME can be a mount point itself."""
         return self.path if self.path.exists() else self.parent
 
     def flush(self) -> None:

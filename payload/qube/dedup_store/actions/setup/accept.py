@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""accept: a person says that a repository is right, though it isn't as this qube saw it last."""
+"""The command `accept`: a person accepts a repository that changed since this qube last saw it."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: config.Config) -> int:
-    """Answer one of borg's questions, if it asks that one now."""
+    """Answer one of borg's questions, if borg asks it now."""
     kind, location = arguments.kind, config.normal(arguments.location)
     if settings.engine != "borg":
         raise UsageError(f"there is nothing to accept: {settings.engine} asks nothing like that")
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, settings: config.Config) -> int:
 
 
 def _record(what: dict[str, str]) -> None:
-    """Keep what was accepted, and when."""
+    """Record what was accepted, and when."""
     path = config.state_folder() / "accepted"
     row = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | what
     try:

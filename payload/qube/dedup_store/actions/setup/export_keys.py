@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""export-keys: show the password and borg's key, to be kept off this machine."""
+"""The command `export-keys`: shows the password and borg's key, to keep off this machine."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Show what must be kept elsewhere, or (`--names`) tell only what there is."""
+    """Show the secrets to keep elsewhere, or (`--names`) only which there are."""
     report: dict[str, object] = {
         "repository": settings.name,
         "engine": settings.engine,

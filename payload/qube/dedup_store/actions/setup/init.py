@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""init: make a repository."""
+"""The command `init`: makes a repository."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Make the repository, or tell whether it must be made; not where there was one before."""
+    """Make the repository, or report whether it must be made; refuse where one was before."""
     path = settings.password_file
     device.require(settings)
     record = None if arguments.new else known_repositories.read(settings)

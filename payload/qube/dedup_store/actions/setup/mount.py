@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""mount: mount the device that the repository is on."""
+"""The command `mount`: mounts the repository's device."""
 
 import argparse
 
@@ -9,7 +9,7 @@ from dedup_store.system import notify
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Mount the device, as each other command does, and say what hinders."""
+    """Mount the device, as each other command does, and report obstacles."""
     device.require(settings)
     place = str(settings.mount_point) if settings.mount_point else None
     text = f"{settings.device} is mounted at {place}" if place else "the repository has no device"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""set-password: keep the repository's password that comes on stdin."""
+"""The command `set-password`: keeps the repository's password that comes on stdin."""
 
 import argparse
 import getpass
@@ -14,7 +14,7 @@ _STDIN = 0
 
 
 def run(arguments: argparse.Namespace, settings: Config) -> int:
-    """Keep the password that comes on stdin, if there is none yet."""
+    """Keep the password from stdin, if there is none yet."""
     if not settings.is_encrypted:
         raise UsageError(f"there is no password to set: {password.UNENCRYPTED}")
     if os.isatty(_STDIN):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""version: tell the versions of dedup-store and of the engines."""
+"""The command `version`: reports the versions of dedup-store and of the engines."""
 
 import argparse
 import subprocess
@@ -15,7 +15,7 @@ _MAX_LINE = 200  # characters
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Tell the versions of dedup-store and of the engines that are installed."""
+    """Report the versions of dedup-store and of the installed engines."""
     found = {"dedup-store": f"dedup-store {VERSION}"}
     found |= {name: _first_line(command) for name, command in _ENGINES.items()}
     lines = [line or f"{name}: not found" for name, line in found.items()]
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _first_line(command: list[str]) -> str:
-    """Give the first line that a program tells of itself; empty when there is no such program."""
+    """Return the first line of a program's output; empty when there is no such program."""
     try:
         done = subprocess.run(
             command, capture_output=True, check=False, env=environment(), timeout=_SECONDS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keeps borg's counter ahead of all that it ever was.
+"""borg's counter, kept ahead of all that it ever was.
 
 borg 1.x encrypts in counter mode, with one key for all: blocks that were encrypted at the same
 count can be read without the key, when one of them is known (borg/crypto/key.py AESKeyBase). It
@@ -46,7 +46,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def security_folder(repository: str) -> Path:
-    """Give borg's folder for what it remembers of a repository (borg/helpers/fs.py).
+    """Return borg's folder of facts about a repository (borg/helpers/fs.py).
 
     Args:
         repository: its id.
@@ -57,7 +57,7 @@ def security_folder(repository: str) -> Path:
 
 
 def cache_folder(repository: str) -> Path:
-    """Give borg's folder for its cache of a repository (borg/helpers/fs.py).
+    """Return borg's folder for its cache of a repository (borg/helpers/fs.py).
 
     Args:
         repository: its id.
@@ -68,7 +68,7 @@ def cache_folder(repository: str) -> Path:
 
 
 def prepare(repository: str, shown: Callable[[], bytes]) -> Path:
-    """Make ready for writing into a repository.
+    """Prepare for writing into a repository.
 
     Args:
         repository: its id.
@@ -97,7 +97,7 @@ def prepare(repository: str, shown: Callable[[], bytes]) -> Path:
 
 
 def forget_state(repository: str) -> None:
-    """Have borg forget how new a repository was; the next write moves the count ahead.
+    """Drop borg's record of how new a repository was; the next write moves the count ahead.
 
     Args:
         repository: its id.
@@ -141,12 +141,12 @@ def _advance(folder: Path, shown: Callable[[], bytes]) -> None:
 
 
 def _end_of(envelope: bytes) -> int:
-    """Give the count after an object's (borg/crypto/key.py AESKeyBase: type, MAC, count, data)."""
+    """Return the count after this object (borg/crypto/key.py AESKeyBase: type, MAC, count)."""
     return int.from_bytes(envelope[33:41]) + len(envelope) // 16 + 1
 
 
 def ahead(count: int | None, now: float, shown: int) -> int:
-    """Give a count that is further than all that was used.
+    """Return a count beyond all that was used.
 
     Args:
         count: where it is; None when that isn't known.
@@ -167,7 +167,7 @@ def _read(path: Path) -> str | None:
 
 
 def _read_count(path: Path) -> int | None:
-    """Read it as borg wrote it, 8 bytes in hex; None also when that isn't what is there."""
+    """Read the count as borg wrote it, 8 bytes in hex; None when the file is malformed."""
     with contextlib.suppress(ValueError):
         data = bytes.fromhex(_read(path) or "")
         return int.from_bytes(data) if len(data) == 8 else None
@@ -175,7 +175,7 @@ def _read_count(path: Path) -> int | None:
 
 
 def _with_one(repository: str, folder: Path) -> Path:
-    """Give a folder that has a link to borg's own of this repository, and takes nothing else."""
+    """Return a folder with a link to borg's own of this repository, which takes nothing else."""
     place = state_folder() / "borg" / repository
     link = place / repository
     place.mkdir(parents=True, exist_ok=True)

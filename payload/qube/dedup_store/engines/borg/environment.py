@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What borg finds in its environment: its version, this qube's name, answers to its questions."""
+"""borg's environment: its version, this qube's name, answers to its questions."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @functools.cache
 def require_safe_version() -> None:
-    """Refuse a borg that whoever holds the repository can deceive (CVE-2023-36811).
+    """Refuse a borg that the holder of the repository can deceive (CVE-2023-36811).
 
     Raises:
         StoreError: when it is too old.
@@ -41,7 +41,7 @@ def require_safe_version() -> None:
 
 
 def variables(*, is_moved: bool) -> dict[str, str]:
-    """Give all but the repository and its password.
+    """Return all variables except the repository and its password.
 
     Args:
         is_moved: whether a repository may be at another place than before.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tells who holds borg's locks, and removes those of this qube's dead processes.
+"""The holders of borg's locks, and the removal of those of this qube's dead processes.
 
 borg takes a lock for a living one as long as any process has its owner's number
 (borg/platform/posix.pyx process_alive). Layout: borg/locking.py ExclusiveLock, LockRoster.
@@ -33,7 +33,7 @@ class Owner:
         return f"process {self.pid} on {clean(self.host, 60)}"
 
     def may_live(self) -> bool:
-        """Tell whether it may still run, without a signal to anybody."""
+        """Return whether it can still run, without a signal to anybody."""
         if self.host != environment.host_id():
             return True
         with contextlib.suppress(OSError):
@@ -43,31 +43,30 @@ class Owner:
 
 
 class Waiting:
-    """Waits for another borg, and says once for which."""
+    """A wait for another borg, which is announced once.
+
+    Args:
+        folders: gives the repository, if it is in this qube, and borg's cache for it.
+        seconds: to wait at most.
+    """
 
     def __init__(self, folders: Callable[[], list[Path]], seconds: int) -> None:
-        """Begin.
-
-        Args:
-            folders: gives the repository, if it is in this qube, and borg's cache for it.
-            seconds: to wait at most.
-        """
         self._folders = folders
         self._end = time.monotonic() + seconds
         self._is_announced = False
 
     @staticmethod
     def is_about(error: StoreError) -> bool:
-        """Tell whether borg's error is that another one has a lock."""
+        """Return whether borg's error is that another one has a lock."""
         return _LOCKED in str(error)
 
     def is_for_dead(self) -> bool:
-        """Tell whether all who hold locks are dead."""
+        """Return whether all holders of locks are dead."""
         owners = _owners(self._folders())
         return bool(owners) and not any(owner.may_live() for owner in owners)
 
     def go_on(self, error: EngineError) -> None:
-        """Wait on: borg itself waited already.
+        """Go on waiting: borg itself has waited already.
 
         Raises:
             EngineError: it was long enough.
@@ -93,7 +92,7 @@ class Waiting:
 
 
 def remove_dead(folders: Iterable[Path]) -> None:
-    """Remove locks all of whose owners are dead; while no other command of ours is at work.
+    """Remove locks whose owners are all dead; while no other command of ours is at work.
 
     Raises:
         StoreError: one can't be removed.

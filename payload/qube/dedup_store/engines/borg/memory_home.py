@@ -18,14 +18,13 @@ _ROOM = 1 << 16  # bytes; more than borg needs for its locks and notes
 
 
 class MemoryHome:
-    """Temporary folders, private, and gone with this object."""
+    """Private temporary folders that vanish with this object.
+
+    Raises:
+        OSError: they can't be made, or what borg knows can't be read.
+    """
 
     def __init__(self) -> None:
-        """Make them.
-
-        Raises:
-            OSError: they can't be made, or what borg knows can't be read.
-        """
         place = str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None
         self._folder = tempfile.TemporaryDirectory(prefix="dedup-store-", dir=place)
         self._cache, self._security = (
@@ -36,19 +35,19 @@ class MemoryHome:
             shutil.copytree(known, self._security)
 
     def variables(self) -> dict[str, str]:
-        """Give borg's variables for them (borg/helpers/fs.py)."""
+        """Return borg's variables for these folders (borg/helpers/fs.py)."""
         return {"BORG_CACHE_DIR": str(self._cache), "BORG_SECURITY_DIR": str(self._security)}
 
 
 def make() -> MemoryHome | None:
-    """Make one, if that is possible; if it isn't, borg goes on without and says what is wrong."""
+    """Make such folders, or return None: then borg goes on without and reports what is wrong."""
     with contextlib.suppress(OSError):
         return MemoryHome()
     return None
 
 
 def is_home_writable() -> bool:
-    """Tell whether borg can write its own files where it keeps them."""
+    """Return whether borg can write its own files in the usual place."""
     return all(_takes_a_file(folder) for folder in (cache_folder("x").parent, _security()))
 
 

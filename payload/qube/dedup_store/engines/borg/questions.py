@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What borg asks, or refuses, because a repository isn't as this qube saw it last.
+"""The questions, or refusals, of borg when a repository changed since this qube last saw it.
 
 borg asks on a terminal, which nobody sits at, and says it in its own words (borg/cache.py
 SecurityManager and Cache). Here each is told in ours, with the command that accepts it, if
@@ -23,7 +23,7 @@ _OTHER_CIPHER = "Repository encryption method changed since last access"
 
 
 def find(error: EngineError, config: Config, *, is_moved: bool = False) -> QuestionError | None:
-    """Find what borg asks in its error.
+    """Find borg's question in its error.
 
     Args:
         error: any of borg's.
@@ -68,7 +68,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
 
 
 def _place(location: str) -> str:
-    """Give a location of borg's as a configuration has it (storage_call.py StorageCall)."""
+    """Return a location of borg's in the configuration's form (storage_call.py StorageCall)."""
     return re.sub(r"^ssh://([^/@:]+)/\./([^/]+)$", r"qrexec:\1/\2", clean(location, 120))
 
 

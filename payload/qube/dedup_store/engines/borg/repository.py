@@ -43,11 +43,11 @@ class Borg:
         self._borg = BorgRunner(config, session)
 
     def identity(self) -> str:
-        """Give the repository's id, as whoever holds it says."""
+        """Return the repository's id, as its holder reports it."""
         return self._borg.identity()
 
     def exists(self) -> bool:
-        """Tell whether the password opens the repository."""
+        """Return whether the password opens the repository."""
         if not folder.check(self._config):
             return False
         try:
@@ -64,7 +64,7 @@ class Borg:
         self._borg.run("list", "--last", "1")
 
     def is_asking(self, kind: str) -> bool:
-        """Tell whether the repository isn't as this qube saw it last.
+        """Return whether the repository changed since this qube last saw it.
 
         Raises:
             QuestionError: it isn't, in another way.
@@ -78,7 +78,7 @@ class Borg:
         return False
 
     def accept(self, kind: str) -> None:
-        """Take the repository as it is from now on."""
+        """Accept the repository as it is from now on."""
         self._borg.accept(kind)
         self._probe()
 
@@ -87,7 +87,7 @@ class Borg:
         self._borg.run("init", "--encryption", "repokey-blake2", "--make-parent-dirs")
 
     def key(self) -> str:
-        """Give the key, as `borg key import` takes it; its password encrypts it."""
+        """Return the key, as `borg key import` takes it; its password encrypts it."""
         text = self._borg.run("key", "export", "::").decode(errors="replace")
         if not text.startswith("BORG_KEY "):
             raise StoreError("borg's key is malformed")
@@ -118,11 +118,11 @@ class Borg:
                 self._borg.run("delete", "--checkpoint-interval", "0", f"::{first}", *more)
 
     def prune(self) -> None:
-        """Give back the space of what was removed."""
+        """Free the space of what was removed."""
         self._borg.run("compact")
 
     def unlock(self) -> None:
-        """Remove what is left of dead processes, also if others have their numbers by now."""
+        """Remove the locks of dead processes, even if others have their numbers by now."""
         self._borg.remove_dead_locks()
 
     def check(self, *, read_data: bool) -> None:
@@ -148,7 +148,7 @@ class Borg:
             notify.warn(f"borg's own check is left out, as it needs to write: {error}")
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Give a run's payload objects."""
+        """Return a run's payload objects."""
         output = self._borg.run("list", "--json-lines", "--format", "{size}", f"::{run}{PAYLOAD}")
         try:
             items = map(json.loads, output.splitlines())
@@ -157,7 +157,7 @@ class Borg:
             raise StoreError(f"borg's list of {run}{PAYLOAD} is malformed") from None
 
     def usage(self) -> Usage:
-        """Tell what the repository takes."""
+        """Return the room that the repository takes."""
         if self._config.local_repository:
             size = files_bytes(self._config.local_repository, without=RESERVE)
             return Usage(size, "the sizes of the repository's files", None)
@@ -192,7 +192,7 @@ class Borg:
         return found
 
     def _list(self, *options: str) -> list[tuple[str, str]]:
-        """List archives: name, and comment if that is asked for, which reads each archive."""
+        """List archives: name, and, if requested, comment, which reads each archive."""
         output = self._borg.run("list", "--json", *options)
         try:
             return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs borg on a repository: with its password, past its locks, and past what it asks.
+"""Runs of borg on a repository: with its password, past its locks and its questions.
 
 A second put waits for the repository's lock (`lock_wait`), and so do `get` and `list`; the waiting
 is ours, because borg would look only once a minute (locking.py TimeoutTimer: a tenth of the time
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class BorgRunner:
-    """Starts borg for a command of ours, and remembers what it learnt about the repository."""
+    """A starter of borg for one command, with what it learnt about the repository."""
 
     def __init__(self, config: Config, session: Session) -> None:
         self._config = config
@@ -55,7 +55,7 @@ class BorgRunner:
         self._id = ""
 
     def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
-        """Do something as often as needed to get the repository's lock, within `lock_wait`.
+        """Repeat something until it gets the repository's lock, within `lock_wait`.
 
         A cache that a power cut left in pieces is removed first; borg makes it anew.
 
@@ -130,11 +130,11 @@ class BorgRunner:
             os.close(password)
 
     def create_options(self) -> list[str]:
-        """Give the arguments for `borg create` that the settings ask for."""
+        """Return the arguments for `borg create` that the settings choose."""
         return engine_options.borg_arguments(self._config.compression, self._config.chunks)
 
     def run(self, *arguments: str) -> bytes:
-        """Run borg to its end, and give its output."""
+        """Run borg to its end, and return its output."""
         reads = arguments[0] in _READING
         return self.when_unlocked(partial(self._once, *arguments), reads=reads)
 
@@ -143,7 +143,7 @@ class BorgRunner:
         return read_all(stream, MAX_MANIFEST)
 
     def identity(self) -> str:
-        """Give the repository's id, as whoever holds it says."""
+        """Return the repository's id, as its holder reports it."""
         if not self._id:
             if place := self._config.local_repository:
                 try:
@@ -158,17 +158,17 @@ class BorgRunner:
         return self._id
 
     def accept(self, kind: str) -> None:
-        """Take the repository as it is: moved, or older than what this qube knows of it."""
+        """Accept the repository as it is: moved, or older than this qube's record of it."""
         self._memory_home, self._is_moved = None, kind == MOVED
         if kind != MOVED:
             counter.forget_state(self.identity())
 
     def remove_dead_locks(self) -> None:
-        """Remove the locks of dead processes, also if others have their numbers by now."""
+        """Remove the locks of dead processes, even if others have their numbers by now."""
         locks.remove_dead(self._lock_folders())
 
     def _lock_folders(self) -> list[Path]:
-        """Give the folders in this qube that have borg's locks."""
+        """Return the folders in this qube that have borg's locks."""
         cache, repository = (
             counter.cache_folder(self.identity()),
             self._config.local_repository,
@@ -176,7 +176,7 @@ class BorgRunner:
         return [repository, cache] if repository else [cache]
 
     def _memory_variables(self) -> dict[str, str]:
-        """Give borg's variables for what only reads, where home can't be written."""
+        """Return borg's variables for reading when home can't be written."""
         if self._is_moved:  # what is accepted must be kept
             return {}
         if not self._memory_home and not memory_home.is_home_writable():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes runs into a borg repository.
+"""The writer of runs into a borg repository.
 
 borg can read several files in one process only from paths, so each payload object is a named pipe
 in a temporary folder: `borg create --read-special --paths-from-stdin` stores what comes through
@@ -30,12 +30,12 @@ _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags",
 
 
 def object_name(number: int) -> str:
-    """Name the file in the payload's archive that has an object."""
+    """Return the name of an object's file in the payload's archive."""
     return f"{number:06}"
 
 
 class BorgWriter:
-    """Stores a run: one borg process for the payload, one for the manifest (see base.Writer)."""
+    """A writer of one run: one borg for the payload, one for the manifest (see base.Writer)."""
 
     def __init__(self, borg: BorgRunner, run: str) -> None:
         self._borg = borg
@@ -82,7 +82,7 @@ class BorgWriter:
 
     @staticmethod
     def _offer(child: Child, path: Path) -> int:
-        """Tell borg of a named pipe, and open it for writing as soon as borg reads it."""
+        """Send borg the name of a named pipe, and open the pipe as soon as borg reads it."""
         child.write(f".{path.name:/>{_PATH_RECORD - 2}}\n".encode())
         while True:
             with contextlib.suppress(OSError):  # ENXIO: nobody reads yet

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""objects.json, which a run of plain files has: its summary, length and SHA-256 of each object."""
+"""objects.json of a run of plain files: its summary, and each object's length and SHA-256."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Stored:
-    """What an object was when it was stored."""
+    """An object's properties when it was stored."""
 
     length: int
     sha256: str
@@ -93,7 +93,7 @@ def open_file(path: Path) -> int:
 
 @contextlib.contextmanager
 def failing(what: str) -> Iterator[None]:
-    """Turn the system's errors into ours, and tell when it takes long."""
+    """Turn the system's errors into ours, and report a long wait."""
     try:
         with stall_watch.waiting(lambda: "the repository's disk"):
             yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the folder of a repository of plain files holds: its runs, and its id."""
+"""The folder of a repository of plain files: its runs, and its id."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 
 def read_id(place: Path) -> str | None:
-    """Give a repository's id, None when it has none."""
+    """Return a repository's id, None when it has none."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         text = (place / ID_FILE).read_text(encoding="ascii")
         return text if _ID.fullmatch(text) else None
@@ -22,7 +22,7 @@ def read_id(place: Path) -> str | None:
 
 
 def make_id(place: Path) -> None:
-    """Give a repository its id, unless it has one. What is cut short here can be repeated.
+    """Make the repository's id, unless it has one. It can be repeated after a cut.
 
     Raises:
         OSError: it can't be written.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes a file that takes little room: with holes, and sharing blocks with an older file."""
+"""A file that takes little room: with holes, and with blocks shared with an older file."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ _ZEROS = bytes(BLOCK)
 
 
 def has_reflinks(folder: Path) -> bool:
-    """Tell whether the files in a folder can share blocks, by cloning an empty one.
+    """Return whether the files in a folder can share blocks, by cloning an empty one.
 
     Raises:
         OSError: no file can be made there.
@@ -36,19 +36,17 @@ def has_reflinks(folder: Path) -> bool:
 class ObjectFile:
     """A new file, written from its beginning to its end. All methods raise OSError.
 
+    Args:
+        path: where; there must be nothing.
+        find_older: takes the first bytes, gives a descriptor of a file that may have the same
+            content, or None. We close it. None to look for none.
+
     Attributes:
         path: where it is.
         length: its bytes so far.
     """
 
     def __init__(self, path: Path, find_older: Callable[[bytes], int | None] | None) -> None:
-        """Make it.
-
-        Args:
-            path: where; there must be nothing.
-            find_older: takes the first bytes, gives a descriptor of a file that may have the same
-                content, or None. We close it. None to look for none.
-        """
         self.path = path
         self.length = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -66,7 +64,7 @@ class ObjectFile:
         return self._hash.hexdigest()
 
     def write(self, data: memoryview) -> None:
-        """Add to it."""
+        """Add data to the file."""
         self._hash.update(data)
         self.length += len(data)
         while data:
@@ -78,14 +76,14 @@ class ObjectFile:
                 self._store()
 
     def finish(self) -> None:
-        """End it; then it is on the disk."""
+        """End the file; then it is on the disk."""
         self._store()
         os.ftruncate(self._fd, self.length)  # it may end with a hole
         os.fsync(self._fd)
         self.abandon()
 
     def abandon(self) -> None:
-        """Close it as it is."""
+        """Close the file as it is."""
         for fd in (self._fd, self._older):
             if fd is not None and fd >= 0:
                 os.close(fd)

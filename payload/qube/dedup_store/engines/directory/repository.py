@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""directory: plain files, not encrypted, for file systems that deduplicate or share blocks.
+"""The engine directory: plain files, not encrypted, for file systems that deduplicate.
 
     REPOSITORY/dedup-store-runs/RUN/0, 1, ...      payload objects
                                     manifest       the manifest object
@@ -48,11 +48,11 @@ class Directory:
         self._runs = self._place / layout.RUNS
 
     def exists(self) -> bool:
-        """Tell whether there is a repository; no password protects it."""
+        """Return whether there is a repository; no password protects it."""
         return folder.check(self._config)
 
     def identity(self) -> str | None:
-        """Give its id; one that is older than ids has none."""
+        """Return its id; one that is older than ids has none."""
         return layout.read_id(self._place)
 
     def create(self) -> None:
@@ -65,7 +65,7 @@ class Directory:
             files.flush(self._place.parent)
 
     def key(self) -> None:
-        """There is none."""
+        """Return nothing: there is no key."""
 
     def runs(self) -> list[StoredRun]:
         """List the runs; one that is malformed has an empty summary."""
@@ -87,17 +87,17 @@ class Directory:
                 shutil.rmtree(left)
 
     def prune(self) -> None:
-        """Nothing to do: forget has removed the files."""
+        """Do nothing: forget has removed the files."""
 
     def unlock(self) -> None:
-        """Nothing to do: there are no locks."""
+        """Do nothing: there are no locks."""
 
     def check(self, *, read_data: bool) -> None:  # noqa: ARG002 -- the engines' interface
-        """Look at the folder only: each run stands for itself."""
+        """Check the folder only: each run stands for itself."""
         self._names("")
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Give a run's payload objects, of those that are as long as they were."""
+        """Return a run's payload objects, of those that have their length."""
         found = {}
         for name, stored in read_index(self._runs / run).objects.items():
             if name == MANIFEST:
@@ -110,7 +110,7 @@ class Directory:
         return found
 
     def usage(self) -> Usage:
-        """Tell what the repository takes."""
+        """Return the room that the repository takes."""
         names = [name for run in self._names("") for name in self._objects_of(run)]
         with failing(f"{self._place} can't be read"):
             size = files_bytes(self._place, allocated=True)
@@ -134,7 +134,7 @@ class Directory:
         return read_all(self._read(run, [MANIFEST]), MAX_MANIFEST)
 
     def begin(self, run: str) -> None:
-        """Nothing is won by it."""
+        """Begin nothing: an early start saves no time here."""
 
     def payload(
         self,
@@ -165,8 +165,8 @@ class Directory:
         return ""
 
     def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
-        """Never: nothing is remembered of its state in this qube."""
+        """Return False: this qube keeps no record of its state."""
         return False
 
     def accept(self, kind: str) -> None:
-        """There is nothing to accept."""
+        """Do nothing: there is nothing to accept."""

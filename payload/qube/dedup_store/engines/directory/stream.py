@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reads objects of a repository of plain files."""
+"""The reader of objects of a repository of plain files."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from dedup_store.errors import DamagedError
 
 
 class DirectoryStream:
-    """Objects, one after the other, each compared with what was stored (see Stream)."""
+    """Objects in sequence, each compared with what was stored (see Stream)."""
 
     def __init__(self, run: Path, objects: list[tuple[str, Stored]]) -> None:
         self._run = run

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes runs into a repository of plain files."""
+"""The writer of runs into a repository of plain files."""
 
 import contextlib
 import json
@@ -29,16 +29,15 @@ _HEAD = 4096  # bytes by which an object is known again
 
 
 class DirectoryWriter:
-    """Stores a run, an object as soon as it is closed (see base.Writer)."""
+    """A writer of one run; each object is stored as soon as it is closed (see base.Writer).
+
+    Args:
+        runs: the folder that has a folder for each run.
+        run: its name.
+        older: folder of the run to share blocks with, if the file system can.
+    """
 
     def __init__(self, runs: Path, run: str, older: Path | None) -> None:
-        """Begin a run.
-
-        Args:
-            runs: the folder that has a folder for each run.
-            run: its name.
-            older: folder of the run to share blocks with, if the file system can.
-        """
         self._run = run
         self._whole = runs / run
         self._folder = runs / f"{run}{UNFINISHED}"
@@ -79,7 +78,7 @@ class DirectoryWriter:
             self._stored[name] = Stored(made.length, made.sha256)
 
     def finish(self) -> None:
-        """Nothing to do: each object is complete when it is closed."""
+        """Do nothing: each object is complete when it is closed."""
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object, and give the run its name."""
@@ -120,7 +119,7 @@ class DirectoryWriter:
 
 
 def _head(path: Path) -> bytes:
-    """Give a file's first bytes; none when it can't be read."""
+    """Return a file's first bytes; none when it can't be read."""
     with contextlib.suppress(StoreError, OSError), os.fdopen(open_file(path), "rb") as file:
         return file.read(_HEAD)
     return b""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removes the locks that restic's processes left when they were killed.
+"""The removal of locks that killed processes of restic left.
 
 restic's `unlock` isn't for that: to learn whether a lock's owner lives, it sends SIGHUP to whatever
 process has the owner's number by now (internal/restic/lock_unix.go processExists). Nothing else of
@@ -37,7 +37,7 @@ class _Owner:
         return f"process {self.pid} on {clean(self.host, 60)}, {clean(self.time, 40)}"
 
     def may_live(self) -> bool:
-        """Tell whether it may still run, without a signal to anybody."""
+        """Return whether it can still run, without a signal to anybody."""
         if self.host == socket.gethostname():
             with contextlib.suppress(OSError):
                 return Path(f"/proc/{self.pid}/comm").read_bytes().startswith(b"restic")
@@ -48,7 +48,7 @@ class _Owner:
 
 
 def remove(restic: Callable[..., bytes]) -> str:
-    """Remove all locks, unless one is of a process that may live.
+    """Remove all locks, unless one belongs to a process that can still run.
 
     Our own processes have none: it is called while no other command of ours uses the repository.
 
@@ -70,7 +70,7 @@ def remove(restic: Callable[..., bytes]) -> str:
 
 
 def when_free(restic: Callable[..., bytes], wait: int, *arguments: str) -> None:
-    """Run what wants a lock for itself, and wait for the restic that somebody else may run.
+    """Run what needs an exclusive lock, and wait for another restic.
 
     Args:
         restic: as for remove.
@@ -105,7 +105,7 @@ def _names(restic: Callable[..., bytes]) -> list[str]:
 
 
 def _owner_of(restic: Callable[..., bytes], name: str) -> _Owner | None:
-    """Give a lock's owner; None for a lock that is gone, or that a power cut left in pieces.
+    """Return a lock's owner; None for a lock that is gone, or that a power cut damaged.
 
     Raises:
         StoreError: the repository can't be reached, so nobody knows.

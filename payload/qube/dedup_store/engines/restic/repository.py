@@ -42,7 +42,7 @@ _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
 @dataclass
 class _Objects:
-    """Snapshot ids of a run; `all` are those of manifests, and all others."""
+    """The snapshot ids of a run; `all` are those of manifests, and all others."""
 
     summary: str | None = None  # None without a manifest
     payload: dict[int, tuple[str, str]] = field(default_factory=dict)  # and their trees
@@ -61,7 +61,7 @@ class Restic:
         self._sizes: dict[str, int] | None = None  # of payload objects, by tree
 
     def exists(self) -> bool:
-        """Tell whether the password opens the repository."""
+        """Return whether the password opens the repository."""
         if not folder.check(self._config):
             return False
         try:
@@ -75,7 +75,7 @@ class Restic:
         return True
 
     def identity(self) -> str:
-        """Give its id (internal/restic/config.go Config)."""
+        """Return its id (internal/restic/config.go Config)."""
         try:
             if not self._id:
                 self._id = str(json.loads(self._restic.run(*READ_ONLY, "cat", "config"))["id"])
@@ -88,7 +88,7 @@ class Restic:
         self._restic.run("init")
 
     def key(self) -> None:
-        """There is none: with the password, restic opens its own, in the repository."""
+        """Return nothing: with the password, restic opens its own key in the repository."""
 
     def runs(self) -> list[StoredRun]:
         """List the runs."""
@@ -137,7 +137,7 @@ class Restic:
                 self._restic.run_alone("forget", *ids[start : start + _AT_ONCE])
 
     def prune(self) -> None:
-        """Give back the space of what was removed.
+        """Free the space of what was removed.
 
         What is left of files that aren't needed as a whole is stored anew first: as much as half
         of the room allows, so that the others go in any case.
@@ -147,11 +147,11 @@ class Restic:
         self._restic.run_alone("prune", *limit)
 
     def unlock(self) -> None:
-        """Remove the locks of processes that are gone, unless somebody else's restic may run."""
+        """Remove the locks of dead processes, unless somebody else's restic can be running."""
         self._restic.remove_dead_locks()
 
     def check(self, *, read_data: bool) -> None:
-        """Run restic's check, without its lock: backups and restores would fail meanwhile.
+        """Run restic's check without its lock, with which backups and restores would fail.
 
         Without it, what a put adds meanwhile can look like damage; so damage must be seen twice.
         """
@@ -168,7 +168,7 @@ class Restic:
         child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
 
     def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Give a run's payload objects."""
+        """Return a run's payload objects."""
         if self._sizes is None:
             self._sizes = self._find_sizes()
         return {
@@ -204,7 +204,7 @@ class Restic:
         return sizes
 
     def usage(self) -> Usage:
-        """Tell what the repository takes."""
+        """Return the room that the repository takes."""
         runs = [item for item in self._objects().values() if item.summary is not None]
         objects = sum(len(item.payload) for item in runs)
         if self._config.local_repository:
@@ -218,7 +218,7 @@ class Restic:
         return Usage(size, "the data that runs use, as restic counts them", objects)
 
     def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], Child]:
-        """Give what starts to read an object, found by its tags: a list would be a start more.
+        """Return a starter for reading an object, found by its tags: a list would be another start.
 
         With a list that was read anyway, by its id.
         """
@@ -260,8 +260,8 @@ class Restic:
             objects.all[1].append(snapshot["id"])
 
     def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
-        """Never: restic remembers nothing of repositories in this qube."""
+        """Return False: restic keeps no record of repositories in this qube."""
         return False
 
     def accept(self, kind: str) -> None:
-        """There is nothing to accept."""
+        """Do nothing: there is nothing to accept."""

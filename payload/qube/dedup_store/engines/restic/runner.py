@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs restic on a repository, with its password and the way to it."""
+"""Runs of restic on a repository, with its password and the way to it."""
 
 import os
 import shlex
@@ -27,7 +27,7 @@ _CACHE_ROOM = 200 << 20  # bytes
 
 
 def _has_room(variables: dict[str, str]) -> bool:
-    """Tell whether restic's cache has room to grow; restic is slower without, or fails with it."""
+    """Return whether restic's cache can grow; restic is slower without it, or fails with it."""
     folder = Path(variables.get("XDG_CACHE_HOME") or f"{variables['HOME']}/.cache")
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
@@ -40,7 +40,7 @@ def _has_room(variables: dict[str, str]) -> bool:
 
 
 class ResticRunner:
-    """Starts restic for a command of ours."""
+    """A starter of restic for one command."""
 
     def __init__(self, config: Config, session: Session) -> None:
         self._config = config
@@ -48,7 +48,7 @@ class ResticRunner:
         self._options: list[str] = []
 
     def leave_cache(self) -> None:
-        """Have the next processes do without restic's cache, which would hide damage."""
+        """Start the next processes without restic's cache, which would hide damage."""
         self._options = ["--no-cache"]
 
     def start(self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = "") -> Child:
@@ -69,24 +69,24 @@ class ResticRunner:
         return Child(command, feed)
 
     def backup_options(self) -> list[str]:
-        """Give the arguments for `restic backup` that the settings ask for."""
+        """Return the arguments for `restic backup` that the settings choose."""
         return engine_options.restic_arguments(self._config.compression, self._config.pack_size)
 
     def run(self, *arguments: str) -> bytes:
-        """Run restic to its end, and give its output."""
+        """Run restic to its end, and return its output."""
         stream = ChildStream(partial(self.start, *arguments))
         return read_all(stream, _MAX_OUTPUT)
 
     def run_alone(self, *arguments: str) -> None:
-        """Run what wants a lock for itself, and wait for another restic that has one."""
+        """Run what needs an exclusive lock, and wait for another restic that has one."""
         locks.when_free(self.run, self._config.lock_wait, *arguments)
 
     def remove_dead_locks(self) -> None:
-        """Remove the locks of processes that are gone, unless somebody else's restic may run."""
+        """Remove the locks of dead processes, unless somebody else's restic can be running."""
         locks.remove(self.run)
 
     def flush(self) -> None:
-        """Have what was stored on the disk of a storage qube, too; a local one has it.
+        """Write what was stored to the disk of a storage qube; a local repository has it there.
 
         The service begins by that (dedup_server engines/restic.py append_only), and ends without
         input.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes runs into a restic repository."""
+"""The writer of runs into a restic repository."""
 
 from typing import IO
 
@@ -10,7 +10,7 @@ _CONSTANT_TIME = "2000-01-01 00:00:00"
 
 
 class ResticWriter:
-    """Stores a run, one restic process per object (see base.Writer).
+    """A writer of one run, with one restic process per object (see base.Writer).
 
     A process is started when the object before is complete, as it must know its data, and not only
     when the next one begins: dom0 reads a whole volume before the first of its bytes comes
@@ -53,7 +53,7 @@ class ResticWriter:
         self._start_next()
 
     def finish(self) -> None:
-        """Have the process that waits for another object end while the manifest is stored."""
+        """End the process that waits for another object while the manifest is stored."""
         if self._next:
             self._next.interrupt()
 
