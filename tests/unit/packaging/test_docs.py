@@ -13,6 +13,8 @@ from testing.paths import PROJECT
 
 LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"\b(docs/[a-z/-]+\.md|README\.md|CONTRIBUTING\.md|SECURITY\.md)")
+CODE = re.compile(r"`([^` ]+/[^` ]*)`")
+BRACES = re.compile(r"\{([^{}]+)\}")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -73,3 +75,19 @@ def test_readme_is_short() -> None:
 def test_each_page_is_linked_from_readme() -> None:
     linked = {link.partition("#")[0] for link in LINK.findall((PROJECT / "README.md").read_text())}
     assert set(PAGES_FOR_SOMEBODY) <= linked
+
+
+def alternatives(path: str) -> list[str]:
+    """Expand `{a,b}` as a shell does."""
+    if match := BRACES.search(path):
+        names = match[1].split(",")
+        return [one for name in names for one in alternatives(BRACES.sub(name, path, count=1))]
+    return [path]
+
+
+def test_each_path_on_the_map_exists() -> None:
+    text = (PROJECT / "CONTRIBUTING.md").read_text()
+    table = text.partition("## To change X, start in Y")[2].partition("\n## ")[0]
+    paths = [path for found in CODE.findall(table) for path in alternatives(found)]
+    assert len(paths) > 100
+    assert [path for path in paths if not list(PROJECT.glob(path.rstrip("/")))] == []
