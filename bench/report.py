@@ -156,7 +156,7 @@ def _choices(data: Data) -> str:
 
 def _notes(data: Data) -> str:
     notes = [
-        "This project's borg has its chunk setting `medium` unless told otherwise; on the images,"
+        "This project's borg has its chunk setting `medium` unless set otherwise; on the images,"
         " restic and borg are set as this project sets them. What was stored last was read back"
         " after the prune, and compared with what went in, for every contender but the engines"
         " alone, which took part in the first of the days only.",

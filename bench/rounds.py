@@ -19,9 +19,15 @@ from wyng import Wyng
 
 Data = dict[str, Any]
 NAMES = (
-    *("guide-restic", "guide-borg"),
-    *("ours-restic", "ours-borg", "ours-borg-small", "ours-directory"),
-    *("raw-restic", "raw-borg", "raw-borg-small"),
+    "guide-restic",
+    "guide-borg",
+    "ours-restic",
+    "ours-borg",
+    "ours-borg-small",
+    "ours-directory",
+    "raw-restic",
+    "raw-borg",
+    "raw-borg-small",
 )
 RESTORED = "restored.img"
 Dom0 = LabDom0 | UpstreamDom0

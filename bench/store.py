@@ -97,7 +97,7 @@ def main() -> int:
     import report  # noqa: PLC0415
     import targets  # noqa: PLC0415
 
-    # what is mounted goes also when it is told to end
+    # on SIGTERM, too, unmount what is mounted
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     place = Path(os.environ.get("BENCH_DIR") or CHECKOUT / ".benchmarks").absolute()
     place.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class PolicyApplier:
     Attributes:
         params: the options of library/qrexec_policy.py, all of them.
         check_mode: nothing is written.
-        warn: is told what the user should know.
+        warn: takes each warning for the user.
     """
 
     def __init__(
@@ -98,8 +98,10 @@ class PolicyApplier:
     def _diff(self, before: str, after: str) -> dict[str, str]:
         header = str(self.path)
         return {
-            **{"before": before, "after": after},
-            **{"before_header": header, "after_header": header},
+            "before": before,
+            "after": after,
+            "before_header": header,
+            "after_header": header,
         }
 
     def _content(self) -> str | None:

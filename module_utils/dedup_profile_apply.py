@@ -14,7 +14,7 @@ from .dedup_values import check_name, plain
 SECRET = "passphrase_text"  # noqa: S105 -- a key's name
 
 
-# The keys whose values may be shown; what else a file has is told by its name only.
+# The keys whose values may be shown; of others only the name is shown.
 SHOWN = ("destination_vm", "destination_path", "include", "exclude", "compression")
 
 
@@ -60,7 +60,7 @@ class ProfileApplier:
     Attributes:
         params: the options of library/backup_profile.py, all of them.
         check_mode: nothing is written.
-        warn: is told what the user should know.
+        warn: takes each warning for the user.
     """
 
     def __init__(

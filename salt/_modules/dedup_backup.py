@@ -53,15 +53,19 @@ def policy(name: str, rules: list[str] | None, test: bool = False, root: str = "
     Args:
         name: the file's, in /etc/qubes/policy.d.
         rules: see the option `rules` of library/qrexec_policy.py.
-        test: change nothing, tell what would change.
+        test: change nothing, report what would change.
         root: where dom0's file system is, for tests.
 
     Returns:
         changes, comment and warnings, or error and warnings.
     """
     params = {
-        **{"name": name, "rules": rules, "state": "absent" if rules is None else "present"},
-        **{"root": root, "owner": "root", "group": "qubes"},
+        "name": name,
+        "rules": rules,
+        "state": "absent" if rules is None else "present",
+        "root": root,
+        "owner": "root",
+        "group": "qubes",
     }
 
     def work(warnings: list[str]) -> tuple[Report, Report, str]:
@@ -96,17 +100,23 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
         include: see there.
         exclude: see there.
         never_include: see there.
-        test: change nothing, tell what would change.
+        test: change nothing, report what would change.
 
     Returns:
         as policy() does; never a passphrase.
     """
     params = {
-        **{"name": name, "state": state, "confirm_removal": name if state == "absent" else None},
-        **{"destination_vm": destination_vm, "destination_path": destination_path},
-        **{"include": include, "exclude": exclude or []},
-        **{"never_include": never_include or []},
-        **{"folder": "/etc/qubes/backup", "owner": "root", "group": "qubes"},
+        "name": name,
+        "state": state,
+        "confirm_removal": name if state == "absent" else None,
+        "destination_vm": destination_vm,
+        "destination_path": destination_path,
+        "include": include,
+        "exclude": exclude or [],
+        "never_include": never_include or [],
+        "folder": "/etc/qubes/backup",
+        "owner": "root",
+        "group": "qubes",
     }
 
     def work(warnings: list[str]) -> tuple[Report, Report, str]:
@@ -119,7 +129,7 @@ def profile(  # noqa: PLR0913 -- a profile has these keys
 
 
 def qube(name: str, test: bool = True, **options: Any) -> Report:  # noqa: ANN401 -- as written
-    """Tell what would have to change so that a qube is as described, or why it can't be.
+    """Return what would have to change so that a qube is as described, or why it can't be.
 
     Upstream's qvm states do it. They look at nothing beforehand, and some of them change a qube
     with test=True too (qubes-mgmt-salt-dom0-qvm _modules/ext_module_qvm.py prefs).
@@ -148,11 +158,11 @@ def qube(name: str, test: bool = True, **options: Any) -> Report:  # noqa: ANN40
 
 
 def qube_exists(name: str) -> bool:
-    """Tell whether there is a qube of this name."""
+    """Return whether there is a qube of this name."""
     return _shared("dedup_common").Qubes().find(name) is not None
 
 
 def is_half_made(name: str) -> bool:
-    """Tell whether a clone of this name was begun and not ended."""
+    """Return whether a clone of this name was begun and not ended."""
     features = _shared("dedup_common").Qubes().app.domains["dom0"].features
     return f"{_shared('dedup_qube').CLONING}{name}" in features

@@ -27,7 +27,7 @@ def install(
     Args:
         mode: authenticated or off; None leaves it as configured.
         method: replace or path; None leaves it as installed.
-        test: change nothing, tell what would change.
+        test: change nothing, report what would change.
         shimctl: the program.
 
     Returns:

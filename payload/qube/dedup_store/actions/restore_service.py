@@ -98,7 +98,7 @@ def _send(reader: RunReader, prefixes: Sequence[str]) -> int:
             try:
                 reader.write(sink)
             except BrokenPipeError:
-                pass  # it has all that it wants, or its exit code tells
+                pass  # it has all that it wants, or its exit code says why not
             except BaseException:
                 sender.kill()
                 raise

@@ -153,7 +153,7 @@ class Completeness:
         elif qubes is None:
             status, reason = (
                 OPAQUE,
-                "its qubes.xml can't be read, so nobody can tell here which qubes must be in it",
+                "its qubes.xml can't be read, so it is unknown here which qubes must be in it",
             )
         return Verdict(status, reason, self._describe(qubes))
 

@@ -22,7 +22,7 @@ def clock_notes(runs: list[dict[str, Any]]) -> dict[str, str]:
     """Find runs, in their order, whose date is later than that of one after them.
 
     Returns:
-        What to tell of each, by its name.
+        A note on each, by its name.
     """
     found, after = {}, None
     for run in reversed(runs):

@@ -39,7 +39,7 @@ class StoredObject:
 
     Attributes:
         length: its bytes.
-        content: the same for objects that are the same to the engine; empty when it can't tell.
+        content: equal for objects that are equal to the engine; empty when that is unknown.
     """
 
     length: int

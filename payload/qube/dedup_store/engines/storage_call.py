@@ -17,7 +17,7 @@ class StorageCall:
             qrexec-client-vm would take for a local program: so our program qrexec-call calls it,
             and ignores them.
         location: the repository, in the engine's words.
-        hint: for its error messages; the engines don't tell what qrexec said.
+        hint: for its error messages; the engines don't pass on what qrexec said.
     """
 
     command: str

@@ -30,7 +30,7 @@ class Lock:
     """A lock that is held until the process and its engines have ended.
 
     Attributes:
-        fd: its file, which also tells whether a command was cut short that takes the engine's own
+        fd: its file, which also shows whether a command was cut short that takes the engine's own
             locks; a folder's when there is no room for a file.
         exclusive: whether it is held alone, to remove runs.
         wait: seconds to wait for others at most.
@@ -78,7 +78,7 @@ class Lock:
         return _STORING
 
     def _mark(self, mark: bytes) -> None:
-        with contextlib.suppress(OSError):  # home is full or read-only: then _read tells less
+        with contextlib.suppress(OSError):  # home is full or read-only: then _read returns less
             os.pwrite(self.fd, mark, 0)
             os.fsync(self.fd)
 

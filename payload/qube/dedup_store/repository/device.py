@@ -44,7 +44,7 @@ def require(config: Config) -> None:
 
     Raises:
         UsageError: this qube isn't prepared for it.
-        StoreError: it isn't attached, can't be mounted, or can't be told from another one.
+        StoreError: it isn't attached, can't be mounted, or can't be distinguished from another one.
     """
     path, label = config.mount_point, config.device
     if path is None or label is None or _hold(path):

@@ -2,8 +2,8 @@
 """The record of repositories that this qube has used: an empty place isn't a new one then.
 
 What holds a repository can be unplugged, unmounted, renamed or emptied, and something else can be
-in its place. So each location has a file beside its lock, with what tells its repository from
-others. A location can have several: disks with the same label, used in turn.
+in its place. So each location has a file beside its lock, with what distinguishes its
+repository from others. A location can have several: disks with the same label, used in turn.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Record:
     Attributes:
         location: the location.
         since: the day when its last repository was first used (UTC).
-        marks: engines' ids of its repositories, and what mark() tells of them.
+        marks: engines' ids of its repositories, and the results of _mark() for them.
     """
 
     location: str
@@ -107,7 +107,7 @@ def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
     except EngineError:
         if to_write:
             raise
-        return  # what the reader does next will tell
+        return  # the reader's next step fails with the reason
     except StoreError as error:
         if to_write:
             raise
@@ -116,7 +116,7 @@ def expect(config: Config, repository: Engine, *, to_write: bool) -> None:
         try:
             remember(config, repository)
         except EngineError:
-            return  # what is done next will tell
+            return  # the next step fails with the reason
         except StoreError as error:  # a backup doesn't fail because of that
             notify.warn(f"it is not remembered that {config.location} is in use: {error}")
 
@@ -165,9 +165,9 @@ def _mark(config: Config) -> str | None:
     """Return what identifies a repository in this qube without a start of the engine.
 
     Returns:
-        None when that can't be told. For borg and directory it is what identity() gives; for
+        None when that is unknown. For borg and directory it is what identity() gives; for
         restic, whose id is encrypted, a hash of the file that has it (`restic migrate` writes
-        that anew, with the same id).
+        a new one, with the same id).
     """
     place = config.local_repository
     if place is None:

@@ -20,7 +20,7 @@ from dedup_store.system.files import files_bytes, free_bytes
 _MIB = 1 << 20
 # Of the file system, what the reserve takes at most.
 _SHARE = 8
-# Without room to store anything anew, restic writes a lock and the index, and then removes. borg
+# Without room to store anything again, restic writes a lock and the index, and then removes. borg
 # needs four times its index, and wants to be sure of a segment besides, as soon as it has something
 # to move in ten of them (borg/repository.py check_free_space): that is much for a small repository.
 _LEAST = 4 * _MIB

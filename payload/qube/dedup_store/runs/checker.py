@@ -158,7 +158,7 @@ class RunChecker:
                     joiner = Joiner(found, payload, nothing, selection)
                     with progress.shown(lambda: joiner.written):
                         joiner.run(packed)
-                    # only at their end engines tell whether all went well
+                    # engines report only at their end whether all went well
                     if payload.readinto(memoryview(bytearray(1))):
                         raise DamagedError("there is more payload than the recipe uses")
                 finally:

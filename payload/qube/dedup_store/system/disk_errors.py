@@ -164,7 +164,7 @@ class EngineDisks:
 
         Args:
             line: what it said.
-            tried: only in a line that tells of something that is, or was, tried again; not what
+            tried: only in a line about something that is, or was, tried again; not what
                 goes wrong with restic's cache, which it can do without.
         """
         if tried and (not _TRIED.search(line) or self._cache in line):

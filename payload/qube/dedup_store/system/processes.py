@@ -118,7 +118,7 @@ class Child:
 
     def _doing(self) -> str:
         said = self._errors.last.decode(errors="replace").strip().rpartition("\n")[2]
-        if "SSH_ORIGINAL_COMMAND" in said:  # the end of what borg tells of where it runs
+        if "SSH_ORIGINAL_COMMAND" in said:  # the end of borg's description of where it runs
             said = ""
         return self._label + (f" ({clean(said, _MAX_WORDS)})" if said else "")
 
@@ -162,7 +162,7 @@ class Child:
         """Wait for the end of an engine's check, whose output nobody reads.
 
         Args:
-            is_damage: tells from exit code and end of stderr whether it found damage.
+            is_damage: decides by exit code and end of stderr whether it found damage.
 
         Raises:
             DamagedError: it did; with its first complaint.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A line on a terminal that shows the progress; only for a terminal.
 
-A thread looks at a counter that is there anyway, so that the bytes themselves flow as ever.
+A thread looks at a counter that is there anyway, so that it costs the bytes themselves nothing.
 """
 
 import contextlib

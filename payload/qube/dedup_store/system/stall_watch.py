@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A watch that reports when nothing has moved for a while: silence looks like a crash.
 
-A thread looks at when something moved last, so that the bytes themselves flow as ever. It tells
-less and less often, as what it tells may end in a log of dom0's.
+A thread checks when something moved last, so that it costs the bytes themselves nothing. It reports
+less and less often, as its reports can end in a log of dom0's.
 """
 
 import contextlib

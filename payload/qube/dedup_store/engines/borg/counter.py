@@ -77,8 +77,8 @@ def prepare(repository: str, shown: Callable[[], bytes]) -> Path:
     Returns:
         A folder for borg to use as BORG_SECURITY_DIR. borg can't make another folder in it (root
         must give up CAP_DAC_OVERRIDE for that): so it can't write into a repository with another
-        id, for which it would begin to count anew. Whoever holds the repository says what its id
-        is, and the key doesn't tell.
+        id, for which it would count from zero. Whoever holds the repository says what its id
+        is, and the key doesn't show it.
 
     Raises:
         StoreError: it can't be done, or no count is left.

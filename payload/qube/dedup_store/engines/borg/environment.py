@@ -58,7 +58,7 @@ def host_id() -> str:
     """Name this qube in locks, the same after each boot.
 
     borg itself takes a network card's address, and in a qube without one a random number for each
-    process: it could then never tell that a lock's owner is dead. Where no name can be kept, one
+    process: it could then never know that a lock's owner is dead. Where no name can be kept, one
     lasts until the next boot.
     """
     path = state_folder() / "host-id"

@@ -2,7 +2,7 @@
 """The questions, or refusals, of borg when a repository changed since this qube last saw it.
 
 borg asks on a terminal, which nobody sits at, and says it in its own words (borg/cache.py
-SecurityManager and Cache). Here each is told in ours, with the command that accepts it, if
+SecurityManager and Cache). Here each gets our words, with the command that accepts it, if
 anything may.
 """
 

@@ -57,7 +57,7 @@ class BorgRunner:
     def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
         """Repeat something until it gets the repository's lock, within `lock_wait`.
 
-        A cache that a power cut left in pieces is removed first; borg makes it anew.
+        A cache that a power cut damaged is removed first; borg makes a new one.
 
         Args:
             attempt: runs borg, and can be repeated when it raises.
@@ -153,7 +153,7 @@ class BorgRunner:
             else:
                 text = self.run("key", "export", "::").decode(errors="replace")
             if not (found := _ID.search(text)):
-                raise StoreError(f"{self._config.location} doesn't tell borg's id of it")
+                raise StoreError(f"{self._config.location} has no id of borg's")
             self._id = found[1]
         return self._id
 

@@ -106,7 +106,7 @@ class ObjectFile:
 
         Where the file system shares blocks, copy_file_range does that (fs/read_write.c
         vfs_copy_file_range), else it copies: the bytes are right either way. Nobody changes older
-        files; should somebody, the SHA-256 of ours tells when it is read.
+        files; if somebody does, the SHA-256 of ours shows it on reading.
 
         Returns:
             How many bytes are in place; the others must be written.

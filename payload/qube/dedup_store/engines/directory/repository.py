@@ -7,7 +7,7 @@
 
 A run is written as RUN.unfinished, flushed to the disk, and appears by one rename; to be removed it
 is renamed back first. So what has a run's name is whole, whatever was killed, and what a killed
-command leaves is told by its name. Runs don't depend on each other: any can be removed with `rm`.
+command leaves shows by its name. Runs don't depend on each other: any can be removed with `rm`.
 Two puts at once work: each has a folder of its own.
 """
 

@@ -139,7 +139,7 @@ class Restic:
     def prune(self) -> None:
         """Free the space of what was removed.
 
-        What is left of files that aren't needed as a whole is stored anew first: as much as half
+        What is left of files that aren't needed as a whole is stored again first: as much as half
         of the room allows, so that the others go in any case.
         """
         place = self._config.local_repository
