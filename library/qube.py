@@ -25,10 +25,10 @@ description:
   - Creates a qube, or clones it from another one, and brings its settings to what is described.
     What is not described is left alone.
   - Never shrinks a volume, never changes the class or the template of an existing qube, and
-    removes a qube only when told so twice. It fails instead and says what to do.
+    removes a qube only after a second confirmation. It fails instead and says what to do.
   - Works in dom0 only, on the C(qubesadmin) library that dom0 ships.
   - Upstream's M(qubesos.core.qube) can do more (devices, notes), but has no check mode, removes a
-    qube when told so once, and is not in Qubes R4.2.
+    qube without confirmation, and is not in Qubes R4.2.
 options:
   name:
     description: Name of the qube.

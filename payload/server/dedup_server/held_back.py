@@ -78,7 +78,7 @@ def hold(engine: Engine, window: str) -> None:
     _remove_due(engine, known)
     if not folder.path.exists():
         return
-    new = folder.beside / _NEW_HELD
+    new = folder.state_folder / _NEW_HELD
     try:
         link_tree(folder.path, new / _FILES, engine.link_rules)
     except OSError as error:
@@ -91,21 +91,21 @@ def hold(engine: Engine, window: str) -> None:
         if error.errno not in NO_LINKS:
             raise
         shutil.rmtree(new)
-        replace_file(folder.beside / _UNHELD, window.encode())
+        replace_file(folder.state_folder / _UNHELD, window.encode())
         notify(
             f"{folder.parent} can't hold back what this maintenance removes: it has no hard links"
         )
         return
-    (folder.beside / _UNHELD).unlink(missing_ok=True)
+    (folder.state_folder / _UNHELD).unlink(missing_ok=True)
     engine.save_state(new)
-    _complete(engine, new, folder.beside / f"held.{_utc(time.time())}.{window}")
+    _complete(engine, new, folder.state_folder / f"held.{_utc(time.time())}.{window}")
 
 
 def list_held(engine: Engine) -> list[Held]:
     """List what is held back, oldest first."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for path in engine.folder.beside.iterdir():
+        for path in engine.folder.state_folder.iterdir():
             if match := _HELD.fullmatch(path.name):
                 found.append(Held(match[1], match[2], path))
     return sorted(found, key=lambda item: item.time)
@@ -113,7 +113,7 @@ def list_held(engine: Engine) -> list[Held]:
 
 def is_unheld(engine: Engine, window: str | None = None) -> bool:
     """Return whether nothing could be held back in an opening; None stands for the last one."""
-    path = engine.folder.beside / _UNHELD
+    path = engine.folder.state_folder / _UNHELD
     with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
         return path.read_text(encoding="ascii") == window or window is None
     return False
@@ -157,19 +157,19 @@ def settle(engine: Engine) -> None:
     Raises:
         StorageError: a rollback can't be ended.
     """
-    beside = engine.folder.beside
-    for path in list(beside.iterdir()) if beside.exists() else ():
+    state_folder = engine.folder.state_folder
+    for path in list(state_folder.iterdir()) if state_folder.exists() else ():
         if match := _BACK.fullmatch(path.name):
             try:
-                _exchange(engine, path, beside / f"rolled-back.{match[1]}")
+                _exchange(engine, path, state_folder / f"rolled-back.{match[1]}")
             except OSError as error:
                 raise StorageError(
                     f"the rollback of {engine.folder.repository.name} that was interrupted can't be"
                     f" ended: {error.strerror}"
                 ) from None
     for name in (_NEW_HELD, _NEW_BACK):
-        if (beside / name).exists():
-            shutil.rmtree(beside / name)
+        if (state_folder / name).exists():
+            shutil.rmtree(state_folder / name)
 
 
 def rollback(engine: Engine, wanted: str) -> Path:
@@ -189,12 +189,16 @@ def rollback(engine: Engine, wanted: str) -> Path:
         UsageError: nothing is held back from before a maintenance of that time.
         StorageError: a rollback of this second is there already.
     """
-    beside, name = engine.folder.beside, engine.folder.repository.name
+    state_folder, name = engine.folder.state_folder, engine.folder.repository.name
     known = [item for item in list_held(engine) if item.time == wanted]
     if not known:
         raise UsageError(f"nothing is held back of a maintenance {wanted}: see `changes {name}`")
     now = _utc(time.time())
-    away, back, new = beside / f"rolled-back.{now}", beside / f"back.{now}", beside / _NEW_BACK
+    away, back, new = (
+        state_folder / f"rolled-back.{now}",
+        state_folder / f"back.{now}",
+        state_folder / _NEW_BACK,
+    )
     if away.exists():
         raise StorageError(f"{away} is there already: try again")
     link_tree(known[0].path / _FILES, new / _FILES, engine.link_rules)
@@ -208,7 +212,9 @@ def describe_leftovers(engine: Engine) -> str:
     """Return a line for each folder that takes room, too, and is for a person to remove."""
     names = ("rolled-back.", "torn.")
     with contextlib.suppress(FileNotFoundError):
-        found = [path for path in engine.folder.beside.iterdir() if path.name.startswith(names)]
+        found = [
+            path for path in engine.folder.state_folder.iterdir() if path.name.startswith(names)
+        ]
         return "".join(
             f"also there, to be removed when all is well: {path}\n" for path in sorted(found)
         )

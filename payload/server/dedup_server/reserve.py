@@ -73,7 +73,7 @@ def require(engine: Engine) -> None:
 
 
 def _path(folder: RepositoryFolder) -> Path:
-    return folder.beside / "reserve"
+    return folder.state_folder / "reserve"
 
 
 def _wanted(folder: RepositoryFolder) -> int:

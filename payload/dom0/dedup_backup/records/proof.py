@@ -119,7 +119,7 @@ def judge(
         return Proof(unproven="none of its qubes is there any more to show that it succeeded")
     first, last = min(found.values()), max(found.values())
     reason = next(iter(others), "") or _doubt(found, book, has_ends=has_ends)
-    beside = [
+    simultaneous = [
         name
         for name, stamp in now.items()
         if name not in {q.name for q in asked}
@@ -129,9 +129,11 @@ def judge(
     if book.ended is not None and last <= book.ended + _SOON:
         # a clone, or what was renamed, has the stamp of what it was made of, and was not there then
         there = {q.name for q in qubes}
-        beside = [name for name in beside if name in there or now[name] not in found.values()]
-    if beside and not reason:
-        reason = f"a backup that had {beside[0]} in it, too, set backup_timestamp"
+        simultaneous = [
+            name for name in simultaneous if name in there or now[name] not in found.values()
+        ]
+    if simultaneous and not reason:
+        reason = f"a backup that had {simultaneous[0]} in it, too, set backup_timestamp"
     if reason:
         return Proof(unproven=reason)
     gone = tuple(q.name or q.path for q in asked if q.name not in found)

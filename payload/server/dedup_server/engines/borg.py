@@ -93,6 +93,6 @@ class Borg:
         try:
             borg_records.copy_config(self.folder)
         except OSError as error:
-            if self.folder.beside.is_dir() and error.errno not in FULL:
+            if self.folder.state_folder.is_dir() and error.errno not in FULL:
                 raise
             notify(f"{self.folder.parent}: {error.strerror}: no copy is kept of borg's config")

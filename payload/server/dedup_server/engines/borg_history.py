@@ -148,7 +148,7 @@ def rollback(folder: RepositoryFolder, number: int) -> Path:
             f" `changes {name}` lists what is held back from before maintenance"
         )
     now = time.strftime(TIME_FORMAT, time.gmtime())
-    away = folder.beside / f"rolled-back.{now}Z"
+    away = folder.state_folder / f"rolled-back.{now}Z"
     away.mkdir(mode=0o700, exist_ok=True)
     _move(path, files, number, away)
     _restore_config(folder, wanted[-1])

@@ -28,7 +28,7 @@ def floor(folder: RepositoryFolder) -> int:
     Raises:
         StorageError: the note of it is malformed.
     """
-    mark = folder.beside / _MARK
+    mark = folder.state_folder / _MARK
     try:
         return int(mark.read_text(encoding="ascii"))
     except FileNotFoundError:
@@ -39,13 +39,13 @@ def floor(folder: RepositoryFolder) -> int:
 
 def set_floor(folder: RepositoryFolder, value: str) -> None:
     """Note that transaction, or OPEN."""
-    replace_file(folder.beside / _MARK, value.encode())
+    replace_file(folder.state_folder / _MARK, value.encode())
 
 
 def is_open(folder: RepositoryFolder) -> bool:
     """Return whether maintenance began, and didn't end."""
     with contextlib.suppress(FileNotFoundError):
-        return (folder.beside / _MARK).read_text(encoding="ascii") == OPEN
+        return (folder.state_folder / _MARK).read_text(encoding="ascii") == OPEN
     return False
 
 
@@ -53,7 +53,7 @@ def copies(folder: RepositoryFolder) -> list[tuple[str, Path]]:
     """List the copies of `config`, oldest first, with their times (UTC, in TIME_FORMAT)."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for path in folder.beside.iterdir():
+        for path in folder.state_folder.iterdir():
             if match := _COPY.fullmatch(path.name):
                 found.append((match[1], path))
     return sorted(found, key=lambda copy: copy[1].name)
@@ -79,4 +79,4 @@ def copy_config(folder: RepositoryFolder) -> None:
         return
     now = time.time_ns() // 1000
     text = time.strftime(TIME_FORMAT, time.gmtime(now // 1_000_000))
-    replace_file(folder.beside / f"config.{text}.{now % 1_000_000:06}Z", data)
+    replace_file(folder.state_folder / f"config.{text}.{now % 1_000_000:06}Z", data)

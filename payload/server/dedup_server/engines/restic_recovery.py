@@ -34,7 +34,7 @@ def link_all(folder: RepositoryFolder, rules: LinkRules) -> Path | None:
     Returns:
         The folder that has them; None where there are no hard links.
     """
-    new = folder.beside / _NEW
+    new = folder.state_folder / _NEW
     try:
         link_tree(folder.path, new, rules)
     except OSError as error:
@@ -67,14 +67,14 @@ def settle(folder: RepositoryFolder, rules: LinkRules) -> None:
     Raises:
         StorageError: the repository can't be put back as it was.
     """
-    if not folder.beside.exists():
+    if not folder.state_folder.exists():
         return
-    if (folder.beside / _NEW).exists():
-        shutil.rmtree(folder.beside / _NEW)
-    for links in list(folder.beside.iterdir()):
+    if (folder.state_folder / _NEW).exists():
+        shutil.rmtree(folder.state_folder / _NEW)
+    for links in list(folder.state_folder.iterdir()):
         if match := _BEFORE.fullmatch(links.name):
             if match[1] != _boot():
-                _recover(folder, links, folder.beside / f"torn.{match[1]}", rules)
+                _recover(folder, links, folder.state_folder / f"torn.{match[1]}", rules)
             folder.flush()
             remove(links)
 

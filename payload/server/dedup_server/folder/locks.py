@@ -59,9 +59,9 @@ def locked(
 def _open(folder: RepositoryFolder, how: int) -> int:
     """Open the lock's file; to read what is on a read-only disk, the repository instead."""
     safe = os.O_NOFOLLOW | os.O_CLOEXEC
-    path = folder.beside / "lock"
+    path = folder.state_folder / "lock"
     try:
-        folder.beside.mkdir(mode=0o700, exist_ok=True)
+        folder.state_folder.mkdir(mode=0o700, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | safe, 0o600)
     except OSError as error:
         if how == fcntl.LOCK_EX or error.errno not in FULL:

@@ -44,7 +44,7 @@ class RepositoryFolder:
         return self.parent / self.repository.name
 
     @property
-    def beside(self) -> Path:
+    def state_folder(self) -> Path:
         """FOLDER/NAME.kept; a repository's name has no dot, so none can have this one."""
         return self.parent / f"{self.repository.name}.kept"
 
@@ -67,23 +67,23 @@ class RepositoryFolder:
         Raises:
             StorageError: it is gone.
         """
-        mark = self.beside / "made"
+        mark = self.state_folder / "made"
         if (self.path / "config").is_file():  # of both engines
             try:
                 # a folder that is missing couldn't be made, for want of room
-                if self.beside.exists() and not mark.exists():
+                if self.state_folder.exists() and not mark.exists():
                     # of several sessions that begin at once, any may make it
                     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                     os.close(os.open(mark, flags, 0o600))
-                    sync_folder(self.beside)
+                    sync_folder(self.state_folder)
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-        elif mark.exists() or any(self.beside.glob("config.*")):
+        elif mark.exists() or any(self.state_folder.glob("config.*")):
             raise StorageError(
                 f"the repository {self.path} is gone: bring it back (`dedup-server changes"
                 f" {self.repository.name}` lists what a rollback can bring back). To have a new,"
-                f" empty one there, move {self.beside} away first"
+                f" empty one there, move {self.state_folder} away first"
             )
 
     def require_owner(self) -> None:
@@ -92,7 +92,7 @@ class RepositoryFolder:
         Raises:
             UsageError: the repository belongs to another user.
         """
-        for path in (self.path, self.beside):
+        for path in (self.path, self.state_folder):
             if path.exists() and (owner := path.stat().st_uid) != os.geteuid():
                 try:
                     name = pwd.getpwuid(owner).pw_name
