@@ -24,7 +24,7 @@ from testing.shim.driver import SECRET, Root, temporary_root
 from testing.store import memory_engine
 
 QUBE, REPOSITORY = "dedup-backup", "default"
-QUBES = ("debian", "work", "personal")  # those of real_backup.py
+QUBES = ("debian", "work", "personal")  # those of testing/dom0/backup.py
 RUN_TIME, RUN_END = "20261124T101600Z-", "-0a1b"
 Done = subprocess.CompletedProcess[bytes]
 
@@ -99,7 +99,7 @@ class Dom0:
         self.api("dom0", f"admin.vm.Create.AppVM+{TEMPLATE}", f"name={name} label=gray")
 
     def stamp(self, stamp: int | None, *names: str) -> None:
-        """Set backup_timestamp of qubes, all of real_backup.py if none is named."""
+        """Set backup_timestamp of qubes, all of QUBES if none is named."""
         for name in names or QUBES:
             if stamp is None:
                 self.api(name, "admin.vm.property.Reset+backup_timestamp")
@@ -231,6 +231,17 @@ class Dom0:
         new.write_text(text)
         new.chmod(0o755)
         new.rename(path)
+
+
+@contextmanager
+def ledger(dom0: Dom0, backup_id: str) -> Iterator[Path]:
+    """Give a ledger's file, and put it in order afterwards."""
+    path = dom0.root.ledgers / backup_id
+    whole = path.read_bytes()
+    try:
+        yield path
+    finally:
+        path.write_bytes(whole)
 
 
 @contextmanager
