@@ -119,7 +119,7 @@ def check_service(name: str, arg: str) -> tuple[str | None, str | None]:
     """Return service and argument, with None for `*`.
 
     Raises:
-        PolicyError: one of them can't be that.
+        PolicyError: one of them is malformed.
     """
     service, argument = (None if word == "*" else word for word in (name, arg))
     if service is not None and not (CALL_CHARACTERS - {"+"}).issuperset(service):
@@ -140,7 +140,7 @@ def check_token(word: str, place: str) -> str:
     """Return a token that may stand in this place.
 
     Raises:
-        PolicyError: it may not.
+        PolicyError: it must not stand there.
     """
     if not word:
         raise PolicyError(f"a {place} is empty")
@@ -198,8 +198,8 @@ def _check_own_token(token: str) -> None:
 def overlaps(one: Rule, other: Rule) -> bool:
     """Return whether some call may match both rules.
 
-    A qube's name may always have the tag, the type or the uuid of the other rule: only qubesd
-    knows, and it may be another tomorrow.
+    A qube of any name can have the tag, the type or the uuid of the other rule: only qubesd
+    knows, and it can change.
     """
     return (
         _same_or_any(one.service, other.service)

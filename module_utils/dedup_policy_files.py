@@ -142,7 +142,7 @@ class Policy:
                 self.rules = kept
 
     def files(self) -> dict[str, Path]:
-        """Return the files that count, by name; note those whose name is an error."""
+        """Return the files that count, by name; record those whose name is an error."""
         found: dict[str, Path] = {}
         for folder in (RUNTIME_DIR, POLICY_DIR):
             for path in self._names(self.root / folder):

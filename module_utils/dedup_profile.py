@@ -69,7 +69,7 @@ class Profile:
 def backup_qubes(folder: Path) -> set[str]:
     """Return the qubes that profiles of a folder send to dedup-store.
 
-    What can't be read is none of them.
+    A file that can't be read is skipped.
     """
     found = set()
     for path in folder.glob("*.conf"):
@@ -183,7 +183,7 @@ class ProfileFile:
         """Return the passphrase in the file, or None when a new one is needed.
 
         Raises:
-            ProvisionError: it has one that asks for ordinary encryption: not ours to replace.
+            ProvisionError: it has one for ordinary encryption, which must not be replaced.
         """
         if content is None:
             return None

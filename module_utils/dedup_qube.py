@@ -85,7 +85,7 @@ class QubeProvisioner:
         """Validate, then change what differs; in check mode only report what would change.
 
         Raises:
-            ProvisionError: it can't be done; what can be known before any change is checked first.
+            ProvisionError: it can't be done; all that is known before a change is checked first.
         """
         qube = self.qubes.find(self.wanted.name)
         self._check_references()
@@ -100,8 +100,6 @@ class QubeProvisioner:
             self._execute(qube, changes)
         self._power(qube)
         return self.outcome
-
-    # Validation
 
     def _check_references(self) -> None:
         wanted = self.wanted
@@ -163,8 +161,6 @@ class QubeProvisioner:
                 f"{problem}, which is running: run `qvm-shutdown --wait {name}` first"
             )
         return source
-
-    # Creation
 
     def _create(self) -> None:
         source = self._clone_source()
@@ -234,8 +230,6 @@ class QubeProvisioner:
             qube.backup_timestamp = self.qubes.default
         del marks[mark]
         return qube
-
-    # Settings
 
     def _changes(self, qube: Qube) -> Iterator[Change]:
         wanted = self.wanted
@@ -307,8 +301,6 @@ class QubeProvisioner:
                     f"can't set {change.key} ({change.area}) of {qube} to {change.after!r}: "
                     f"{self.qubes.error_text(error)}"
                 ) from error
-
-    # Power
 
     def _power(self, qube: Qube) -> None:
         """Start it or shut it down; the outcome says how it really is afterwards."""

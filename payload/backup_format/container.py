@@ -55,7 +55,7 @@ def has_sound_head(head: bytes, size: int) -> bool:
 def shows_payload(kind: str) -> bool:
     """Return whether a member's payload can be read without a key.
 
-    It can be in our container, and in none, as the forum guide's script left its members.
+    It can in our container, and without one, as in backups of the forum guide's script.
     """
     return kind in (AUTHENTICATED, NONE)
 

@@ -49,7 +49,7 @@ class ChunkSequence:
     for all volumes of an archive.
 
     Args:
-        problem: takes each thing that is wrong, in words.
+        problem: takes a description of each problem.
         most: bytes of the largest chunk; also the size of full ones while none was seen.
     """
 

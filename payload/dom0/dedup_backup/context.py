@@ -62,7 +62,7 @@ def start(arguments: argparse.Namespace) -> Context:
     if os.geteuid():
         raise UsageError("this is for root in dom0 alone: use sudo")
     context = Context(arguments)
-    with contextlib.suppress(OSError, ShimctlError):  # it is not what was asked for
+    with contextlib.suppress(OSError, ShimctlError):  # the action itself matters more
         if text := alarm.warning(context.paths):
             say(f"warning: {text}")
     return context

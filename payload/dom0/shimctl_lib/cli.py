@@ -21,8 +21,8 @@ from shimctl_lib.system import attributes, exchange, files
 MODES = ("authenticated", "off")
 METHODS = ("replace", "path")
 TRIGGERS = ("rpm", "dnf4", "dnf5", "path", "boot", "backup")
-RETRIES = 3  # looks, when a package manager changes something between look and change
-# Seconds after which the path unit tries again after a failure: in the midst of an update the new
+RETRIES = 3  # inspections, when a package manager interferes between inspection and change
+# Seconds after which the path unit tries again after a failure: during an update the new
 # scrypt may lack a library that comes a moment later. Nobody waits for that unit.
 PAUSES = (1, 2, 4, 8)
 Result = dict[str, Any]
@@ -191,7 +191,7 @@ def run(options: Options) -> tuple[Result, int]:
             tidy(at)
             done = attempt(at, options)
     if options.command == "remove" and done["changed"] and "error" not in done:
-        # Perhaps nobody typed it: a package manager removes the shim with our package.
+        # A package manager may have removed the shim with our package, unseen by the user.
         text = "The scrypt shim was removed: new backups are really encrypted, without it."
         notify.desktop(at, text, urgent=False)
     return done, 1 if "error" in done else 0

@@ -71,8 +71,6 @@ class Planner:
         """Add a step."""
         self.steps.append(Step(text, make, paths, after))
 
-    # ---- what both ways have in common
-
     def check_places(self, method: str) -> None:
         """Refuse to touch what is neither scrypt nor ours.
 
@@ -133,8 +131,6 @@ class Planner:
         if old is None or any(old.get(key) != new.get(key) for key in INSTALLATION):
             new["package"] = packages.owner(self.at)
             self.add(text, partial(state.save, self.at, new), self.at.state, **after)
-
-    # ---- the places
 
     def restore_scrypt(self, note: str = "") -> None:
         """Plan to put the package's file back as the real scrypt; the kept one leaves its place."""
@@ -227,8 +223,6 @@ class Planner:
         folders = {file.path.parent for file in self.found.guard}
         made = {*self.folders_made(), *(folder for folder in folders if not folder.exists())}
         return sorted(str(folder.relative_to(self.at.root)) for folder in made) or None
-
-    # ---- the plans
 
     def install(self, mode: str | None, method: str | None) -> Plan:
         """Plan an installation, or its repair; without mode an existing config stays.

@@ -2,7 +2,7 @@
 """The state file, and the lock.
 
 The state file exists from the first step of an installation to the last of a removal:
-phase           installed, or removing: whoever comes next completes the removal
+phase           installed, or removing: the next run completes the removal
 method          replace or path
 shim_sha256     the shim that was put in place
 real_sha256     the real scrypt behind it, which was probed
@@ -57,7 +57,7 @@ def locked(at: Paths) -> Iterator[None]:
     """Hold the lock, so that nobody else changes anything; wait for another holder.
 
     Raises:
-        ShimctlError: somebody else was at work for too long.
+        ShimctlError: another run holds the lock for too long.
     """
     files.make_folder(at.lock.parent)
     with at.lock.open("a") as file:

@@ -71,7 +71,9 @@ def problems(at: Paths, found: inspection.Installation, facts: Report) -> list[s
     for name, trigger in facts["triggers"].items():
         health = str(trigger["health"])
         if health.startswith("broken"):
-            masked = health.endswith("is masked")  # that is the admin's word, and not ours to undo
+            masked = health.endswith(
+                "is masked"
+            )  # the admin's decision, which shimctl doesn't undo
             what = "systemctl unmask its unit, then " if masked else ""
             lines.append(f"trigger {name}: {health}: {what}run shimctl reconcile")
     lines += found.in_the_way(at, found.method)

@@ -4,8 +4,8 @@
 A hostile backup qube can remove everything while dom0 keeps maintenance open. So before it gets
 access, all files are linked (links.py), to `held.TIME.WINDOW/files`: once for each time that dom0
 opens maintenance (WINDOW is the number of that opening), however many sessions come then. Such
-links go when maintenance is opened `keep_removed_days` or more after them, so two or ten in a row
-take nothing away; or by `discard`.
+links go when maintenance is opened `keep_removed_days` or more after them, so several in a row
+remove none; or by `discard`.
 
 - `rolled-back.TIME`: what a rollback took away. `back.TIME`: what it is about to put in its place.
 - `unheld`: the WINDOW in which nothing could be linked.

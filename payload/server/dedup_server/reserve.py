@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Room on the disk, so that one that is full can be emptied again.
 
-Removing needs room: restic writes a lock, a new index, and again what is still needed of a file;
+Removals need room: restic writes a lock, a new index, and a copy of what a file still needs;
 borg writes what it removes, its index, and wants a segment's room free when it compacts
 (borg/repository.py Repository.check_free_space). So FOLDER/NAME.kept/reserve takes that room while
-there is enough, and maintenance gives it up when it needs it.
+there is enough, and maintenance frees it when needed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from dedup_server.notify import human_size, notify
 
 _PART = 20  # of the file system, at most
 _PLENTY = 3  # times the reserve must be free when it is made
-_WORTH = 1 << 20  # bytes that are worth to be freed
+_WORTH = 1 << 20  # bytes that are worth freeing
 
 
 def make(folder: RepositoryFolder) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The three kinds of session of a repository in this qube; only this module knows all engines.
 
-Each takes the lock, ends what an earlier session left, and has its engine do its part.
+Each takes the lock, ends what an earlier session left, and runs the part of its engine.
 """
 
 import contextlib

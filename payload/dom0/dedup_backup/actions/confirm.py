@@ -67,7 +67,7 @@ def _newest_backup(context: Context) -> str:
             " to confirm another one, name its run"
         )
         if backup_id in {id_of(run) for run in context.confirmed}:
-            raise WrongError(text)  # lost; else it may be elsewhere, or have failed
+            raise WrongError(text)  # lost; otherwise it is elsewhere, or failed
         raise UsageError(text)
     good = [run for run in runs if run.status != PARTIAL]
     return (good or runs)[-1].name

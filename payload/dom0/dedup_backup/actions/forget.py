@@ -74,7 +74,7 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
     if there:
         with storage_qube.opened(storage_repository(context.paths, context.address)) as opened:
             context.store.forget(there)
-    order.mend_counter(context.paths)  # before what it is mended by goes
+    order.mend_counter(context.paths)  # before the records that mend it are removed
     left = {id_of(run) for run in stored.difference(runs)}
     for run in runs:
         backup_id = id_of(run)

@@ -35,15 +35,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _make(store: Store, confirmed: int, *, check: bool, new: bool) -> dict[str, Any]:
     """Give the store a password when it needs one, and have it make its repository.
 
-    The password goes from here to the qube's file, through a pipe; dom0 keeps no copy. Killed in
-    between, the next call goes on with the password that is there.
+    The password goes from here to the qube's file, through a pipe; dom0 keeps no copy. When it is
+    killed in between, the next call uses the password that is there.
 
     Args:
         store: where; its qube must be running.
-        confirmed: how many of its runs dom0 has confirmed. With any, it has a repository, which
-            must be there: an empty place isn't a new one then.
+        confirmed: how many of its runs dom0 has confirmed. If any, its repository must be there:
+            an empty place isn't a new one then.
         check: only report what would be done.
-        new: the user wants another repository than the one that there was.
+        new: the user wants a new repository instead of the earlier one.
 
     Returns:
         changed, new_password, new_repository: whether something was, or would be, made; engine

@@ -60,7 +60,7 @@ def _find(
                 continue
             rows.append(_passphrase(profile))
             if address not in known:
-                known[address] = []  # asked once, also when it fails
+                known[address] = []  # one call per store, even when it fails
                 known[address] = Store(address, patience).secret_names()
         except BackupError as error:
             unknown.append(f"profile {profile.name}: {error}")

@@ -118,7 +118,7 @@ class Store:
     def repository(self, *, make: bool, new: bool) -> Repository:
         """Make the repository, unless it exists; or only return whether it would be made.
 
-        With `new`, also where there was another one before. The qube must be running: a look must
+        With `new`, also where there was another one before. The qube must be running: a check must
         not start it.
         """
         options = [] if make else ["--check"]
@@ -203,7 +203,7 @@ def _run(row: dict[str, Any]) -> Run:
 def _member(row: dict[str, Any]) -> Member:
     name, container = row.get("name"), row.get("container")
     length, sha256 = row.get("payload_length"), row.get("payload_sha256")
-    # its own word for what follows no archive's pattern; no member can have this name
+    # dedup-store's name for bytes that fit no archive; no member can have this name
     name = "(no member)" if name is None else name
     if (
         not (isinstance(name, str) and isinstance(container, str) and isinstance(sha256, str))

@@ -39,7 +39,7 @@ def stamps() -> dict[str, int | None]:
 def wanted(include: Iterable[str] | None, exclude: Iterable[str]) -> list[str]:
     """List the qubes that a backup profile selects.
 
-    Stands beside qubes-core-admin qubes/api/admin.py _load_backup_profile and qubes/utils.py
+    Does the same as qubes-core-admin qubes/api/admin.py _load_backup_profile and qubes/utils.py
     match_vm_name_with_special.
 
     Args:

@@ -21,7 +21,7 @@ MAX_PATIENCE = 10**7  # 115 days
 # Bytes a second. A link of 1 Mbit/s brings twice that, and a backup of 100 GB takes 18 days by it.
 SLOWEST = 64 << 10
 _MAX_LINE = 8192
-# Bytes: 100,000 lines of 670. Beyond it, lines can't be what dedup-store says, nor errors be read.
+# Bytes: 100,000 lines of 670. No output of dedup-store is longer, and nobody reads longer errors.
 _MAX_ANSWER = 64 << 20
 _STDERR = 2000  # bytes of it that are kept
 _NO_SUCH_RUN = 4  # dedup-store's exit code
@@ -38,7 +38,7 @@ class Call:
         """Take the process, and limit how long it runs.
 
         All the time that this waits for it must be less than the patience and what its output
-        takes at SLOWEST. Fast output makes no credit beyond the patience.
+        takes at SLOWEST. Fast output earns no credit beyond the patience.
 
         Args:
             process: the call.
@@ -179,7 +179,7 @@ def call(  # noqa: PLR0913 -- each is plain, and most have a default
         what: what it is, for messages.
         feed: whether something will be sent to it; else its stdin is empty.
         autostart: whether to start the qube when it is off.
-        patience: seconds that it may keep this waiting, beside what its output takes at SLOWEST.
+        patience: seconds that it may keep us waiting, plus the time of its output at SLOWEST.
 
     Raises:
         BackupError: there is no such qube, it is off, or it can't be called.

@@ -4,7 +4,7 @@
 Qubes runs one `tar -cO --posix` for each member, all to one pipe (qubes-core-admin
 qubes/backup.py SendWorker.run). GNU tar then writes a pax header (typeflag x) with mtime, atime and
 ctime, a ustar header, the data, and zeros up to a multiple of 10240 bytes, at least two blocks of
-them (POSIX.1 pax, "pax Interchange Format"; GNU tar src/buffer.c). Only exactly that is accepted.
+them (POSIX.1 pax, "pax Interchange Format"; GNU tar src/buffer.c). Nothing else is accepted.
 The backup qube's own reader, dedup_store's, accepts any tar: it must keep whatever comes.
 """
 
@@ -51,7 +51,7 @@ class ArchiveReader:
 
         Raises:
             WrongError: the stream isn't what Qubes makes.
-            BackupError: the qube fell silent.
+            BackupError: the qube stopped sending.
         """
         for _ in range(MAX_MEMBERS + 1):
             first = self._call.read(_BLOCK)

@@ -23,7 +23,7 @@ def wrong_container(name: str, kind: str, right: Collection[str]) -> str:
 
     Args:
         name: the member.
-        kind: what containers.py, or the store, calls its container.
+        kind: the kind of its container, by container_verifier.py or the store.
         right: the kinds that it may be in.
     """
     if kind in right:

@@ -4,7 +4,7 @@
 In a backup that isn't compressed each file is a tar archive, cut into chunks. A tar archive ends
 in two blocks of zeros (POSIX.1 pax, "ustar Interchange Format"; GNU tar and qubes-core-admin
 qubes/tarwriter.py write them), whatever is in it. A file whose tar died in dom0 ends without them;
-Qubes sends it all the same (qubes/backup.py _wrap_and_send_files), and the backup fails.
+Qubes sends it anyway (qubes/backup.py _wrap_and_send_files), and the backup fails.
 """
 
 from backup_format.members import HEADER, HMAC

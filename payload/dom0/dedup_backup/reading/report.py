@@ -21,10 +21,10 @@ class Report:
     Attributes:
         problems: what is wrong, each with the member's name.
         unchecked: what could not be checked.
-        notes: what the user may want to know beside that.
+        notes: other facts for the user.
         qubes: names of the qubes in the backup, as far as its qubes.xml could be read.
-        lacking: names of the qubes that the backup profile means, but the backup hasn't.
-        members: how many members were looked at.
+        lacking: names of the qubes that the backup profile selects but the backup lacks.
+        members: how many members were checked.
         bytes: of their payload.
     """
 
@@ -47,7 +47,7 @@ class Report:
         """Add something that is wrong.
 
         Raises:
-            EnoughError: it was the last that is noted.
+            EnoughError: it is the last one that is recorded.
         """
         text = clean(text)
         if text not in self.problems:

@@ -63,7 +63,7 @@ class RunVerifier:
     def member_list(self, members: list[Member], stream: Call, passphrase: bytes | None) -> None:
         """Check the member list that the store reports for the run.
 
-        Only the beginning of the stream is read, for qubes.xml. Its word is taken when the ledger
+        Only the beginning of the stream is read, for qubes.xml. It is trusted when the ledger
         has its SHA-256, or when its container is right under the passphrase.
         """
         completeness, compare = self._completeness(), self._comparison()

@@ -67,7 +67,7 @@ def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[st
 def forget(paths: Paths, run: str, backup_id: str, *, keep_ledger: bool) -> None:
     """Drop the records of a run; its ledger stays while another run has the same backup.
 
-    That the run was confirmed goes last: by it a forget that was killed can be repeated.
+    The record of the confirmation goes last: with it, a forget that was killed can be repeated.
     """
     record = paths.confirmed / f"{run}.json"
     others = (RUN.fullmatch(path.stem) for path in paths.confirmed.glob("*.json") if path != record)

@@ -53,7 +53,7 @@ class Head:
             could not be counted.
         began: when the row was written, in seconds of Unix time, by dom0's clock.
         offset: of dom0's local time then, in seconds east of UTC.
-        written: when the ledger was written last, as its file says; never passed when unknown.
+        written: when the ledger was last written, by its file; not given when unknown.
     """
 
     order: int | None = 0
@@ -64,8 +64,8 @@ class Head:
     def is_before(self, other: "Head") -> bool:
         """Return whether this backup surely began before another one.
 
-        Their numbers say so. Of a ledger that has none, or is damaged, the last row must be older
-        than the other one's first.
+        Their numbers decide. If a ledger has none, or is damaged, its last row must be older than
+        the other one's first.
         """
         if self.order is not None and other.order:
             return self.order < other.order
@@ -130,7 +130,7 @@ def read(paths: Paths, backup_id: str) -> Ledger | None:
 def encrypted(paths: Paths) -> list[Head]:
     """Read the shim's notes of backups without a ledger (payload/dom0/scrypt `exec_encrypting`).
 
-    A row that makes no sense is left out: that backup was counted all the same.
+    A malformed row is left out: that backup was counted anyway.
 
     Raises:
         BackupError: the file can't be read.

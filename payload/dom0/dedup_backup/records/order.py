@@ -21,7 +21,7 @@ def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> 
     Args:
         paths: where the ledgers are.
         known: backups that are confirmed: they need no place in the order.
-        elsewhere: backups that don't count, as they are confirmed in another store alone.
+        elsewhere: backups that don't count, as they are confirmed only in another store.
 
     Raises:
         UsageError: there is none, or the order isn't known.

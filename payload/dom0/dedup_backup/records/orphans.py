@@ -57,7 +57,7 @@ def find(paths: Paths, stored: Iterable[str]) -> list[Orphan]:
 
     Args:
         paths: where dom0's records are.
-        stored: names of the runs that the store at hand has.
+        stored: names of the runs in this store.
     """
     known = {found[1] for run in stored if (found := RUN.fullmatch(run))}
     known |= {record["backup_id"] for record in confirmed.read(paths, None).values()}
@@ -87,12 +87,12 @@ def drop_old(
 
     Args:
         paths: where dom0's records are.
-        address: the store at hand.
+        address: this store.
         stored: names of the runs that it has.
         patience: as for Store.
 
     Returns:
-        The backups' ids, and why none could be dropped, if one should.
+        The dropped backups' ids, and why none could be dropped, if so.
     """
     old = _old(paths, find(paths, stored))
     if not old:
@@ -100,7 +100,7 @@ def drop_old(
     elsewhere: set[str] = set()
     try:
         for other in other_stores(paths, address):
-            with contextlib.suppress(NoQubeError):  # what was in it has gone with it
+            with contextlib.suppress(NoQubeError):  # its data went with it
                 elsewhere |= {run.name for run in Store(other, patience).runs(start=False)}
     except BackupError as error:  # it may have one of them
         return [], f"{len(old)} old ledger(s) stay, because another store can't be asked: {error}"

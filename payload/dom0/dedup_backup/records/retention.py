@@ -91,23 +91,23 @@ def plan(
     """Decide which runs stay.
 
     Each rule by itself keeps the newest run of each of the last N periods that have one, and the
-    oldest run of all while fewer than N are found; a run goes when no rule keeps it. So does restic
-    (restic-forget(1) of 0.17; internal/restic/snapshot_policy.go ApplyPolicy; 0.14 lacks the
-    oldest), and borg 1.2 with one rule (borg-prune(1); borg/helpers/misc.py prune_split). With
+    oldest run of all while fewer than N are found; a run goes when no rule keeps it. restic does
+    the same (restic-forget(1) of 0.17; internal/restic/snapshot_policy.go ApplyPolicy; 0.14 lacks
+    the oldest), and borg 1.2 with one rule (borg-prune(1); borg/helpers/misc.py prune_split). With
     several rules, borg's don't count what another rule keeps; restic's way is taken.
 
     The newest run always stays. A run counts only when it is confirmed, and in the store, as one
     that is lost must not take the place of one that isn't; and when the store doesn't call it
-    partial. Whatever the store hides or invents, it can't have a confirmed run removed that would
-    stay else.
+    partial. Whatever the store hides or invents, it can't cause the removal of a confirmed run that
+    would otherwise stay.
 
     dom0's counter says which of two runs is newer, never a clock. Dates, in UTC, only say which
     runs share a period. They are those of dom0's clock when the backup began, and that clock may
     have been wrong. So the longest row of dates that don't go backwards, and aren't in the future,
-    is taken at its word: all others are unsure. A run with an unsure date stays as long as a rule
+    is trusted: all others are unsure. A run with an unsure date stays as long as a rule
     still looks for periods when it comes to it, and doesn't count. So it takes no other run's
     place; and it goes when there are N newer periods, as a run with a right date does. When the
-    clock is behind now, all dates are unsure: nothing goes but by `last`, which needs no date.
+    clock is behind now, all dates are unsure: only `last`, which needs no date, removes runs.
 
     Runs of an older version have no number. They come before all others, by their dates; one whose
     date is in the future has no place, and is left. So is a run that could not be counted.

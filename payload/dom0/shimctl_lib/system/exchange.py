@@ -3,8 +3,8 @@
 
 Package managers don't know our lock. What one of them puts under a name after we looked must
 neither be replaced nor removed. So a file is exchanged with the one that is there, and only then
-that one is looked at: when it isn't the one that was seen, it goes back. Until that is settled it
-lies beside its place under a name of ours; recover() brings it back for one who was killed.
+that one is inspected: when it isn't the inspected one, it goes back. Until that is settled it lies
+beside its place under a name of ours; recover() brings it back after a run was killed.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ beginnings of the wanted names comes on stdin, separated by spaces; stdout is th
 upstream's tar2qfile makes; the unpacker's answer to it comes on stdin, and is tar2qfile's to read.
 
 Upstream's qubes.Restore ignores how its command ended. Here, when not all could be read, tar2qfile
-is killed before it can end the stream properly, and the exit code tells dom0.
+is killed before it can end the stream properly, and dom0 sees the exit code.
 """
 
 import argparse

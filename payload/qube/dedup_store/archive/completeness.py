@@ -4,7 +4,7 @@
 What a complete archive has: qubes-core-admin qubes/backup.py (Backup.backup_do for the order,
 Backup._split_and_send for the chunks). A stream that was cut between two members is a plain end
 of file here, so completeness must be judged by what qubes.xml promises. A backup without its last
-small files (firewall rules, notes) can't be told from a whole one; dom0's ledger can.
+small files (firewall rules, notes) can't be distinguished from a whole one here; dom0's ledger can.
 """
 
 from dataclasses import dataclass, field
@@ -131,7 +131,7 @@ class Completeness:
 
         Returns:
             `whole`, `partial` with the reasons, or `opaque` for an archive that is complete by its
-            names, but keeps from us which qubes it must have (a really encrypted one).
+            names, but hides which qubes it must have (a really encrypted one).
         """
         for name in (HEADER, HMAC, XML):
             if name not in self._containers:

@@ -71,7 +71,7 @@ def parse_header(block: bytes) -> Header:
     """Read a header block.
 
     Raises:
-        TarError: when its checksum is wrong or its fields make no sense.
+        TarError: when its checksum is wrong or its fields are malformed.
     """
     if len(block) != BLOCK:
         raise TarError("a tar header is cut")
@@ -137,7 +137,7 @@ def head_length(data: bytes) -> int:
     member's name, which would make the first chunk of every volume new in each backup.
 
     Args:
-        data: beginning of an archive, 4 KiB are plenty.
+        data: beginning of an archive, 4 KiB suffice.
 
     Returns:
         Bytes, a multiple of the block size; 0 when these are no headers that we understand.

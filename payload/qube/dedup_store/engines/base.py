@@ -120,7 +120,7 @@ class Engine(Protocol):
         """Begin to read all payload objects of a run, before its manifest is read.
 
         Returns:
-            What payload() goes on with, or the caller closes; None when nothing is won by it.
+            A stream for payload(), or for the caller to close; None when that saves no time.
         """
 
     def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
@@ -138,7 +138,7 @@ class Engine(Protocol):
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all objects of these runs, or leftovers, and nothing else.
 
-        The manifests go first: whatever ends this early, no run looks whole and isn't.
+        The manifests go first: if this ends early, no incomplete run looks whole.
         """
 
     def prune(self) -> None:

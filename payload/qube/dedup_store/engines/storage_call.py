@@ -16,7 +16,7 @@ class StorageCall:
         command: for a splitter like the shell's. Both engines add arguments of their own, which
             qrexec-client-vm would take for a local program: so our program qrexec-call calls it,
             and ignores them.
-        location: the repository, in the engine's words.
+        location: the repository, in the engine's syntax.
         hint: for its error messages; the engines don't pass on what qrexec said.
     """
 

@@ -61,7 +61,7 @@ class Lock:
                 self._mark(_IDLE)
                 break
             if mark != _REMOVING:
-                break  # another put; what one that was cut short left is in nobody's way
+                break  # another put; leftovers of one that was cut short are in nobody's way
             waiting.go_on()
         self._get(fcntl.LOCK_SH, "a forget or prune")  # a try that fails loses the lock (flock(2))
         self._mark(_STORING)
@@ -107,7 +107,7 @@ class _Waiting:
         """Wait a moment.
 
         Raises:
-            StoreError: it was long enough.
+            StoreError: the time is up.
         """
         if time.monotonic() >= self._end:
             raise StoreError(f"{self._other} uses the repository: try again later")

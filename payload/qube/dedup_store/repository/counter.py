@@ -6,7 +6,7 @@ back (write(2), O_APPEND). Its time of change is the date of the run that was co
 
 The file can be old: this qube's volume was reverted, its home restored, or another qube has stored
 runs. So it is compared with the runs at the first put after each start of the qube, and whenever it
-isn't the file that was counted with last. Both are noted beside it.
+isn't the file of the last count. A file beside it records both.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
             there, or can't be written.
 
     Returns:
-        The number; one that isn't noted when the counter can't be written.
+        The number; it isn't recorded when the counter can't be written.
 
     Raises:
         StoreError: the runs had to be listed, and can't be.
@@ -56,7 +56,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
             last = os.fstat(file).st_mtime
             counter.write(b"\n")
             os.fsync(file)
-            number = os.lseek(file, 0, os.SEEK_CUR)  # our byte's end, whoever appends beside us
+            number = os.lseek(file, 0, os.SEEK_CUR)  # our byte's end, even if others append, too
             os.utime(file, (now, now))
         if is_right:
             _record_state(config)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The attached device that can hold a repository.
 
-/etc/fstab has a line for it, with the option `user`, so that an ordinary user's `mount` may do it;
-the role backup_qube has it written at each start of the qube.
+/etc/fstab has a line for it, with the option `user`, so that an ordinary user can mount it;
+the role backup_qube arranges that it is written at each start of the qube.
 """
 
 import contextlib

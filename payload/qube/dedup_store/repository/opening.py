@@ -78,7 +78,7 @@ def _require_folder(config: Config) -> None:
     """Refuse to go on without a repository of the configured engine.
 
     Raises:
-        UsageError: when there never was one.
+        UsageError: when there was never one.
         StoreError: when it is gone.
     """
     if not folder.check(config):

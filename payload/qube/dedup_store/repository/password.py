@@ -102,7 +102,7 @@ def store(path: Path, line: bytes) -> bool:
                 file.write(line)
                 file.flush()
                 os.fsync(fd)
-            path.hardlink_to(new)  # there whole or not at all; of two callers, one wins
+            path.hardlink_to(new)  # there whole or not at all; of two callers, one succeeds
         finally:
             new.unlink(missing_ok=True)
         files.flush(path.parent)

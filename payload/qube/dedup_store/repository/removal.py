@@ -13,8 +13,8 @@ from dedup_store.repository.reserve import Reserve
 def removing(opened: Opened, reserve: Reserve) -> Iterator[None]:
     """Record that runs are being removed; afterwards reserve room again, however it ended.
 
-    A removal that was cut short stays noted: the next command cleans up after it. One that ended
-    with NoRunError has removed nothing.
+    The record of a removal that was cut short stays: the next command cleans up after it. One
+    that ended with NoRunError has removed nothing.
 
     Args:
         opened: the repository, opened to remove.

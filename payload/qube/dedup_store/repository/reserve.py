@@ -2,8 +2,8 @@
 """The room on the repository's disk that is reserved for removals.
 
 On a disk without one free byte, restic and borg can't remove anything: both write before they do.
-So a file in the repository's folder, which neither engine looks at, keeps some room; forget and
-prune give it up first, and make it again at the end. The engine directory needs none.
+So a file in the repository's folder, which both engines ignore, reserves some room; forget and
+prune remove it first, and make it again at the end. The engine directory needs none.
 """
 
 import contextlib

@@ -68,7 +68,7 @@ class RunChecker:
             What is reported of it.
 
         Raises:
-            StoreError: the engine failed, and not because of damage.
+            StoreError: the engine failed for a reason other than damage.
         """
         run = summary["run"]
         try:
@@ -174,7 +174,7 @@ def _contradictions(found: Manifest, packed: bytes) -> dict[int, str]:
     """Find payload objects whose length differs between recipe and manifest.
 
     Raises:
-        DamagedError: the recipe is none, or for another stream.
+        DamagedError: the recipe is malformed, or for another stream.
     """
     lengths = dict.fromkeys(range(len(found.objects)), 0)
     members, member, total = iter(found.members), None, 0

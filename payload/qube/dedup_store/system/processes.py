@@ -105,7 +105,7 @@ class Child:
         while stream and (data := os.read(stream.fileno(), STDERR_BYTES)):
             self._errors.add(data)
             if self._errors.failure and not self._is_announced:
-                self.interrupt()  # restic would try for 15 minutes; who waits gets its failure
+                self.interrupt()  # restic would try for 15 minutes; report its failure now
                 killer = threading.Timer(_STOP_SECONDS, self._process.kill)
                 killer.daemon = True
                 killer.start()
@@ -165,7 +165,7 @@ class Child:
             is_damage: decides by exit code and end of stderr whether it found damage.
 
         Raises:
-            DamagedError: it did; with its first complaint.
+            DamagedError: it did; with its first finding.
             StoreError: it failed for another reason.
         """
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dedup_store.system import notify
 
 _FIRST, _MOST = 10, 600  # seconds between two lines
-_PAUSE = 1  # seconds; whoever waits again as soon is still waiting for the same
+_PAUSE = 1  # seconds; a wait that begins sooner than this continues the one before
 
 
 class _Watch:

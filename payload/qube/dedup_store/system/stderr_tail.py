@@ -17,7 +17,7 @@ _TRACEBACK = re.compile(
 )
 # restic 0.14 has the calls that led to an error behind its cause (github.com/pkg/errors)
 _CALLS = re.compile(r"^[\w./-]+\.[\w.()*-]+\n\t\S+:\d+$\n?", re.MULTILINE)
-# restic's unlock may hit an innocent process (engines/restic/locks.py)
+# restic's unlock can signal an innocent process (engines/restic/locks.py)
 _UNLOCK = re.compile(r"\s+the `unlock` command can be used to remove stale locks")
 _NO_UNLOCK = "; if its process is gone, try again: the next backup or prune removes such a lock"
 _FIRST_LINES = 2
@@ -29,7 +29,7 @@ class StderrTail:
 
     Attributes:
         last: its end.
-        failure: what it tries again and again, and in vain.
+        failure: what it retries without success.
     """
 
     def __init__(self, disks: EngineDisks) -> None:

@@ -21,7 +21,7 @@ def run(_arguments: argparse.Namespace, repository: Repository) -> int:
     """Open maintenance.
 
     It writes a line `open`, and at the end `held BYTES`, what is held back of all that was removed,
-    or `unheld`, when nothing can be; dom0 reads it (dedup_backup/maintenance.py).
+    or `unheld`, when nothing can be held back; dom0 reads it (dedup_backup/calls/storage_qube.py).
 
     Returns:
         The exit status.

@@ -41,10 +41,10 @@ class Engine(Protocol):
         """Surround a session that may remove everything; it is held back already."""
 
     def save_state(self, held: Path) -> None:
-        """Note in a folder what a rollback to the files in it must restore beside them."""
+        """Record in a folder what a rollback to the files in it must restore beside them."""
 
     def restore_state(self, back: Path) -> None:
-        """Restore what save_state noted in a folder; this may be repeated."""
+        """Restore what save_state recorded in a folder; this can be repeated."""
 
     def carry_over(self, held: Path, back: Path, files: Path) -> None:
         """Complete the repository that a rollback is about to put in place.

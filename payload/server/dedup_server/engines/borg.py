@@ -31,7 +31,7 @@ class Borg:
     patience: ClassVar[float] = INSTANT
 
     def settle(self) -> None:
-        """Remove a dead process's lock, and note the last segment after maintenance."""
+        """Remove a dead process's lock, and record the last segment after maintenance."""
         borg_locks.remove_dead(self.folder.path)
         self._settle_floor()
 
@@ -52,7 +52,7 @@ class Borg:
 
     @contextlib.contextmanager
     def maintenance(self) -> Iterator[None]:
-        """Keep a copy of the configuration, and note what may have been compacted."""
+        """Keep a copy of the configuration, and record what may have been compacted."""
         borg_records.copy_config(self.folder)
         borg_records.set_floor(self.folder, borg_records.OPEN)
         yield
@@ -83,7 +83,7 @@ class Borg:
                 replace_file(then, now.read_bytes())
 
     def _settle_floor(self) -> None:
-        """After maintenance, note how far back a rollback can go."""
+        """Record how far back a rollback can go, after maintenance."""
         if borg_records.is_open(self.folder):
             last = max(borg_history.segments(self.folder.path), default=-1)
             borg_records.set_floor(self.folder, str(last))

@@ -4,8 +4,8 @@
 `restic prune` copies what is still needed into new files and removes the old ones; rclone flushes
 nothing. So maintenance begins with hard links to all files, in FOLDER/NAME.kept/before.BOOT, and
 ends with a flush and their removal. A session that finds such links knows that the one before was
-interrupted. With another boot since, new files may be torn: the repository becomes again what the
-links are, and what is new is moved to FOLDER/NAME.kept/torn.BOOT. In the same boot nothing was
+interrupted. With another boot since, new files may be torn: the repository is set back to the
+links, and what is new is moved to FOLDER/NAME.kept/torn.BOOT. In the same boot nothing was
 lost, and it is flushed.
 
 The links that held_back.py makes can't serve for this: they show the repository as dom0's opening

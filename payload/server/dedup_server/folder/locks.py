@@ -44,7 +44,7 @@ def locked(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _try_to_settle(folder, settle, must=is_alone)
             _wait(lock, how, seconds)
-            if is_alone and folder.path.is_dir():  # excludes who couldn't make the file
+            if is_alone and folder.path.is_dir():  # excludes sessions that couldn't make the file
                 other = os.open(folder.path, os.O_RDONLY | os.O_CLOEXEC)
                 stack.callback(os.close, other)
                 _wait(other, how, seconds)

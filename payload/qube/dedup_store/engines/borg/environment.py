@@ -48,7 +48,7 @@ def variables(*, is_moved: bool) -> dict[str, str]:
     """
     return environment() | {
         "BORG_HOST_ID": host_id(),
-        # answers to what it would ask: it would take our input for one
+        # answers to its questions: it would take our input for an answer
         "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes" if is_moved else "no",
         "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "no",
     }
@@ -58,7 +58,7 @@ def host_id() -> str:
     """Name this qube in locks, the same after each boot.
 
     borg itself takes a network card's address, and in a qube without one a random number for each
-    process: it could then never know that a lock's owner is dead. Where no name can be kept, one
+    process: it could then never know that a lock's owner is dead. Without a stored name, one
     lasts until the next boot.
     """
     path = state_folder() / "host-id"
@@ -81,7 +81,7 @@ def _make(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())  # what is in a lock must outlive a power cut
         with contextlib.suppress(FileExistsError):
-            path.hardlink_to(new)  # of two processes, one wins
+            path.hardlink_to(new)  # of two processes, one succeeds
     finally:
         new.unlink(missing_ok=True)
     files.flush(path.parent)

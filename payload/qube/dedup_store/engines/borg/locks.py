@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The holders of borg's locks, and the removal of those of this qube's dead processes.
 
-borg takes a lock for a living one as long as any process has its owner's number
+borg takes a lock as held as long as any process has its owner's number
 (borg/platform/posix.pyx process_alive). Layout: borg/locking.py ExclusiveLock, LockRoster.
 """
 
@@ -69,7 +69,7 @@ class Waiting:
         """Go on waiting: borg itself has waited already.
 
         Raises:
-            EngineError: it was long enough.
+            EngineError: the time is up.
         """
         living = [str(owner) for owner in _owners(self._folders()) if owner.may_live()]
         if time.monotonic() >= self._end:

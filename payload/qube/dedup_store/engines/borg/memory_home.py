@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Folders in memory for borg's own files, to read while the home folder can't be written.
 
-borg writes its cache also when it only reads, and also without a lock. What it knows of
-repositories is copied there: it notices by it that one was moved, replaced or put back.
+borg writes its cache also when it only reads, and also without a lock. Its facts about
+repositories are copied there: by them it notices that one was moved, replaced or put back.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The questions, or refusals, of borg when a repository changed since this qube last saw it.
 
-borg asks on a terminal, which nobody sits at, and says it in its own words (borg/cache.py
+borg asks on a terminal, where nobody sits, and in its own words (borg/cache.py
 SecurityManager and Cache). Here each gets our words, with the command that accepts it, if
-anything may.
+there is one.
 """
 
 import re
@@ -28,7 +28,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
     Args:
         error: any of borg's.
         config: the repository's.
-        is_moved: whether it was accepted that the repository was moved; borg says it all the same.
+        is_moved: whether it was accepted that the repository was moved; borg still reports it.
     """
     stderr, place = error.stderr, clean(config.location, 120)
     if (moved := _MOVED.search(stderr)) and not is_moved:

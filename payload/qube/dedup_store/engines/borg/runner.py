@@ -65,7 +65,7 @@ class BorgRunner:
                 written.
 
         Raises:
-            QuestionError: a person has to decide.
+            QuestionError: a person must decide.
         """
         is_torn = was_torn = False
         waiting = locks.Waiting(self._lock_folders, self._config.lock_wait)

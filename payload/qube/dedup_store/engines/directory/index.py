@@ -44,7 +44,7 @@ def read_index(run: Path) -> Index:
 
     Raises:
         StoreError: it can't be read.
-        DamagedError: it makes no sense.
+        DamagedError: it is malformed.
     """
     fd = open_file(run / INDEX)
     with os.fdopen(fd, "rb") as file, failing(f"{run / INDEX} can't be read"):

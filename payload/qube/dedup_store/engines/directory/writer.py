@@ -25,7 +25,7 @@ from dedup_store.errors import StoreError
 from dedup_store.system import files
 from dedup_store.system.streams import BUFFER
 
-_HEAD = 4096  # bytes by which an object is known again
+_HEAD = 4096  # bytes by which an object is recognised
 
 
 class DirectoryWriter:
@@ -57,7 +57,7 @@ class DirectoryWriter:
     def __exit__(self, *_: object) -> None:
         if self._object:
             self._object.abandon()
-        shutil.rmtree(self._folder, ignore_errors=True)  # what stays is for prune
+        shutil.rmtree(self._folder, ignore_errors=True)  # prune removes what stays
 
     def open_object(self) -> None:
         """Begin the next object."""

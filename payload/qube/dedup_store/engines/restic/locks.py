@@ -2,8 +2,8 @@
 """The removal of locks that killed processes of restic left.
 
 restic's `unlock` isn't for that: to learn whether a lock's owner lives, it sends SIGHUP to whatever
-process has the owner's number by now (internal/restic/lock_unix.go processExists). Nothing else of
-restic does, `unlock --remove-all` neither (internal/repository/lock.go RemoveAllLocks).
+process has the owner's number by now (internal/restic/lock_unix.go processExists). No other command
+of restic does, not even `unlock --remove-all` (internal/repository/lock.go RemoveAllLocks).
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def remove(restic: Callable[..., bytes]) -> str:
         restic: runs it with some arguments, and gives its output.
 
     Returns:
-        Who may live; nothing when there is no lock any more.
+        The owners that can still run; nothing when there is no lock left.
 
     Raises:
         StoreError: the locks can't be listed or removed.

@@ -2,7 +2,7 @@
 """restic (0.14 and later): one snapshot per object.
 
 An object's snapshot has the tags `run=NAME` and `object=N`, or `summary=...` for the manifest.
-Its id isn't noted anywhere, so that `restic copy` to another repository keeps runs usable.
+Its id isn't stored anywhere, so that `restic copy` to another repository keeps runs usable.
 Payload objects have a constant time and file name, so that an unchanged one has a known tree.
 Two puts at once work: restic needs no exclusive lock to add data.
 """

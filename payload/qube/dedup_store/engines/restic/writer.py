@@ -14,7 +14,7 @@ class ResticWriter:
 
     A process is started when the object before is complete, as it must know its data, and not only
     when the next one begins: dom0 reads a whole volume before the first of its bytes comes
-    (qubes-core-admin qubes/tarwriter.py get_sparse_map). The last one is for nothing.
+    (qubes-core-admin qubes/tarwriter.py get_sparse_map). The last one remains unused.
     """
 
     def __init__(self, restic: ResticRunner, run: str) -> None:
