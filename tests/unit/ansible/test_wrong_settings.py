@@ -97,7 +97,10 @@ def messages(inventories: dict[str, dict[str, Any]], tmp_path: Path) -> dict[str
     inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     tasks = str(PROJECT / "playbooks/tasks/check_settings.yml")
     check = {"ansible.builtin.import_tasks": tasks, "vars": {"check_settings_qubes": "{{ qubes }}"}}
-    playbook = tmp_path / "play.yml"
+    playbook = tmp_path / "playbooks/play.yml"
+    playbook.parent.mkdir()
+    (playbook.parent / "vars").symlink_to(PROJECT / "playbooks/vars")
+    (tmp_path / "roles").symlink_to(PROJECT / "roles")
     playbook.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": [check]}]))
     result = play(playbook, "-i", str(inventory))
     fatal = [
