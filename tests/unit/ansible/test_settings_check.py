@@ -85,7 +85,9 @@ def test_each_kind(tmp_path: Path) -> None:
     hosts["nothing"] = {"ansible_connection": "local"}
     inventory = tmp_path / "hosts.yml"
     inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    playbook = tmp_path / "play.yml"
+    playbook = tmp_path / "playbooks/play.yml"
+    playbook.parent.mkdir()
+    (tmp_path / "roles").symlink_to(PROJECT / "roles")
     tasks = str(PROJECT / "playbooks/tasks/check_settings.yml")
     playbook.write_text(
         json.dumps(
