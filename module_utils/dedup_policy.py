@@ -160,7 +160,7 @@ def _rule(service: str | None, argument: str | None, words: Sequence[str]) -> Ru
     check_token(source, SOURCE)
     check_token(target, TARGET)
     if action not in _PARAMETERS:
-        raise PolicyError(f"{action!r} is no action: use allow, ask or deny")
+        raise PolicyError(f"{action!r} isn't an action: use allow, ask or deny")
     parameters: dict[str, str] = {}
     for word in words[3:]:
         key, equals, value = word.partition("=")

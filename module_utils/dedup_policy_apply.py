@@ -118,7 +118,7 @@ class PolicyApplier:
         policy = files.Policy(self.root)
         policy.load_before(self.name)
         for error in policy.errors[:WARNINGS_MAX]:
-            self.warn(f"{error}: Qubes denies every call until this is mended")
+            self.warn(f"{error}: Qubes denies every call until you correct this")
         instead = self.root / files.RUNTIME_DIR / self.name
         if instead.is_file():
             self.warn(f"{instead} takes the place of {self.path} until it is removed")

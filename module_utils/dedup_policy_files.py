@@ -194,14 +194,14 @@ class Policy:
     def _directive(self, words: list[str], base: Path, depth: int) -> None:
         wanted = {"!include": 1, "!include-dir": 1, "!include-service": 3, "!compat-4.0": 0}
         if wanted.get(words[0]) != len(words) - 1:
-            raise PolicyError(f"{' '.join(words)!r} is no directive")
+            raise PolicyError(f"{' '.join(words)!r} isn't a directive")
         if depth >= INCLUDE_DEPTH_MAX:
             raise PolicyError("files include each other too deeply")
         if words[0] == "!include":
             self._load(_file(base, words[1]), base, depth + 1)
         elif words[0] == "!include-dir":
             if not (base / words[1]).is_dir():
-                raise PolicyError(f"{base / words[1]} is no folder")
+                raise PolicyError(f"{base / words[1]} isn't a folder")
             for path in self._names(base / words[1]):
                 self._load(path, base, depth + 1)
         elif words[0] == "!include-service":
@@ -220,7 +220,7 @@ class Policy:
 
         def directive(words: list[str]) -> None:
             if words[0] != "!include" or len(words) != 2:
-                raise PolicyError(f"{' '.join(words)!r} is no directive here")
+                raise PolicyError(f"{' '.join(words)!r} isn't a directive here")
             if depth >= INCLUDE_DEPTH_MAX:
                 raise PolicyError("files include each other too deeply")
             self._load_old(service, argument, _file(base, words[1]), base, depth + 1)
@@ -231,7 +231,7 @@ class Policy:
         """Add the rules of Qubes 4.0's files, and the denials that these imply."""
         base = self.root / OLD_DIR
         if not base.is_dir():
-            raise PolicyError(f"{base} is no folder")
+            raise PolicyError(f"{base} isn't a folder")
         for service, argument, path in _old_files(base):
             self._load_old(service, argument, path, base, 1)
             if argument is not None:
@@ -244,7 +244,7 @@ class Policy:
 def _file(base: Path, name: str) -> Path:
     path = base / name
     if not path.is_file():
-        raise PolicyError(f"{path} is no file")
+        raise PolicyError(f"{path} isn't a file")
     return path
 
 

@@ -176,7 +176,7 @@ class ProfileFile:
                 "is left as it is: repair it, or move it away"
             ) from None
         if not isinstance(content, dict):
-            raise ProvisionError(f"{self.path} is no backup profile: move it away")
+            raise ProvisionError(f"{self.path} isn't a backup profile: move it away")
         return content
 
     def passphrase(self, content: dict[str, object] | None) -> str | None:

@@ -228,11 +228,11 @@ def _words(words: list[str]) -> list[str]:
 
 def _seconds(text: str) -> int:
     if not re.fullmatch("[0-9]{1,8}", text) or not 1 <= int(text) <= MAX_PATIENCE:
-        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_PATIENCE}")
+        raise argparse.ArgumentTypeError(f"{text!a} isn't a number from 1 to {MAX_PATIENCE}")
     return int(text)
 
 
 def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,6}", text) or not 1 <= int(text) <= MAX_RUNS:
-        raise argparse.ArgumentTypeError(f"{text!a} is no number from 1 to {MAX_RUNS}")
+        raise argparse.ArgumentTypeError(f"{text!a} isn't a number from 1 to {MAX_RUNS}")
     return int(text)

@@ -60,7 +60,7 @@ def start(arguments: argparse.Namespace) -> Context:
         UsageError: we aren't root.
     """
     if os.geteuid():
-        raise UsageError("this is for root in dom0 alone: use sudo")
+        raise UsageError("only root in dom0 can run this: use sudo")
     context = Context(arguments)
     with contextlib.suppress(OSError, ShimctlError):  # the action itself matters more
         if text := alarm.warning(context.paths):
@@ -72,5 +72,5 @@ def id_of(run: str) -> str:
     """Return the backup's id from a run's name; reading/run_verifier.py proves it."""
     found = RUN.fullmatch(run)
     if not found:
-        raise UsageError(f"'{clean(run, 120)}' is no run's name: see `qubes-dedup-backup list`")
+        raise UsageError(f"'{clean(run, 120)}' isn't a run's name: see `qubes-dedup-backup list`")
     return found[1]

@@ -133,7 +133,7 @@ class Profile:
         else:
             text = self._read().get("passphrase_text") or ""
             if not isinstance(text, str):
-                raise UsageError(f"passphrase_text of {self.path} is no text: put it in quotes")
+                raise UsageError(f"passphrase_text of {self.path} isn't text: put it in quotes")
         if not text:
             raise UsageError(f"no passphrase: {self.path} has none, use --passphrase-file")
         return text.encode()
@@ -150,7 +150,7 @@ class Profile:
             # a YAML error quotes what is around it, perhaps the passphrase
             raise UsageError(f"can't read {self.path} ({type(error).__name__})") from None
         if not isinstance(content, dict):
-            raise UsageError(f"{self.path} is no backup profile")
+            raise UsageError(f"{self.path} isn't a backup profile")
         return content
 
 
@@ -187,7 +187,7 @@ def storage_repository(paths: Paths, address: StoreAddress) -> StorageRepository
         )
     for key, pattern in _STORAGE.items():
         if not isinstance(entry[key], str) or not pattern.fullmatch(entry[key]):
-            raise UsageError(f"{path}: that is no {key}: '{clean(str(entry[key]), 80)}'")
+            raise UsageError(f"{path}: malformed {key}: '{clean(str(entry[key]), 80)}'")
     return StorageRepository(**entry)
 
 
@@ -199,7 +199,7 @@ def all_profiles(paths: Paths) -> list[Profile]:
 
 def _address(qube: str, repository: str) -> StoreAddress:
     if not _QUBE.fullmatch(qube) or not _REPOSITORY.fullmatch(repository):
-        raise UsageError("that is no name of a qube or of a repository")
+        raise UsageError("that isn't the name of a qube or a repository")
     return StoreAddress(qube, repository)
 
 

@@ -132,7 +132,7 @@ class Installation:
                 f" {GUIDES_BACKUPS}"
             )
         return (
-            f"{path} is not understood, so it counts as `mode = off`: correct it, or run"
+            f"{path} is malformed, so it counts as `mode = off`: correct it, or run"
             " `sudo shimctl install --mode MODE`"
         )
 

@@ -210,7 +210,7 @@ class Planner:
                 text = f"lay down {file.path} (now: {file.now})"
                 self.add(text, partial(guard.lay_down, file), guard="complete")
         if guard.stale_units(at, found.guard):
-            self.add("let systemd watch", lambda: guard.watch(at), guard="complete")
+            self.add("have systemd watch scrypt", lambda: guard.watch(at), guard="complete")
 
     def folders_made(self) -> list[Path]:
         """Return the folders of the guard that an installation made."""
@@ -303,7 +303,9 @@ class Planner:
             self.record(f"record the removal in {at.state}", entries, installed="partly")
         guards = [file for file in found.guard if file.now in ("right", "wrong")]
         if guards:  # first, or it would notice what comes now
-            self.add("let systemd watch no more", lambda: guard.stop_watching(at), guard="absent")
+            self.add(
+                "have systemd stop watching scrypt", lambda: guard.stop_watching(at), guard="absent"
+            )
         self.remove_local()
         left = self.restore_if_ours()
         for file in guards:

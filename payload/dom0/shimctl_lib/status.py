@@ -63,7 +63,9 @@ def problems(at: Paths, found: inspection.Installation, facts: Report) -> list[s
             lines.append(f"the real scrypt at {at.real} is '{found.real.kind}': {REINSTALL}")
         return lines + found.in_the_way(at, found.method, "`sudo shimctl install`")
     if found.state.get("phase") == "removing":
-        return ["a removal was cut: run shimctl remove, or shimctl install to keep the shim"]
+        return [
+            "a removal was interrupted: run shimctl remove, or shimctl install to keep the shim"
+        ]
     lines = _place_problems(at, found)
     if problem := found.config_problem(at.config):
         lines.append(problem)

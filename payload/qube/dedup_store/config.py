@@ -120,7 +120,7 @@ def load(name: str) -> Config:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{clean(name, 80)}' is no repository name: letters, digits, '-' and '_', at most 64"
+            f"'{clean(name, 80)}' isn't a repository name: letters, digits, '-' and '_', at most 64"
         )
     folder = Path(os.environ.get("DEDUP_STORE_CONFIG_DIR") or CONFIG_DIR)
     path = folder / f"{name}.toml"

@@ -140,11 +140,11 @@ def test_without_a_folder_in_run_as_before_r43(dom0: Dom0) -> None:
         ("90-a.policy", "!include include/gone\n", "90-a.policy:1: "),
         ("90-a.policy", "!include-dir include/gone\n", "90-a.policy:1: "),
         ("90-a.policy", "!include-service te$t * include/a\n", "90-a.policy:1: service"),
-        ("90-a.policy", "!nonsense\n", "90-a.policy:1: '!nonsense' is no directive"),
+        ("90-a.policy", "!nonsense\n", "90-a.policy:1: '!nonsense' isn't a directive"),
         ("90-a.policy", "!compat-4.0 x\n", "90-a.policy:1: "),
         ("90-a.policy", "!include 90-a.policy\n", "90-a.policy:1: files include each other"),
         ("90-A.policy", "", "90-A.policy: no policy file may have such a name"),
-        ("90-a.policy", "* * * * allow\x1b[31m\n", "90-a.policy:1: 'allow?[31m' is no action"),
+        ("90-a.policy", "* * * * allow\x1b[31m\n", "90-a.policy:1: 'allow?[31m' isn't an action"),
     ],
 )
 def test_errors_in_other_files_are_told(dom0: Dom0, name: str, text: str, error: str) -> None:
@@ -153,7 +153,7 @@ def test_errors_in_other_files_are_told(dom0: Dom0, name: str, text: str, error:
     assert result["changed"]
     assert len(result["errors"]) == 1
     assert error in result["errors"][0].replace("\\x1b", "?")
-    assert "Qubes denies every call until this is mended" in warnings(result)
+    assert "Qubes denies every call until you correct this" in warnings(result)
 
 
 def test_an_error_does_not_hide_what_overrides(dom0: Dom0) -> None:

@@ -122,7 +122,7 @@ def test_a_file_with_a_wrong_order_can_be_removed(dom0: Dom0) -> None:
     ("line", "message"),
     [
         ("test.A * work vault", "needs service, argument, source, target and action"),
-        ("test.A * work vault permit", "'permit' is no action"),
+        ("test.A * work vault permit", "'permit' isn't an action"),
         ("test.A x work vault allow", "argument 'x' must be * or begin with +"),
         ("test.A +a$ work vault allow", "argument '+a$' has a character"),
         ("te$t * work vault allow", "service 'te$t' has a character"),

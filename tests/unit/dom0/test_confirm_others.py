@@ -103,7 +103,7 @@ def test_a_backup_that_was_counted_but_not_noted(alone: Dom0) -> None:
     (alone.root.ledgers / lost.backup_id).unlink()
     done = alone("confirm")
     assert done.returncode == 2
-    assert b"no ledger of the backup that was begun last" in done.stderr
+    assert b"no ledger of the backup that began last" in done.stderr
 
 
 def test_two_stores_by_turns(alone: Dom0) -> None:

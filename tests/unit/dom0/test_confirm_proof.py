@@ -113,7 +113,7 @@ def test_the_stamps_prove_another_run(dom0: Dom0, backup: Backup, other_backup: 
     assert other in told["unchecked"][0]
     (dom0.confirmed / f"{other}.json").unlink()  # not even when the other one isn't confirmed
     dom0.confirmed.rmdir()
-    unproven(dom0, f"backup {other_backup.backup_id} was begun at ")
+    unproven(dom0, f"backup {other_backup.backup_id} began at ")
 
 
 def test_a_backup_of_more_qubes_set_the_stamps(dom0: Dom0, backup: Backup) -> None:
@@ -140,9 +140,9 @@ def test_a_really_encrypted_backup_set_the_stamps(dom0: Dom0, backup: Backup) ->
             for order, at, why in (
                 (0, 0, "dom0 counted 1 backup(s) after this one"),
                 (own + 1, stamp + 1, ""),
-                (own + 1, stamp, "a backup was begun at "),
+                (own + 1, stamp, "a backup began at "),
                 # dom0's clock was ahead, and was put right between the two
-                (own + 1, first["time"] - 600, "a backup was begun at "),
+                (own + 1, first["time"] - 600, "a backup began at "),
             ):
                 noted.write_text(f'cut\n{{"order": {order}, "time": {at}}}\n')
                 if why:
@@ -183,7 +183,7 @@ def test_a_later_backup_that_was_forgotten(
         path.unlink()
         dom0.forget()
         dom0.serve(backup.stream())
-        unproven(dom0, "after this one of which it has no note")
+        unproven(dom0, "after this one of which it has no record")
 
 
 def test_a_copy_of_one_of_its_qubes(dom0: Dom0, backup: Backup) -> None:

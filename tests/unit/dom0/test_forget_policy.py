@@ -64,7 +64,7 @@ def test_a_real_store(at: Dom0, tmp_path: Path) -> None:
     began = told["keep"][1]["made"]
     assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z", began)
     assert f"keep {second}, of {began}: daily\n" in done.stdout.decode()
-    assert b"a run was begun later than that" in done.stderr
+    assert b"a run began later than that" in done.stderr
     listed = {row["run"]: row for row in at.json("list", code=0)["runs"]}
     assert listed[second]["began"] == began  # one moment, one label
     assert at("forget", "--dry-run", first).stdout == f"would forget {first}\n".encode()
@@ -143,7 +143,7 @@ def test_values_that_make_no_sense(at: Dom0, value: str) -> None:
     done = at("forget", f"--keep-daily={value}")
     assert done.returncode == 2
     assert b"argument --keep-daily: " in done.stderr
-    assert b"is no number from 1 to 100000" in done.stderr
+    assert b"isn't a number from 1 to 100000" in done.stderr
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",), ("--keep-last=1", LIE)])

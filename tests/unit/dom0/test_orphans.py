@@ -133,7 +133,7 @@ def test_prune_drops_old_ones(at: Dom0, backup: Backup, other_backup: Backup) ->
     assert left == {ELSEWHERE, OTHER, backup.backup_id, other_backup.backup_id}
     ledger(at, FAILED, 91)
     assert (
-        f"dropped the ledger of backup {FAILED}: it is in no store".encode() in at("prune").stdout
+        f"removed the ledger of backup {FAILED}: it is in no store".encode() in at("prune").stdout
     )
 
 

@@ -332,7 +332,7 @@ def test_forget_of_what_is_not_there(at: Dom0, tmp_path: Path) -> None:
     store.make()
     at.real_store(store.environment)
     kept = store.put(stream())
-    for run, reason in ((RUN, b"has no run"), ("latest", b"is no run's name")):
+    for run, reason in ((RUN, b"has no run"), ("latest", b"isn't a run's name")):
         done = at("forget", kept["run"], run)
         assert done.returncode == 2
         assert reason in done.stderr

@@ -313,6 +313,6 @@ def test_nothing_can_be_held_without_hard_links(bare: StorageQube, tmp_path: Pat
         bare.prefix = ()
         assert b"can't hold back what this maintenance removes" in result.stderr
         assert close(opener) == b"unheld\n"
-    assert "of the last maintenance nothing is" in bare.run("changes", "main").stdout
+    assert "nothing of the last maintenance is held back" in bare.run("changes", "main").stdout
     ruin_in_maintenance(bare)
     assert "nothing is" not in bare.run("changes", "main").stdout

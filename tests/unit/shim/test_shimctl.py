@@ -257,10 +257,10 @@ def test_what_is_not_known_is_left_alone(system: System, name: str, what: str) -
 def test_broken_config_is_told_and_not_overwritten(system: System) -> None:
     system.json("install")
     system.config.write_text("mode = best\n")
-    assert "not understood" in system.json("status", status=3)["problems"][0]
-    assert "not understood" in system.json("install", status=1)["error"]
+    assert "malformed" in system.json("status", status=3)["problems"][0]
+    assert "malformed" in system.json("install", status=1)["error"]
     system.package()
-    assert "not understood" in system.json("reconcile", status=1)["error"]
+    assert "malformed" in system.json("reconcile", status=1)["error"]
     assert system.scrypt.read_bytes() == SHIM
     assert system.config.read_text() == "mode = best\n"
     assert system.json("install", "--mode", "off")["changed"]

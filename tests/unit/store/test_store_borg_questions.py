@@ -157,7 +157,7 @@ def test_other_engines_ask_nothing(engine: str, fresh: dict[str, Store], tmp_pat
     kept.rename(place)
     assert moved.runs() == []
     moved.put(backup(2))
-    assert "asks nothing" in refusal(moved, "accept", "older", str(place))
+    assert "has no such questions" in refusal(moved, "accept", "older", str(place))
 
 
 def test_places_in_a_storage_qube_are_told_as_the_configuration_has_them(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_configuration_that_is_absent(bare_store: Store) -> None:
 )
 def test_repository_names(bare_store: Store, name: str) -> None:
     message = refusal(bare_store, "list", f"--repository={name}")
-    assert "is no repository name" in message
+    assert "isn't a repository name" in message
     assert "\x1b" not in message
 
 

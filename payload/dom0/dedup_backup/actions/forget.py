@@ -48,7 +48,7 @@ def _forget_by(context: Context, policy: dict[str, int]) -> int:
     plan = retention.plan(candidates, stored, policy, now)
     if any(row.made and row.made > now for row in plan.keep):
         say(
-            f"dom0's clock says {moment.label(now)}, and a run was begun later than that: dates in"
+            f"dom0's clock says {moment.label(now)}, and a run began later than that: dates in"
             " the future don't count"
         )
     dry, going = context.arguments.dry_run, [row.run for row in plan.forget]

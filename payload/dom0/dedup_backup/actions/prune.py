@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"removed {run} ({was})")
         for backup_id in dropped:
             old = f"it is in no store, and older than {orphans.OLD_DAYS} days"
-            print(f"dropped the ledger of backup {backup_id}: {old}")
+            print(f"removed the ledger of backup {backup_id}: {old}")
         print(f"{context.address} is pruned")
     if why:
         say(why)

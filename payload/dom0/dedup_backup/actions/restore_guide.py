@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> NoReturn:
         raise BackupError(f"there is no program {GUIDE}/scrypt: apply the role shim again")
     print(WARNING, file=sys.stderr)
     if not arguments.unchecked and not _agreed():
-        raise UsageError("nothing was restored, as you did not agree")
+        raise UsageError("nothing was restored, because you did not agree")
     try:
         os.execvpe(TOOL, [TOOL, *words], os.environ | {"PATH": path})
     except OSError as error:

@@ -80,7 +80,7 @@ class Call:
         if not ready:
             raise BackupError(
                 f"{self._what}: the qube sends too little: less than {SLOWEST >> 10} KiB a second"
-                f" for {self._patience} seconds; if its storage is so slow, give --patience SECONDS"
+                f" for {self._patience} seconds; if its storage is slow, give --patience SECONDS"
             )
         data = os.read(self._out, size)
         self._credit = min(self._patience, self._credit + len(data) / SLOWEST)

@@ -89,7 +89,7 @@ class ContainerVerifier:
         """
         head, size = os.pread(self._spool, _HEAD, 0), self._size()
         if not container.has_sound_head(head, size):
-            raise DamagedError("it is no container of scrypt's")
+            raise DamagedError("it isn't a scrypt container")
         log_n = head[7]
         r, p = (int.from_bytes(head[at : at + 4], "big") for at in (8, 12))
         if (

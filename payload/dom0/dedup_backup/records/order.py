@@ -46,8 +46,8 @@ def newest(paths: Paths, known: Collection[str], elsewhere: Collection[str]) -> 
     if size > highest:
         before = "is confirmed already" if last in known else "must be named to be confirmed"
         raise UsageError(
-            "dom0 has no ledger of the backup that was begun last: it could not be noted (was its"
-            f" disk full?), or was forgotten. The one before, {last}, {before}"
+            "dom0 has no ledger of the backup that began last: it could not write one (was its"
+            f" disk full?), or `forget` removed it. The one before, {last}, {before}"
         )
     return last
 

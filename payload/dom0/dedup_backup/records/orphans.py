@@ -137,7 +137,7 @@ def as_text(orphans: Collection[Orphan], others: Collection[str]) -> list[str]:
         lines.append(f"  backup {orphan.backup_id}, last written {orphan.when()}: {size}{running}")
     lines.append(
         "Each failed, or was sent elsewhere under a passphrase that starts with 'dedup:', or the"
-        " store dropped it. Whoever has it can read it."
+        " store lost it. Whoever has it can read it."
     )
     if others:
         lines.append(f"dom0 didn't ask {', '.join(others)}: see the `list` of each.")

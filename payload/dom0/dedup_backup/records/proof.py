@@ -150,7 +150,7 @@ def _doubt(found: Mapping[str, int], book: Ledger, *, has_ends: bool) -> str:
             " another backup of some of its qubes came later"
         )
     if book.ended is None:
-        return "its ledger is of an older version, which noted no times"
+        return "its ledger is of an older version, which recorded no times"
     if first < moment.earliest(book.ended):
         return f"backup_timestamp of {names[0]} is earlier than the backup's last file"
     if last > book.ended + _LATEST:
@@ -202,8 +202,8 @@ def rivals(
         gone = set(range(book.head.order + 1, order.count(paths) + 1)) - counted
         if gone:
             yield (
-                f"dom0 counted {len(gone)} backup(s) after this one of which it has no note: they"
-                " could not be noted (was its disk full?), or were forgotten"
+                f"dom0 counted {len(gone)} backup(s) after this one of which it has no record: it"
+                " could not write one (was its disk full?), or `forget` removed it"
             )
 
 
@@ -218,7 +218,7 @@ def _later(
             yield f"the ledger of {name} is damaged; it could be that of a later backup"
         elif moment.earliest(head.began) <= max(stamps):
             when = moment.label(moment.utc(head.began))
-            yield f"{name} was begun at {when}, after this one, and may have set backup_timestamp"
+            yield f"{name} began at {when}, after this one, and may have set backup_timestamp"
 
 
 def as_record(proof: Proof) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def blocking(paths: Iterable[Path]) -> str | None:
             if letters := _letters(at):
                 return (
                     f"{at} has the attribute {' and '.join(letters)}, which keeps it from being"
-                    f" changed (see `lsattr -d {at}`): take it away with `sudo chattr"
+                    f" changed (see `lsattr -d {at}`): remove it with `sudo chattr"
                     f" -{''.join(letters)} {at}`, then try again"
                 )
     return None

@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
 def _require_runs(repository: Engine, runs: list[str]) -> None:
     for name in runs:
         if not is_run_name(name):
-            raise NoRunError(f"'{clean(name, 120)}' is no run's name: see `dedup-store list`")
+            raise NoRunError(f"'{clean(name, 120)}' isn't a run's name: see `dedup-store list`")
         catalog.find(repository, name)

@@ -192,7 +192,7 @@ class Completeness:
         except qubesxml.UnknownCompressionError:
             if self.is_compressed:
                 return None
-            self.problem("qubes.xml can't be read: it is no archive")
+            self.problem("qubes.xml can't be read: it isn't an archive")
         except qubesxml.XmlError as error:
             self.problem(f"qubes.xml can't be read: {error}")
         return None

@@ -70,7 +70,7 @@ def read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0]
     except UnicodeDecodeError:
-        raise UsageError(f"password file {path} is no text") from None
+        raise UsageError(f"password file {path} isn't text") from None
 
 
 def store(path: Path, line: bytes) -> bool:

@@ -44,7 +44,7 @@ READ_ONLY = FailureKind(
     (errno.EROFS,),
     "read-only file system",
     "is read-only",
-    "attach it writable; when nobody made it so, `sudo dmesg` in that qube says why",
+    "attach it writable; if it isn't attached read-only, `sudo dmesg` in that qube says why",
 )
 # borg/repository.py check_free_space; 545 MB as soon as it has something to move in ten segments
 NARROW = FailureKind(
@@ -64,7 +64,7 @@ DENIED = FailureKind(
     (errno.EACCES, errno.EPERM),
     r"permission denied(?! ?\(|, )|operation not permitted",  # not ssh's words for a wrong key
     "may not be used by this user",
-    "see with `ls -la` there whom it belongs to",
+    "`ls -la` there shows the owner",
 )
 FAILING = FailureKind(
     (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE, errno.EUCLEAN),

@@ -31,7 +31,9 @@ def run(arguments: argparse.Namespace, repository: Repository) -> int:
         _write_transactions(folder, arguments.since)
     _write_removed(engine)
     if held_back.is_unheld(engine):
-        sys.stdout.write(f"of the last maintenance nothing is: {folder.parent} has no hard links\n")
+        sys.stdout.write(
+            f"nothing of the last maintenance is held back: {folder.parent} has no hard links\n"
+        )
     sys.stdout.write(held_back.describe_leftovers(engine))
     return 0
 

@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace, settings: config.Config) -> int:
     """Answer one of borg's questions, if borg asks it now."""
     kind, location = arguments.kind, config.normal(arguments.location)
     if settings.engine != "borg":
-        raise UsageError(f"there is nothing to accept: {settings.engine} asks nothing like that")
+        raise UsageError(f"there is nothing to accept: {settings.engine} has no such questions")
     if location != settings.location:
         raise UsageError(
             f"the repository {settings.name} is {settings.location}, not {clean(location, 120)}"

@@ -41,7 +41,7 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
         kind = _REFUSED
         text = (
             f"the repository {place} is not encrypted, as one with a password is: it is not used,"
-            " since anybody can have put it there. Bring the right one back"
+            " because anybody can have put it there. Bring the right one back"
         )
     elif _OLDER in stderr:
         kind = OLDER

@@ -87,7 +87,7 @@ def open_file(path: Path) -> int:
         raise StoreError(f"{path} can't be read: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise StoreError(f"{path} is no regular file")
+        raise StoreError(f"{path} isn't a regular file")
     return fd
 
 
