@@ -40,6 +40,9 @@ lint: setup ## all linters
 unit: setup-tests ## unit tests: shim, store, lab, modules
 	@$(SUDO) env THOROUGH=$(THOROUGH) tools/unit.sh
 
+coverage: setup-tests ## which branches the unit tests take (two hours)
+	@$(SUDO) env THOROUGH=$(THOROUGH) tools/coverage.sh
+
 fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-fuzz.txt
 	@mkdir -p .cache/fuzz
@@ -92,4 +95,4 @@ rpm: setup ## build the RPM for dom0 into build/rpm
 clean: ## remove all that make made: containers, images, environment
 	@tools/clean.sh
 
-.PHONY: help test-all e2e-salt parity e2e-second setup setup-tests demo test lint unit fuzz bench bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
+.PHONY: help test-all e2e-salt parity e2e-second setup setup-tests demo test lint unit coverage fuzz bench bench-shim molecule ansible-2-16 molecule-guard e2e test-upstream rpm clean
