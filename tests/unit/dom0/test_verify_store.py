@@ -142,7 +142,7 @@ def test_the_store_on_the_command_line(dom0: Dom0) -> None:
     dom0.profile("include: null\n")
     assert b"give --qube and --repository" in dom0("list").stderr
     dom0.profile("destination_path: dedup-store put\n")
-    assert b"no name of a qube" in dom0("list").stderr
+    assert b"isn't the name of a qube" in dom0("list").stderr
     named = ("--qube", QUBE, "--repository", REPOSITORY)
     assert dom0.json("list", *named, code=0)["runs"][0]["run"] == dom0.run
     done = dom0("list", "--profile", "other")
