@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from testing.store import archives
-from testing.store.driver import Store
+from testing.store.driver import Store, mostly
 
 WRITERS = (["init"], ["init", "--check"], ["put"], ["prune"], ["forget", "x"])
 READERS = (["list"], ["get", "latest"], ["export-keys"])
@@ -83,6 +83,7 @@ def test_a_new_one_must_be_wanted(store: Store) -> None:
     store.put(backup())
 
 
+@mostly("store", "restic", "directory")
 def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
     kept = store.put(backup())
     absent(store.repository)
