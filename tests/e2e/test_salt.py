@@ -251,7 +251,7 @@ def test_reconcile_puts_the_shim_back(salted: Session) -> None:
         ),
         (
             {"backup_qube_repositories": [{"name": "-", "engine": "borg"}]},
-            "profiles:0:name can't be '-': use",
+            "repositories:0:name can't be '-': use",
         ),
         (
             {
