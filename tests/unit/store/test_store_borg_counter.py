@@ -226,7 +226,8 @@ def test_counter_that_can_not_be_kept_stops_a_put(store: Store) -> None:
     before = pieces(store.repository)
     count_file(store).unlink()
     (folder,) = (store.folder / "home/.config/borg/security").iterdir()
-    (folder / "nonce.dedup-store").mkdir()
+    (folder / "dedup-store-start").unlink()
+    (folder / "dedup-store-start").mkdir()
     result = store.run("put", "--json", data=secret_backup())
     assert result.returncode == 1
     assert "counter" in json.loads(result.stdout)["error"]
