@@ -21,6 +21,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [absent, pytest.param(empty, marks=pytest.mark.thorough)])
+@mostly("store", "restic")
 def test_nobody_makes_a_new_one(
     store: QrexecStore, qube: StorageQube, tmp_path: Path, lose: Callable[[Path], None]
 ) -> None:

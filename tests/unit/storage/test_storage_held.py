@@ -13,6 +13,7 @@ import pytest
 from borg_rpc import Client as BorgClient
 from http2 import Client
 from storage_qube import PAYLOAD, QrexecStore, StorageQube
+from store_profile import mostly
 from test_storage_borg import accept_older, last_transaction
 from test_storage_maintenance import opened, small
 from test_storage_restic import backup, tree
@@ -82,6 +83,7 @@ def remove_all(store: QrexecStore, runs: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@mostly("store", "restic")
 def test_all_that_was_removed_comes_back(store: QrexecStore, qube: StorageQube) -> None:
     """Everything is forgotten and pruned in a maintenance, and in the next one all is destroyed."""
     argument = f"{store.engine}+main"
@@ -259,6 +261,7 @@ def test_interrupted_holding_is_ended(bare: StorageQube, at: str) -> None:
     assert tree(bare.data / "main") == before
 
 
+@pytest.mark.thorough
 def test_a_rollback_brings_back_how_far_borg_s_can_go(borg: QrexecStore, qube: StorageQube) -> None:
     borg.put(small())
     good = last_transaction(qube)

@@ -57,7 +57,7 @@ def processes(qube: StorageQube, program: str) -> list[int]:
     ("engine", "program"),
     [
         pytest.param("borg", "/dedup-storage", marks=pytest.mark.thorough),
-        ("borg", "/borg"),
+        pytest.param("borg", "/borg", marks=pytest.mark.thorough),
         ("restic", "rclone"),
     ],
 )

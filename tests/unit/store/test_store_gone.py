@@ -9,7 +9,7 @@ from pathlib import Path
 
 import archives
 import pytest
-from store_profile import Store
+from store_profile import Store, mostly
 
 WRITERS = (["init"], ["init", "--check"], ["put"], ["prune"], ["forget", "x"])
 READERS = (["list"], ["get", "latest"], ["export-keys"])
@@ -82,6 +82,7 @@ def test_a_new_one_must_be_wanted(store: Store) -> None:
     store.put(backup())
 
 
+@mostly("store", "restic", "directory")
 def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
     kept = store.put(backup())
     absent(store.repository)
