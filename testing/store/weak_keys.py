@@ -53,7 +53,7 @@ def weaken(repository: Path, password: str) -> None:
         password: of all its keys.
 
     Raises:
-        cryptography.exceptions.InvalidSignature: it isn't.
+        cryptography.exceptions.InvalidSignature: a key has another password.
     """
     for path in list((repository / "keys").iterdir()):
         key = json.loads(path.read_text())

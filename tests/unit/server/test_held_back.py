@@ -261,7 +261,6 @@ def test_interrupted_holding_is_ended(bare: StorageQube, at: str) -> None:
     assert tree(bare.data / "main") == before
 
 
-@pytest.mark.thorough
 def test_a_rollback_brings_back_how_far_borg_s_can_go(borg: QrexecStore, qube: StorageQube) -> None:
     borg.put(small())
     good = last_transaction(qube)

@@ -47,7 +47,6 @@ def test_delete_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
     assert borg.get(later["run"]) == backup()
 
 
-@pytest.mark.thorough
 def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) -> None:
     """What is stored then isn't encrypted at the counts of what was stored before."""
     borg.put(backup())
@@ -66,7 +65,6 @@ def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) ->
     assert overlaps(before, new) == []
 
 
-@pytest.mark.thorough
 def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: StorageQube) -> None:
     """With another id, borg would begin to count where the storage qube says."""
     borg.put(backup())

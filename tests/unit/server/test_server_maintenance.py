@@ -100,7 +100,6 @@ def test_a_session_ends_when_it_is_closed(borg: QrexecStore, qube: StorageQube) 
     assert len(borg.runs()) == 1
 
 
-@pytest.mark.thorough
 def test_no_rollback_behind_maintenance(borg: QrexecStore, qube: StorageQube) -> None:
     """Also when it crashed: what it compacted is gone."""
     borg.put(small())
