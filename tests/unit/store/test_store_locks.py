@@ -140,6 +140,7 @@ def test_a_lock_of_another_machine(restic_store: Store) -> None:
 def test_what_a_killed_put_and_a_power_cut_left(restic_store: Store) -> None:
     """With restic 0.18, no lock is made beside one that can't be read, not even to add data."""
     store = restic_store
+    store.prefix = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
     with store.start("put", stdin=subprocess.PIPE) as putter:
         assert putter.stdin is not None
         putter.stdin.write(stream()[:-20_000])
@@ -147,7 +148,8 @@ def test_what_a_killed_put_and_a_power_cut_left(restic_store: Store) -> None:
         while not locks(store):
             assert putter.poll() is None
             time.sleep(0.01)
-        putter.send_signal(signal.SIGKILL)
+        putter.send_signal(signal.SIGKILL)  # and with it all in its space
+    store.prefix = ()
     (store.repository / "locks" / secrets.token_hex(32)).write_bytes(os.urandom(120))
     run = store.put(stream())
     assert locks(store) == []
