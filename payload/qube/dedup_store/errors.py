@@ -62,6 +62,10 @@ class NoRunError(StoreError):
     exit_code = 4
 
 
+class FormatError(StoreError):
+    """A repository of another version of dedup-store."""
+
+
 class DamagedError(StoreError):
     """A difference between what the repository returned and what was stored."""
 

@@ -27,7 +27,6 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
         "runs": {kind: sum(run["status"] == kind for run in runs) for kind in STATUSES},
         "stream_bytes": streams,
         "newest": newest and {"run": newest["run"], "stream_bytes": newest["stream_bytes"]},
-        "objects": usage.objects,
         "stored_bytes": usage.stored_bytes,
         "stored_is": usage.how,
         "ratio": ratio,
@@ -39,13 +38,11 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
 def _text(report: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in report["runs"].items() if count)
     newest, stored, ratio = report["newest"], report["stored_bytes"], report["ratio"]
-    objects = report["objects"]
     size = _UNKNOWN if stored is None else f"{notify.size(stored)} ({report['stored_is']})"
     rows = [
         ("runs", counts or "none"),
         ("their streams", notify.size(report["stream_bytes"])),
         ("newest", f"{newest['run']}, {notify.size(newest['stream_bytes'])}" if newest else "none"),
-        ("payload objects", _UNKNOWN if objects is None else objects),
         ("stored", size),
         ("stored / streams", _UNKNOWN if ratio is None else f"{100 * ratio:.1f} %"),
     ]

@@ -16,9 +16,9 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from dedup_store.errors import DamagedError
+from dedup_store.errors import DamagedError, FormatError, clean
 
-FORMAT = 1
+FORMAT = 2
 WHOLE, PARTIAL, OPAQUE = "whole", "partial", "opaque"
 STATUSES = (WHOLE, PARTIAL, OPAQUE)
 
@@ -120,6 +120,7 @@ class Manifest:
         """Return the part of the manifest that `list` shows."""
         return {
             "run": self.run,
+            "format": self.format,
             "order": self.order,
             "time": self.created,
             "backup_id": self.backup_id,
@@ -166,8 +167,17 @@ def from_json(line: bytes, run: str) -> Manifest:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise DamagedError(f"the manifest of {run} is malformed") from None
     if version != FORMAT:
-        raise DamagedError(f"the manifest of {run} is of a format that this version doesn't know")
+        raise unknown_format(run, version)
     raise DamagedError(f"the manifest of {run} contradicts itself")
+
+
+def unknown_format(run: str, found: object) -> FormatError:
+    """Return the error for a run of another format than FORMAT."""
+    return FormatError(
+        f"the run {run} is of format {clean(str(found), 20)}, and this version of dedup-store uses"
+        f" format {FORMAT} only: read the repository with the version that wrote it, and make a new"
+        " one for this version, at another location"
+    )
 
 
 def _has_sound_sizes(manifest: Manifest) -> bool:
@@ -210,6 +220,7 @@ def unpack_summary(text: str, run: str) -> dict[str, Any]:
     """Read a summary; return one that says so, and is never `whole`, when it is malformed."""
     return read_summary(text, run) or {
         "run": run,
+        "format": FORMAT,
         "time": "",
         "backup_id": "",
         "status": PARTIAL,

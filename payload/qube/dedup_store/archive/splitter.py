@@ -21,6 +21,7 @@ from dedup_store.archive.recipe import RecipeWriter
 from dedup_store.system.streams import InputStream
 
 OBJECT_BYTES = 16 << 20  # a volume at least this large gets a payload object of its own
+QUBE_BYTES = 1 << 20  # qubes share an object only while it is smaller than this
 INLINE_BYTES = 64 * 1024  # a member up to this size stays in the recipe
 _PEEK = 16 * 1024
 _NOTHING = hashlib.sha256().hexdigest()
@@ -53,23 +54,27 @@ class PayloadSink:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._is_open = False
+        self._folder = ""
         self.objects: list[int] = []
 
-    def begin(self, size: int) -> None:
-        """Begin something new (a volume), with size bytes in its first member."""
-        if self._is_open and max(size, self.objects[-1]) >= OBJECT_BYTES:
-            self.end()
+    def begin(self, folder: str, size: int) -> None:
+        """Begin a volume.
+
+        Args:
+            folder: of its members, which the other volumes of the qube have, too.
+            size: bytes of its first chunk.
+        """
+        is_other, self._folder = folder != self._folder, folder
+        if self._is_open:
+            there = self.objects[-1]
+            if max(size, there) >= OBJECT_BYTES or (is_other and there >= QUBE_BYTES):
+                self.end()
 
     def end(self) -> None:
         """End the open object."""
         if self._is_open:
             self._writer.close_object()
             self._is_open = False
-
-    def end_if_large(self) -> None:
-        """End the open object when it is large, so that the engine can finish it early."""
-        if self._is_open and self.objects[-1] >= OBJECT_BYTES:
-            self.end()
 
     def position(self) -> tuple[int, int]:
         """Return the object, and the offset in it, of the next byte."""
@@ -177,8 +182,6 @@ class Splitter:
         self._data(part, header)
         self._literal(-header.size % tar.BLOCK)
         self.completeness.finish(header.name)
-        if split_chunk(header.name) and part.member.payload_length < self._chunk:
-            self._sink.end_if_large()
 
     def _start_member(self) -> _CurrentMember:
         self._finish_member()
@@ -235,7 +238,7 @@ class Splitter:
         if chunk is None or chunk[1] == 0:
             head = left
             if left > INLINE_BYTES:
-                self._sink.begin(left)
+                self._sink.begin(_folder(part.member.name or ""), left)
                 head = tar.head_length(self._source.peek(min(left, _PEEK)))
             self._payload_literal(part, head)
             left -= head
@@ -283,6 +286,10 @@ class Splitter:
         if len(data) < count:
             raise _CutError
         return data
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _kind_of(start: bytes, size: int) -> str:

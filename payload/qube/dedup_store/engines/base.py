@@ -34,31 +34,16 @@ class StoredRun:
 
 
 @dataclass(frozen=True)
-class StoredObject:
-    """A payload object as the repository has it.
-
-    Attributes:
-        length: its bytes.
-        content: equal for objects that are equal to the engine; empty when that is unknown.
-    """
-
-    length: int
-    content: str = ""
-
-
-@dataclass(frozen=True)
 class Usage:
     """The room that a repository takes.
 
     Attributes:
         stored_bytes: its size, None when it isn't known.
         how: what was counted, in words.
-        objects: payload objects of all runs, None when it would take long to count them.
     """
 
     stored_bytes: int | None
     how: str
-    objects: int | None
 
 
 class Writer(Protocol):
@@ -79,13 +64,12 @@ class Writer(Protocol):
         """End the open object."""
 
     def finish(self) -> None:
-        """End the payload: all its objects are in the repository then; no more will come."""
+        """End the payload: no more objects will come."""
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
-        """Store the manifest object; from then on the run exists.
+        """Store the manifest object, after all payload objects; from then on the run exists.
 
-        The engine reads the file itself, so that it has all of it even if we are killed: from a
-        pipe it would store half of it as if it were complete.
+        If we are killed while the engine reads the file, no half of it may become an object.
         """
 
 
@@ -123,12 +107,19 @@ class Engine(Protocol):
             A stream for payload(), or for the caller to close; None when that saves no time.
         """
 
-    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
-        """Read payload objects of a run, ascending, one after the other.
+    def payload(
+        self,
+        run: str,
+        lengths: Sequence[int],
+        wanted: Sequence[int],
+        begun: ChildStream | None = None,
+    ) -> Stream:
+        """Read payload objects of a run, one after the other.
 
         Args:
             run: its name.
-            objects: their numbers; all that there are, when begun is given.
+            lengths: bytes of each object that it has.
+            wanted: numbers of those to read, ascending; all, when begun is given.
             begun: what begin() gave.
         """
 
@@ -151,14 +142,22 @@ class Engine(Protocol):
         """
 
     def check(self, *, read_data: bool) -> None:
-        """Run the engine's own check; its findings about single runs come from stored_objects.
+        """Run the engine's own check; its findings about single runs come from lost_objects.
 
         Raises:
             DamagedError: something is lost or altered.
         """
 
-    def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Return a run's payload objects by number, without reading them; lost ones are absent."""
+    def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
+        """Return the numbers of a run's payload objects that aren't there with their length.
+
+        Args:
+            run: its name.
+            lengths: bytes that each object must have; the objects aren't read.
+        """
+
+    def payload_id(self, run: str) -> str:
+        """Return what is equal for runs whose payload is equal; empty when that is unknown."""
 
     def usage(self) -> Usage:
         """Return the room that the repository takes."""

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from dedup_store.archive.manifest import FORMAT
 from dedup_store.archive.order import order_of
 from dedup_store.config import Config, state_file
-from dedup_store.errors import StoreError
+from dedup_store.errors import FormatError, StoreError
 from dedup_store.system import notify
 
 _SLACK = 2  # seconds
@@ -37,6 +38,7 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         The number; it isn't recorded when the counter can't be written.
 
     Raises:
+        FormatError: the repository has runs of another version's format.
         StoreError: the runs had to be listed, and can't be.
     """
     path, now = state_file(config, "order"), time.time()
@@ -45,6 +47,8 @@ def count(config: Config, listed: Callable[[], Iterable[dict[str, Any]]]) -> int
         try:
             raise_to(config, listed())
             is_right = True
+        except FormatError:
+            raise
         except StoreError as error:
             if not path.exists():
                 raise
@@ -103,9 +107,9 @@ def _record_state(config: Config) -> None:
 
 
 def _state(config: Config) -> bytes:
-    """Return this start of the qube, and the counter's ctime, which no program sets."""
+    """Return this start of the qube, the format, and the counter's ctime, which no program sets."""
     changed = state_file(config, "order").stat().st_ctime_ns
-    return _BOOT_ID.read_bytes() + f"{changed}\n".encode()
+    return _BOOT_ID.read_bytes() + f"{FORMAT} {changed}\n".encode()
 
 
 def _date(seconds: float) -> str:

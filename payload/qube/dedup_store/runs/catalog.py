@@ -12,9 +12,16 @@ from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
 
 
 def list_runs(repository: Engine) -> list[dict[str, Any]]:
-    """List the summaries of all runs, oldest first (archive/order.py)."""
-    runs = repository.runs()
-    return in_order(manifest.unpack_summary(stored.summary, stored.run) for stored in runs)
+    """List the summaries of all runs, oldest first (archive/order.py).
+
+    Raises:
+        FormatError: one is of another version's format.
+    """
+    runs = [manifest.unpack_summary(item.summary, item.run) for item in repository.runs()]
+    for run in runs:
+        if (found := run.get("format", 1)) != manifest.FORMAT:
+            raise manifest.unknown_format(run["run"], found)
+    return in_order(runs)
 
 
 def find(repository: Engine, wanted: str) -> dict[str, Any]:

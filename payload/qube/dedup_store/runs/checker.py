@@ -11,7 +11,7 @@ from backup_format.members import HEADER, HMAC, XML_VOLUME
 from dedup_store.archive import recipe
 from dedup_store.archive.joiner import Joiner, MemberSelection
 from dedup_store.archive.manifest import Manifest, Member
-from dedup_store.engines.base import Engine, StoredObject
+from dedup_store.engines.base import Engine
 from dedup_store.errors import DamagedError, DiskError, StoreError, clean
 from dedup_store.runs.catalog import read_manifest
 from dedup_store.system import progress
@@ -54,7 +54,6 @@ class RunChecker:
         self._repository = repository
         self._reads = reads
         self._is_damaged = is_damaged
-        self._stored: dict[int, StoredObject] = {}  # of the run at hand
         # payload objects that were read, by what they are to the engine and to the manifest
         self._tried: dict[tuple[object, ...], str] = {}
 
@@ -115,13 +114,8 @@ class RunChecker:
         """Compare the payload objects in the repository with the manifest, without reading them."""
         if not found.objects:
             return {}
-        self._stored = self._repository.stored_objects(found.run)
-        problems = {}
-        for number, length in enumerate(found.objects):
-            stored = self._stored.get(number)
-            if stored is None or stored.length != length:
-                problems[number] = "it is missing or has another length"
-        return problems
+        lost = self._repository.lost_objects(found.run, found.objects)
+        return dict.fromkeys(sorted(lost), "it is missing or has another length")
 
     def _read(self, found: Manifest, packed: bytes, objects: list[int]) -> dict[int, str]:
         """Join members as for a restore, and compare them; return the objects with problems."""
@@ -138,8 +132,8 @@ class RunChecker:
 
     def _key(self, found: Manifest, number: int) -> tuple[object, ...]:
         hashes = [item.payload_sha256 for item in found.members if item.object == number]
-        content = self._stored[number].content
-        return (content, *hashes) if content else (found.run, number)
+        content = self._repository.payload_id(found.run) or found.run
+        return (content, number, *hashes)
 
     def _join(self, found: Manifest, packed: bytes, objects: list[int]) -> str:
         """Join what is in these objects, and discard it.
@@ -153,7 +147,7 @@ class RunChecker:
         nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             with self._damage_only():
-                payload = self._repository.payload(found.run, selection.objects)
+                payload = self._repository.payload(found.run, found.objects, selection.objects)
                 try:
                     joiner = Joiner(found, payload, nothing, selection)
                     with progress.shown(lambda: joiner.written):

@@ -39,8 +39,9 @@ class RunReader:
         try:
             self.manifest, self._recipe = read_manifest(repository, run)
             self._selection = MemberSelection(self.manifest, prefixes)
-            if self._selection.objects:
-                self._payload = repository.payload(run, self._selection.objects, begun)
+            if wanted_objects := self._selection.objects:
+                lengths = self.manifest.objects
+                self._payload = repository.payload(run, lengths, wanted_objects, begun)
         except BaseException:
             self.close()
             raise

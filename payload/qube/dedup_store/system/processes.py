@@ -21,6 +21,7 @@ from typing import IO
 from dedup_store.errors import DamagedError, DiskError, EngineError, StoreError, clean
 from dedup_store.system import stall_watch, streams
 from dedup_store.system.disk_errors import EngineDisks
+from dedup_store.system.gate import Gate
 from dedup_store.system.stderr_tail import STDERR_BYTES, StderrTail
 
 _STOP_SECONDS = 10
@@ -42,6 +43,7 @@ class Command:
         keep: file descriptors that it inherits.
         hint: what a person should know when it fails.
         limits: options of setpriv that take rights from it.
+        inside: a program, with its options, that becomes the engine in other surroundings.
         removes: whether it is to remove something from the repository.
     """
 
@@ -52,6 +54,7 @@ class Command:
     keep: tuple[int, ...] = ()
     hint: str = ""
     limits: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
     removes: bool = False
 
     @property
@@ -65,11 +68,11 @@ class Child:
 
     Args:
         command: what to start.
-        feed: True when write() feeds its stdin, or the file that is its stdin; its stdout
-            can be read only when it isn't fed.
+        feed: True or a gate when write() feeds its stdin, or the file that is its stdin; its
+            stdout can be read only when it isn't fed.
     """
 
-    def __init__(self, command: Command, feed: bool | IO[bytes]) -> None:
+    def __init__(self, command: Command, feed: bool | IO[bytes] | Gate) -> None:
         self._name, self._label = command.argv[0], command.label
         self._how = command.how
         self._hint = command.hint
@@ -77,8 +80,14 @@ class Child:
         if not shutil.which(self._name, path=command.variables["PATH"]):
             raise StoreError(f"{self._name} is not installed here (not found in PATH)")
         death = ["setpriv", "--pdeathsig", command.how.name.removeprefix("SIG")]
-        death += [*command.limits, "--"]
-        source: int | IO[bytes] = subprocess.PIPE if feed is True else feed or subprocess.DEVNULL
+        death += [*command.limits, "--", *command.inside]
+        self._gate = feed if isinstance(feed, Gate) else None
+        source: int | IO[bytes] = subprocess.DEVNULL
+        if isinstance(feed, Gate):
+            source = feed.stdin
+        elif feed:
+            source = subprocess.PIPE if feed is True else feed
+        keep = (*command.keep, self._gate.fd) if self._gate else command.keep
         try:
             self._process = subprocess.Popen(
                 [*death, *command.argv],
@@ -87,7 +96,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 env=command.variables,
                 cwd=command.cwd,
-                pass_fds=command.keep,
+                pass_fds=keep,
                 start_new_session=True,  # a terminal's ^C reaches us, and we stop it in order
             )
         except OSError as error:
@@ -96,6 +105,9 @@ class Child:
         self.fd = pipe.fileno() if pipe else -1
         if pipe:
             streams.widen(self.fd)
+        if self._gate:
+            self._gate.stdin.close()
+            self.fd = self._gate.fd
         self._errors = StderrTail(EngineDisks(command.variables, removes=command.removes))
         self._reader = threading.Thread(target=self._read_errors, daemon=True)
         self._reader.start()
@@ -110,6 +122,14 @@ class Child:
                 killer.daemon = True
                 killer.start()
 
+    def is_sleeping(self) -> bool:
+        """Return whether the process waits for something (proc(5), /proc/pid/stat, state)."""
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+        except OSError:
+            return False
+        return state == b"S"
+
     @contextlib.contextmanager
     def waited_for(self) -> Iterator[None]:
         """Wait for the process; report when nothing moves for long."""
@@ -121,6 +141,11 @@ class Child:
         if "SSH_ORIGINAL_COMMAND" in said:  # the end of borg's description of where it runs
             said = ""
         return self._label + (f" ({clean(said, _MAX_WORDS)})" if said else "")
+
+    @property
+    def pid(self) -> int:
+        """Its number, while it runs."""
+        return self._process.pid
 
     def is_running(self) -> bool:
         """Return whether the process still runs."""
@@ -140,9 +165,11 @@ class Child:
         stall_watch.moved()
 
     def close_stdin(self) -> None:
-        """Close its stdin, the end of its input."""
-        if self._process.stdin:
-            with contextlib.suppress(BrokenPipeError):
+        """End its input."""
+        with contextlib.suppress(OSError):  # it has gone
+            if self._gate:
+                self._gate.end()
+            elif self._process.stdin:
                 self._process.stdin.close()
 
     def finish(self) -> None:
@@ -220,7 +247,12 @@ class Child:
             self.interrupt()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LAST_WORDS)
-        self.close_stdin()  # restic 0.18 heeds the signal only when a read or write returns
+        # restic 0.18 heeds the signal only when a read or write returns
+        if self._gate:
+            self._gate.close()
+            process.kill()
+        else:
+            self.close_stdin()
         if process.stdout:
             process.stdout.close()
         try:

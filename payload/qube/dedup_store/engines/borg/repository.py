@@ -16,7 +16,7 @@ from pathlib import Path
 from dedup_store.archive.manifest import is_run_name
 from dedup_store.config import Config
 from dedup_store.engines import folder
-from dedup_store.engines.base import RESERVE, Session, StoredObject, StoredRun, Usage
+from dedup_store.engines.base import RESERVE, Session, StoredRun, Usage
 from dedup_store.engines.borg.runner import NOT_WRITABLE, BorgRunner
 from dedup_store.engines.borg.writer import MANIFEST, PAYLOAD, BorgWriter, object_name
 from dedup_store.errors import EngineError, QuestionError, StoreError
@@ -149,25 +149,30 @@ class Borg:
                 raise EngineError(f"{_CHECK_WRITES}: {error}", error.stderr) from None
             notify.warn(f"borg's own check is left out, as it needs to write: {error}")
 
-    def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Return a run's payload objects."""
+    def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
+        """Return the payload objects of a run that aren't there with their length."""
         output = self._borg.run("list", "--json-lines", "--format", "{size}", f"::{run}{PAYLOAD}")
         try:
             items = map(json.loads, output.splitlines())
-            return {int(item["path"]): StoredObject(item["size"]) for item in items}
+            found = {int(item["path"]): item["size"] for item in items}
         except (ValueError, KeyError, TypeError):
             raise StoreError(f"borg's list of {run}{PAYLOAD} is malformed") from None
+        return {number for number, length in enumerate(lengths) if found.get(number) != length}
+
+    def payload_id(self, run: str) -> str:  # noqa: ARG002 -- the engines' interface
+        """Return nothing: it is unknown."""
+        return ""
 
     def usage(self) -> Usage:
         """Return the room that the repository takes."""
         if self._config.local_repository:
             size = files_bytes(self._config.local_repository, without=RESERVE)
-            return Usage(size, "the sizes of the repository's files", None)
+            return Usage(size, "the sizes of the repository's files")
         try:
             size = json.loads(self._borg.run("info", "--json"))["cache"]["stats"]["unique_csize"]
         except (ValueError, KeyError, TypeError):
             raise StoreError("borg's statistics are malformed") from None
-        return Usage(size, "the data that runs use, as borg counts them", None)
+        return Usage(size, "the data that runs use, as borg counts them")
 
     def _archives(self) -> dict[str, list[str]]:
         """Find all archives of each run, with those that borg makes in between."""
@@ -215,13 +220,19 @@ class Borg:
         """Begin to read all payload objects of a run."""
         return self._extract(run)
 
-    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
+    def payload(
+        self,
+        run: str,
+        lengths: Sequence[int],  # noqa: ARG002 -- the engines' interface
+        wanted: Sequence[int],
+        begun: ChildStream | None = None,
+    ) -> Stream:
         """Read payload objects of a run."""
         if begun:
             with contextlib.suppress(StoreError):  # it may have met another's lock
                 return begun.await_data()
             begun.close()
-        names = [object_name(number) for number in objects]
+        names = [object_name(number) for number in wanted]
         return self._borg.when_unlocked(lambda: self._extract(run, *names).await_data(), reads=True)
 
     def _extract(self, run: str, *names: str) -> ChildStream:

@@ -125,7 +125,10 @@ class BorgRunner:
             hint = call.hint if call else ""
             keep = (password, self._session.lock)
             removes = self._session.removes
-            return Child(Command(argv, variables, _STOP, cwd, keep, hint, limits, removes), feed)
+            command = Command(
+                argv, variables, _STOP, cwd, keep, hint=hint, limits=limits, removes=removes
+            )
+            return Child(command, feed)
         finally:
             os.close(password)
 

@@ -23,7 +23,8 @@ PAYLOAD, MANIFEST = ".payload", ".manifest"  # ends of archives' names
 # borg 1.2 and 1.4 read the list of paths 4096 characters at a time (helpers/misc.py
 # iter_separated), and take slashes out (os.path.normpath): so a path is written that long
 _PATH_RECORD = 4096
-_SETTLE = 0.01  # seconds
+_PAUSE = 0.001  # seconds between two looks
+_SETTLE = 0.02  # seconds that borg gets at most to come to its first read
 # an object's metadata must not change from run to run
 _CREATE = ["create", "--files-cache", "disabled"]
 _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags", "--numeric-ids"]
@@ -32,6 +33,17 @@ _CREATE += ["--noctime", "--nobirthtime", "--noxattrs", "--noacls", "--noflags",
 def object_name(number: int) -> str:
     """Return the name of an object's file in the payload's archive."""
     return f"{number:06}"
+
+
+def _await_first_read(child: Child) -> None:
+    """Wait until borg sleeps, in its first read of the pipe that it has opened.
+
+    Our first write changes the pipe's time, which borg stores, and looks at between opening and
+    reading. A lost race costs some kB of metadata, nothing else.
+    """
+    end = time.monotonic() + _SETTLE
+    while not child.is_sleeping() and time.monotonic() < end:
+        time.sleep(_PAUSE)
 
 
 class BorgWriter:
@@ -88,13 +100,11 @@ class BorgWriter:
             with contextlib.suppress(OSError):  # ENXIO: nobody reads yet
                 fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 os.set_blocking(fd, True)
-                # Our first write changes the pipe's time, which borg reads right after opening
-                # it; a lost race costs some kB of metadata, nothing else.
-                time.sleep(_SETTLE)
+                _await_first_read(child)
                 return fd
             if not child.is_running():
                 raise child.failure()
-            time.sleep(_SETTLE)
+            time.sleep(_PAUSE)
 
     def write(self, data: memoryview) -> None:
         """Add to the open object."""

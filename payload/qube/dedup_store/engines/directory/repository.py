@@ -21,7 +21,7 @@ from dedup_store.archive.manifest import WHOLE, is_run_name, read_summary
 from dedup_store.archive.order import in_order
 from dedup_store.config import Config
 from dedup_store.engines import folder
-from dedup_store.engines.base import MAX_MANIFEST, StoredObject, StoredRun, Usage
+from dedup_store.engines.base import MAX_MANIFEST, StoredRun, Usage
 from dedup_store.engines.directory import layout
 from dedup_store.engines.directory.index import (
     MANIFEST,
@@ -96,31 +96,30 @@ class Directory:
         """Check the folder only: each run stands for itself."""
         self._names("")
 
-    def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Return a run's payload objects, of those that have their length."""
-        found = {}
-        for name, stored in read_index(self._runs / run).objects.items():
-            if name == MANIFEST:
+    def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
+        """Return the payload objects of a run that aren't there with their length."""
+        indexed, lost = read_index(self._runs / run).objects, set(range(len(lengths)))
+        for number, length in enumerate(lengths):
+            stored = indexed.get(str(number))
+            if stored is None or stored.length != length:
                 continue
             with contextlib.suppress(StoreError):
-                fd = open_file(self._runs / run / name)
-                if os.fstat(fd).st_size == stored.length:
-                    found[int(name)] = StoredObject(stored.length)
+                fd = open_file(self._runs / run / str(number))
+                if os.fstat(fd).st_size == length:
+                    lost.remove(number)
                 os.close(fd)
-        return found
+        return lost
+
+    def payload_id(self, run: str) -> str:  # noqa: ARG002 -- the engines' interface
+        """Return nothing: it is unknown."""
+        return ""
 
     def usage(self) -> Usage:
         """Return the room that the repository takes."""
-        names = [name for run in self._names("") for name in self._objects_of(run)]
         with failing(f"{self._place} can't be read"):
             size = files_bytes(self._place, allocated=True)
         how = "the blocks of the repository's files; those that files share count for each"
-        return Usage(size, how, len(names))
-
-    def _objects_of(self, run: str) -> list[str]:
-        with contextlib.suppress(StoreError):
-            return [name for name in read_index(self._runs / run).objects if name != MANIFEST]
-        return []
+        return Usage(size, how)
 
     def writer(self, run: str) -> DirectoryWriter:
         """Begin a new run, which may share blocks with the newest whole one."""
@@ -139,11 +138,12 @@ class Directory:
     def payload(
         self,
         run: str,
-        objects: Sequence[int],
-        begun: ChildStream | None = None,  # noqa: ARG002
+        lengths: Sequence[int],  # noqa: ARG002 -- the engines' interface
+        wanted: Sequence[int],
+        begun: ChildStream | None = None,  # noqa: ARG002 -- the engines' interface
     ) -> Stream:
         """Read payload objects of a run."""
-        return self._read(run, [str(number) for number in objects])
+        return self._read(run, [str(number) for number in wanted])
 
     def _read(self, run: str, names: list[str]) -> Stream:
         index = read_index(self._runs / run)

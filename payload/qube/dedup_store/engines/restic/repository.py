@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""restic (0.14 and later): one snapshot per object.
+"""restic (0.14 and later): one snapshot for a run's payload objects, one for its manifest.
 
-An object's snapshot has the tags `run=NAME` and `object=N`, or `summary=...` for the manifest.
-Its id isn't stored anywhere, so that `restic copy` to another repository keeps runs usable.
-Payload objects have a constant time and file name, so that an unchanged one has a known tree.
-Two puts at once work: restic needs no exclusive lock to add data.
+A snapshot has the tags `run=NAME` and `payload`, or `summary=...` for the manifest. Its id isn't
+stored anywhere, so that `restic copy` to another repository keeps runs usable. All payload objects
+are in one file (extents.py), with a constant time and name, so that an unchanged one has a known
+tree. Two puts at once work: restic needs no exclusive lock to add data.
 """
 
 import contextlib
@@ -23,30 +23,33 @@ from dedup_store.engines.base import (
     MAX_MANIFEST,
     RESERVE,
     Session,
-    StoredObject,
     StoredRun,
     Usage,
 )
-from dedup_store.engines.restic.runner import HOST, READ_ONLY, ResticRunner
+from dedup_store.engines.restic import mount
+from dedup_store.engines.restic.extents import ExtentReader, extents, file_length
+from dedup_store.engines.restic.runner import HOST, PAYLOAD, READ_ONLY, ResticRunner
 from dedup_store.engines.restic.writer import ResticWriter
 from dedup_store.errors import DamagedError, DiskError, StoreError
+from dedup_store.system import notify
 from dedup_store.system.files import files_bytes, free_bytes
 from dedup_store.system.processes import Child, ChildStream
 from dedup_store.system.streams import Stream, read_all
 
 _SNAPSHOTS = ("snapshots", "--json", "--host", HOST)
+_MOST_BY_MOUNT = 0.6  # of what a dump must read: a mount takes up to 1.5 times as long for a byte
 _AT_ONCE = 500  # snapshots in one command line
 # cmd/restic/cmd_check.go runCheck
 _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
 
 @dataclass
-class _Objects:
-    """The snapshot ids of a run; `all` are those of manifests, and all others."""
+class _Snapshots:
+    """The snapshots of a run."""
 
     summary: str | None = None  # None without a manifest
-    payload: dict[int, tuple[str, str]] = field(default_factory=dict)  # and their trees
-    all: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))
+    manifests: list[str] = field(default_factory=list)  # ids
+    payloads: list[tuple[str, str]] = field(default_factory=list)  # ids and trees
 
 
 class Restic:
@@ -55,10 +58,10 @@ class Restic:
     def __init__(self, config: Config, session: Session) -> None:
         self._config = config
         self._restic = ResticRunner(config, session)
-        self._known: dict[str, _Objects] | None = None
+        self._known: dict[str, _Snapshots] | None = None
         self._is_list_needed = False  # whether what was begun without it has failed
         self._id = ""
-        self._sizes: dict[str, int] | None = None  # of payload objects, by tree
+        self._sizes: dict[str, int] | None = None  # of payloads, by tree
 
     def exists(self) -> bool:
         """Return whether the password opens the repository."""
@@ -92,7 +95,7 @@ class Restic:
 
     def runs(self) -> list[StoredRun]:
         """List the runs."""
-        found = self._objects()
+        found = self._snapshots()
         return [
             StoredRun(run, item.summary) for run, item in found.items() if item.summary is not None
         ]
@@ -106,33 +109,50 @@ class Restic:
         try:
             return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
         except StoreError:
-            if self._known is not None or run not in self._objects():
+            if self._known is not None or run not in self._snapshots():
                 raise
         # one damaged snapshot keeps restic from finding any by its tags; a list leaves it out
         self._is_list_needed = True
         return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
 
     def begin(self, run: str) -> ChildStream:
-        """Begin to read the first payload object of a run."""
-        return ChildStream(self._dump(run, "payload", 0))
+        """Begin to read the payload of a run."""
+        return ChildStream(self._dump(run, PAYLOAD))
 
-    def payload(self, run: str, objects: Sequence[int], begun: ChildStream | None = None) -> Stream:
-        """Read payload objects of a run."""
-        rest = [self._dump(run, "payload", number) for number in objects]
+    def payload(
+        self,
+        run: str,
+        lengths: Sequence[int],
+        wanted: Sequence[int],
+        begun: ChildStream | None = None,
+    ) -> Stream:
+        """Read payload objects of a run: by a mount, unless a dump is as quick."""
+        parts, is_all = extents(lengths, wanted), len(wanted) == len(lengths)
         if begun and self._is_list_needed:
             begun.close()
             begun = None
-        return begun.followed_by(rest[1:]) if begun else ChildStream(*rest)
+        to_read = sum(part.length for part in parts)
+        if not is_all and to_read <= _MOST_BY_MOUNT * parts[-1].end:
+            why = mount.obstacle()
+            try:
+                if not why:
+                    return mount.MountedPayload(self._restic, run, parts)
+            except StoreError as error:
+                why = str(error)
+            notify.say(f"restic reads more than is wanted: it can't mount its repository ({why})")
+        stream = begun or ChildStream(self._dump(run, PAYLOAD))
+        return ExtentReader(stream, parts, is_all=is_all)
 
     def leftovers(self) -> list[str]:
         """List the runs that have no manifest."""
-        return [run for run, item in self._objects().items() if item.summary is None]
+        return [run for run, item in self._snapshots().items() if item.summary is None]
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all snapshots of these runs."""
-        known, self._known = self._objects(), None
-        for kind in (0, 1):
-            ids = [snapshot for run in runs for snapshot in known[run].all[kind]]
+        known, self._known = self._snapshots(), None
+        manifests = [snapshot for run in runs for snapshot in known[run].manifests]
+        payloads = [snapshot for run in runs for snapshot, _ in known[run].payloads]
+        for ids in (manifests, payloads):
             for start in range(0, len(ids), _AT_ONCE):
                 self._restic.run_alone("forget", *ids[start : start + _AT_ONCE])
 
@@ -167,24 +187,26 @@ class Restic:
             child = self._restic.start(*READ_ONLY, "check", *more, feed=nothing)
         child.judge(lambda _, errors: any(mark in errors for mark in _DAMAGE))
 
-    def stored_objects(self, run: str) -> dict[int, StoredObject]:
-        """Return a run's payload objects."""
+    def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
+        """Return all payload objects of a run, or none: they are one file."""
         if self._sizes is None:
             self._sizes = self._find_sizes()
-        return {
-            number: StoredObject(self._sizes[tree], tree)
-            for number, (_, tree) in self._objects()[run].payload.items()
-            if tree in self._sizes
-        }
+        sizes = [self._sizes.get(tree) for _, tree in self._snapshots()[run].payloads]
+        return set() if file_length(lengths) in sizes else set(range(len(lengths)))
+
+    def payload_id(self, run: str) -> str:
+        """Return the tree that has the payload."""
+        trees = [tree for _, tree in self._snapshots()[run].payloads]
+        return trees[0] if len(trees) == 1 else ""
 
     def _find_sizes(self) -> dict[str, int]:
-        """Find all payload objects' sizes, with one start of restic unless trees are damaged.
+        """Find all payloads' sizes, with one start of restic unless trees are damaged.
 
         Output of `find --json`: cmd/restic/cmd_find.go statefulOutput; between the JSON it prints
         which trees it couldn't load.
         """
-        known = dict(pair for item in self._objects().values() for pair in item.payload.values())
-        find = ("find", "--json", "--host", HOST, "payload")
+        known = dict(pair for item in self._snapshots().values() for pair in item.payloads)
+        find = ("find", "--json", "--host", HOST, PAYLOAD)
         try:
             found = json.loads(self._restic.run(*READ_ONLY, *find)) or []
             return {
@@ -199,42 +221,36 @@ class Restic:
             with contextlib.suppress(StoreError, ValueError):
                 for line in self._restic.run(*READ_ONLY, "ls", "--json", snapshot).splitlines():
                     item = json.loads(line)
-                    if item.get("path") == "/payload":
+                    if item.get("path") == f"/{PAYLOAD}":
                         sizes[tree] = item["size"]
         return sizes
 
     def usage(self) -> Usage:
         """Return the room that the repository takes."""
-        runs = [item for item in self._objects().values() if item.summary is not None]
-        objects = sum(len(item.payload) for item in runs)
         if self._config.local_repository:
             size = files_bytes(self._config.local_repository, without=RESERVE)
-            return Usage(size, "the sizes of the repository's files", objects)
+            return Usage(size, "the sizes of the repository's files")
         statistics = ("stats", "--mode", "raw-data", "--json")
         try:
             size = json.loads(self._restic.run(*READ_ONLY, *statistics))["total_size"]
         except (ValueError, KeyError, TypeError):
             raise StoreError("restic's statistics are malformed") from None
-        return Usage(size, "the data that runs use, as restic counts them", objects)
+        return Usage(size, "the data that runs use, as restic counts them")
 
-    def _dump(self, run: str, name: str, number: int | None = None) -> Callable[[], Child]:
-        """Return a starter for reading an object, found by its tags: a list would be another start.
+    def _dump(self, run: str, name: str) -> Callable[[], Child]:
+        """Return a starter for reading a file, found by its tags: a list would be another start.
 
         With a list that was read anyway, by its id.
         """
-        tag = f"run={run}" if number is None else f"run={run},object={number}"
-        find = ["--host", HOST, "--path", f"/{name}", "--tag", tag, "latest"]
+        find = ["--host", HOST, "--path", f"/{name}", "--tag", f"run={run}", "latest"]
         if known := (self._known or {}).get(run):
-            if number is None:
-                find = known.all[0][:1] or find
-            elif number in known.payload:
-                find = [known.payload[number][0]]
-        what = name if number is None else f"{name} object {number}"
-        hint = f" (reading the {what} of {run})"
+            ids = [item for item, _ in known.payloads] if name == PAYLOAD else known.manifests
+            find = ids[:1] or find
+        hint = f" (reading the {name} of {run})"
         return partial(self._restic.start, *READ_ONLY, "dump", *find, f"/{name}", hint=hint)
 
-    def _objects(self) -> dict[str, _Objects]:
-        """Find all objects by their tags, with one start of restic."""
+    def _snapshots(self) -> dict[str, _Snapshots]:
+        """Find all snapshots by their tags, with one start of restic."""
         if self._known is None:
             try:
                 snapshots = json.loads(self._restic.run(*READ_ONLY, *_SNAPSHOTS)) or []
@@ -246,18 +262,17 @@ class Restic:
         return self._known
 
     @staticmethod
-    def _sort_in(snapshot: dict[str, Any], known: dict[str, _Objects]) -> None:
+    def _sort_in(snapshot: dict[str, Any], known: dict[str, _Snapshots]) -> None:
         tags = dict(tag.partition("=")[::2] for tag in snapshot.get("tags") or [])
         run = tags.get("run", "")
         if not is_run_name(run):
             return
-        objects = known.setdefault(run, _Objects())
+        found = known.setdefault(run, _Snapshots())
         if "summary" in tags:
-            objects.summary = tags["summary"]
-            objects.all[0].append(snapshot["id"])
-        elif tags.get("object", "").isdecimal():
-            objects.payload[int(tags["object"])] = snapshot["id"], snapshot["tree"]
-            objects.all[1].append(snapshot["id"])
+            found.summary = tags["summary"]
+            found.manifests.append(snapshot["id"])
+        else:
+            found.payloads.append((snapshot["id"], snapshot["tree"]))
 
     def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
         """Return False: restic keeps no record of repositories in this qube."""

@@ -14,10 +14,12 @@ from dedup_store.engines.base import Session
 from dedup_store.engines.restic import locks
 from dedup_store.engines.storage_call import storage_call
 from dedup_store.system.environment import environment
+from dedup_store.system.gate import Gate
 from dedup_store.system.processes import Child, ChildStream, Command
 from dedup_store.system.streams import read_all
 
 HOST = "dedup-store"  # of all our snapshots
+PAYLOAD = "payload"  # a snapshot's file, and its tag
 # Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
 # (internal/restic/lock.go waitBeforeLockCheck).
 READ_ONLY = ("--no-lock",)
@@ -51,8 +53,21 @@ class ResticRunner:
         """Start the next processes without restic's cache, which would hide damage."""
         self._options = ["--no-cache"]
 
-    def start(self, *arguments: str, feed: bool | IO[bytes] = False, hint: str = "") -> Child:
-        """Start restic on the repository; the hint is for its error message."""
+    def start(
+        self,
+        *arguments: str,
+        feed: bool | IO[bytes] | Gate = False,
+        hint: str = "",
+        inside: tuple[str, ...] = (),
+    ) -> Child:
+        """Start restic on the repository.
+
+        Args:
+            arguments: restic's.
+            feed: see processes.Child.
+            hint: for its error message.
+            inside: see processes.Command.
+        """
         call = storage_call(self._config, maintenance=self._session.removes)
         variables = environment() | {
             "RESTIC_REPOSITORY": call.location if call else self._config.location,
@@ -65,7 +80,9 @@ class ResticRunner:
         argv = ["restic", "--quiet", *options, *self._options, *arguments]
         hint += call.hint if call else ""
         removes, keep = self._session.removes, (self._session.lock,)
-        command = Command(argv, variables, _STOP, keep=keep, hint=hint, removes=removes)
+        command = Command(
+            argv, variables, _STOP, keep=keep, hint=hint, inside=inside, removes=removes
+        )
         return Child(command, feed)
 
     def backup_options(self) -> list[str]:

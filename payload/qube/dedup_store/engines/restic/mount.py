@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random access to the payload of a run, by restic's own file system.
+
+`restic mount` runs in a mount namespace of its own. Nobody else sees what it mounts, and the kernel
+removes it with the process, however that ends. We read it by the process's root in /proc
+(proc(5), /proc/pid/root).
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from dedup_store.engines.restic.extents import Extent
+from dedup_store.engines.restic.runner import HOST, PAYLOAD, READ_ONLY, ResticRunner
+from dedup_store.errors import StoreError
+from dedup_store.system.environment import environment
+from dedup_store.system.streams import BUFFER
+
+_PLACE = Path("/run/dedup-store/mount")  # always empty: what is mounted there, others don't see
+_NAMESPACE = ("unshare", "--mount", "--propagation", "private", "--")
+_SNAPSHOTS = "id"  # its folder of snapshots, each a folder by its id
+_PAUSE = 0.01  # seconds
+
+
+def obstacle() -> str:
+    """Return what keeps this machine from mounting, nothing when it can."""
+    if os.geteuid():
+        return "only root can mount"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "there is no /dev/fuse"
+    if not shutil.which("fusermount3", path=environment()["PATH"]):
+        return "the package fuse3 isn't installed"
+    return ""
+
+
+class MountedPayload:
+    """Parts of a run's payload (see streams.Stream).
+
+    Args:
+        restic: starts restic.
+        run: the run's name.
+        parts: what to read.
+
+    Raises:
+        StoreError: it can't be mounted, or has no payload of this run.
+    """
+
+    def __init__(self, restic: ResticRunner, run: str, parts: list[Extent]) -> None:
+        self._parts = parts
+        self._position = parts[0].offset if parts else 0
+        self._fd = -1
+        _PLACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with Path(os.devnull).open("rb") as nothing:
+            which = ("--host", HOST, "--tag", f"run={run},{PAYLOAD}")
+            options = (*which, "--path-template", f"{_SNAPSHOTS}/%i", str(_PLACE))
+            self._child = restic.start(
+                *READ_ONLY, "mount", *options, feed=nothing, inside=_NAMESPACE
+            )
+        try:
+            self._fd = self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> int:
+        root = Path(f"/proc/{self._child.pid}/root{_PLACE}/{_SNAPSHOTS}")
+        with self._child.waited_for():
+            while not (found := _entries(root)):
+                if not self._child.is_running():
+                    raise self._child.failure()
+                time.sleep(_PAUSE)
+        try:
+            return os.open(root / found[0] / PAYLOAD, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._failure(error) from None
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read the next bytes.
+
+        Raises:
+            StoreError: restic can't read them.
+        """
+        while self._parts:
+            part = self._parts[0]
+            if self._position < part.end:
+                size = min(len(buffer), part.end - self._position, BUFFER)
+                try:
+                    with self._child.waited_for():
+                        got = os.preadv(self._fd, [buffer[:size]], self._position)
+                except OSError as error:
+                    raise self._failure(error) from None
+                if not got:
+                    return 0
+                self._position += got
+                return got
+            self._parts.pop(0)
+            if self._parts:
+                self._position = self._parts[0].offset
+        return 0
+
+    def _failure(self, error: OSError) -> StoreError:
+        return StoreError(f"restic can't read the payload: {error.strerror}")
+
+    def close(self) -> None:
+        """End restic, and with it the mount."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._child.stop()
+
+
+def _entries(folder: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
