@@ -10,7 +10,7 @@ packages='podman crun runc mmdebstrap debian-archive-keyring e2fsprogs util-linu
 python3-venv python3-yaml shellcheck strace sudo scrypt restic borgbackup procps zstd dbus-daemon
 dbus-bin libglib2.0-bin rpm rpmlint'
 # The last line is for borg's build.
-test_packages='rclone openssh-server iproute2 btrfs-progs
+test_packages='rclone fuse3 openssh-server iproute2 btrfs-progs
 gcc pkg-config python3-dev libacl1-dev liblz4-dev libssl-dev libxxhash-dev libzstd-dev'
 
 as_root() {

@@ -287,6 +287,7 @@ class Containers:
         self.podman(
             *("run", "--detach", f"--name={name}", f"--hostname={qube.name}"),
             *("--network=none", f"--systemd={'always' if boots else 'false'}", "--log-driver=none"),
+            *(("--device=/dev/fuse",) if Path("/dev/fuse").exists() else ()),
             *(f"--volume={run_dir}:/run/qubes-lab", *options),
             *("--rootfs", f"{root}{'' if qube.root_persistent else ':O'}"),
             *(("/sbin/init",) if boots else ("/usr/bin/sleep", "infinity")),

@@ -31,7 +31,7 @@ DOM0_PACKAGES = [*COMMON, *RPM, *DNF4, "python3-yaml", "python3-lxml", "ansible-
 # What a template may install from the lab's copy of Debian: engines and what they need for storage,
 # and what a management qube has (testing/upstream/ansible_lab.py).
 REPOSITORY_PACKAGES = [
-    *("restic", "borgbackup", "rclone", "scrypt", "openssh-client", "openssh-server"),
+    *("restic", "fuse3", "borgbackup", "rclone", "scrypt", "openssh-client", "openssh-server"),
     "ansible-core",
 ]
 
