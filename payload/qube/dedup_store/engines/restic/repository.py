@@ -271,7 +271,7 @@ class Restic:
         if "summary" in tags:
             found.summary = tags["summary"]
             found.manifests.append(snapshot["id"])
-        else:
+        elif PAYLOAD in tags:
             found.payloads.append((snapshot["id"], snapshot["tree"]))
 
     def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
