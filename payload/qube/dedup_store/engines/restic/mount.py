@@ -6,6 +6,7 @@ removes it with the process, however that ends. We read it by the process's root
 (proc(5), /proc/pid/root).
 """
 
+import contextlib
 import os
 import shutil
 import time
@@ -15,12 +16,14 @@ from dedup_store.engines.restic.extents import Extent
 from dedup_store.engines.restic.runner import HOST, PAYLOAD, READ_ONLY, ResticRunner
 from dedup_store.errors import StoreError
 from dedup_store.system.environment import environment
-from dedup_store.system.streams import BUFFER
 
 _PLACE = Path("/run/dedup-store/mount")  # always empty: what is mounted there, others don't see
 _NAMESPACE = ("unshare", "--mount", "--propagation", "private", "--")
 _SNAPSHOTS = "id"  # its folder of snapshots, each a folder by its id
 _PAUSE = 0.01  # seconds
+# What the kernel asks of restic at once (fs/fuse/fuse_i.h FUSE_DEFAULT_MAX_PAGES_PER_REQ, in pages
+# of 4 KiB): of two requests at the same time for a chunk, each makes restic read it.
+_REQUEST = 32 * 4096
 
 
 def obstacle() -> str:
@@ -71,7 +74,10 @@ class MountedPayload:
                     raise self._child.failure()
                 time.sleep(_PAUSE)
         try:
-            return os.open(root / found[0] / PAYLOAD, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(root / found[0] / PAYLOAD, os.O_RDONLY | os.O_CLOEXEC)
+            # the kernel reads ahead, beyond what is wanted, and restic then reads whole chunks
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            return fd
         except OSError as error:
             raise self._failure(error) from None
 
@@ -84,7 +90,7 @@ class MountedPayload:
         while self._parts:
             part = self._parts[0]
             if self._position < part.end:
-                size = min(len(buffer), part.end - self._position, BUFFER)
+                size = min(len(buffer), part.end - self._position, _REQUEST)
                 try:
                     with self._child.waited_for():
                         got = os.preadv(self._fd, [buffer[:size]], self._position)
@@ -105,7 +111,8 @@ class MountedPayload:
     def close(self) -> None:
         """End restic, and with it the mount."""
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # restic has gone
+                os.close(self._fd)
             self._fd = -1
         self._child.stop()
 
