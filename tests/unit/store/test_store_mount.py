@@ -27,7 +27,7 @@ ONE = ("get", "latest", "--members", "vm6/")
 
 @pytest.fixture(scope="module")
 def members() -> list[tuple[str, bytes]]:
-    sizes = {4: 3 << 20, 5: 3 << 20, 6: SIZE, 7: 30 << 20}
+    sizes = {4: 3 << 20, 5: 30 << 20, 6: SIZE, 7: 20 << 20}
     return list(
         archives.members(
             [
@@ -105,11 +105,11 @@ def begin(store: Store, folder: str) -> tuple[subprocess.Popen[bytes], int]:
 
 def test_nobody_else_sees_the_mount(stored: Store, part: Callable[[str], bytes]) -> None:
     """Two at once, at the same place."""
-    (one, first), (other, second) = begin(stored, "vm4/"), begin(stored, "vm5/")
+    (one, first), (other, second) = begin(stored, "vm6/"), begin(stored, "vm7/")
     assert str(PLACE) not in Path("/proc/self/mountinfo").read_text()
     assert list(PLACE.iterdir()) == []
-    assert has_same(one.communicate()[0], part("vm4/"))
-    assert has_same(other.communicate()[0], part("vm5/"))
+    assert has_same(one.communicate()[0], part("vm6/"))
+    assert has_same(other.communicate()[0], part("vm7/"))
     assert (one.returncode, other.returncode) == (0, 0)
     assert is_gone(first)
     assert is_gone(second)
