@@ -2,6 +2,7 @@
 """Single qubes of a run that restic has as one file: what is read, seen and left behind."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,9 +19,8 @@ from testing.store.puts import children, is_gone, until
 
 pytestmark = [
     pytest.mark.engines,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for the user's /dev/fuse"),
 ]
-PLACE = Path("/run/dedup-store/mount")
 SIZE = 32 << 20  # chunks at both ends have something of others, of 1 MiB on average
 ONE = ("get", "latest", "--members", "vm6/")
 
@@ -106,8 +106,8 @@ def begin(store: Store, folder: str) -> tuple[subprocess.Popen[bytes], int]:
 def test_nobody_else_sees_the_mount(stored: Store, part: Callable[[str], bytes]) -> None:
     """Two at once, at the same place."""
     (one, first), (other, second) = begin(stored, "vm6/"), begin(stored, "vm7/")
-    assert str(PLACE) not in Path("/proc/self/mountinfo").read_text()
-    assert list(PLACE.iterdir()) == []
+    assert str(stored.folder) not in Path("/proc/self/mountinfo").read_text()
+    assert list((stored.folder / "home/.config/dedup-store/mount").iterdir()) == []
     assert has_same(one.communicate()[0], part("vm6/"))
     assert has_same(other.communicate()[0], part("vm7/"))
     assert (one.returncode, other.returncode) == (0, 0)
@@ -127,7 +127,7 @@ def test_killed(stored: Store, part: Callable[[str], bytes], victim: str) -> Non
         assert getter.returncode == 1
         assert b"restic can't read the payload: " in said
         assert b"Traceback" not in said
-    assert str(PLACE) not in Path("/proc/self/mountinfo").read_text()
+    assert str(stored.folder) not in Path("/proc/self/mountinfo").read_text()
     assert has_same(stored.run(*ONE).stdout, part("vm6/"))
 
 
@@ -142,3 +142,32 @@ def test_without_fuse(stored: Store, part: Callable[[str], bytes], tmp_path: Pat
     assert got.returncode == 0
     assert b"the package fuse3 isn't installed" in got.stderr
     assert has_same(got.stdout, part("vm6/"))
+
+
+# as systemd-tmpfiles makes it in a qube: this machine's may be root's alone
+AS_USER = """
+mount -t tmpfs -o mode=755 none "$0" && mknod -m 666 "$0/fuse" c 10 229
+mount --bind "$0/fuse" /dev/fuse
+exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all "$@"
+"""
+
+
+def test_not_as_root(stored: Store, part: Callable[[str], bytes], tmp_path: Path) -> None:
+    """As in a qube, where Qubes runs the command of a backup as the user."""
+    for path in (stored.folder, *stored.folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    (place := tmp_path / "dev").mkdir()
+    for folder in place.parents:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    stored.prefix = ("unshare", "--mount", "sh", "-c", AS_USER, str(place))
+    got = stored.run(*ONE)
+    assert (got.returncode, got.stderr) == (0, b"")
+    assert has_same(got.stdout, part("vm6/"))
+
+
+def test_payload_that_is_lost(stored: Store) -> None:
+    listed = json.loads(stored.native("snapshots", "--json", "--tag", "payload"))
+    stored.native("forget", listed[0]["id"])
+    got = stored.run(*ONE)
+    assert got.returncode == 1
+    assert b"(reading the payload of " in got.stderr
