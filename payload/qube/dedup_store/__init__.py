@@ -7,21 +7,19 @@ brings the engine and archive/, the format, together.
 What lies in the repository, per run (one stored backup):
 
 - **payload objects**, numbered from 0: what the archive's chunks carry, without the wrapping,
-  contiguous per volume. A volume of 16 MiB or more has an object of its own, smaller ones share.
+  contiguous per volume. A volume of 16 MiB or more has an object of its own, the smaller ones of a
+  qube share one.
 - one **manifest object**, written last, which makes the run: one line of JSON (archive/manifest.py)
   and then the **recipe** (archive/recipe.py): every byte that isn't in a payload object. Both are
   small and always read together, so they share an object and one start of the engine.
 
 How objects map to engines, and why (figures: 2 cores, restic 0.14, borg 1.2):
 
-- restic: one snapshot per object. restic can store only one stream per process, and can read a
-  file only from its beginning; so one object for the whole run would mean that one qube can't be
-  restored without reading all that come before it. The price is a start of restic per object,
-  0.7 s (most of it restic's key derivation), which is begun when the object before is complete: in
-  a real backup it is hidden, as before each volume dom0 first scans the whole device
-  (qubes-core-admin qubes/tarwriter.py get_sparse_map), and it queues ten chunks ahead. Objects
-  carry a constant time and file name, so an unchanged object has a known tree and costs one
-  snapshot file of about 300 bytes.
+- restic: one snapshot for all payload objects of a run, as one file, and one for the manifest.
+  restic stores one stream per process, and each start costs 0.5 s (its key derivation), and more
+  with a large index. `dump` reads a file only from its beginning, so single objects are read
+  through `restic mount`, which reads the chunks that are wanted. Payloads carry a constant time and
+  file name, so an unchanged one has a known tree and costs one snapshot file of about 300 bytes.
 - borg: one archive for all payload objects of a run, each a file in it, and one for the manifest.
   borg rewrites its list of archives at each commit, so an archive per volume would cost more with
   every run. Constant names and times again: an unchanged payload archive costs about 1.4 kB.

@@ -255,7 +255,7 @@ def test_damaged_tree_beside_a_cache(restic: Filled) -> None:
     """What this machine still has in its cache doesn't hide that the repository lost it."""
     store = restic.store
     listed = json.loads(store.native("snapshots", "--json", "--tag", f"run={restic.runs[1]}"))
-    snapshot = next(item["id"] for item in listed if "object=1" in item["tags"])
+    snapshot = next(item["id"] for item in listed if "payload" in item["tags"])
     assert store.native("ls", snapshot).strip().endswith(b"/payload")  # now it is in the cache
     small = [p for p in store.repository.glob("data/*/*") if p.stat().st_size < 2000]
     for path in small:

@@ -74,7 +74,7 @@ def failed_put(store: Store) -> None:
         assert (left / "0").stat().st_size > 1_000_000
         left.rename(store.stored / f"{ABSENT}.unfinished")
     else:
-        tag = f"run={ABSENT},object=0"
+        tag = f"run={ABSENT},payload"
         store.native("backup", "--stdin", "--host=dedup-store", "--tag", tag, data=b"x" * 1000)
 
 

@@ -149,7 +149,8 @@ def from_json(line: bytes, run: str) -> Manifest:
         run: the run it must be of.
 
     Raises:
-        DamagedError: when it isn't that run's manifest in a format that we know.
+        FormatError: it is of another version's format.
+        DamagedError: it isn't that run's manifest.
     """
     try:
         data = json.loads(line)
