@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+MEMORY = "/dev/shm"  # noqa: S108 -- /tmp is in memory in Qubes, in dom0 and in qubes
 ROOT = CHECKOUT / ".cache/bench-root"
 _PROGRAMS = "usr/lib/qubes-dedup-backup"  # roles/backup_template/vars/main.yml
 DEDUP_STORE = f"/{_PROGRAMS}/dedup-store"
@@ -45,7 +46,7 @@ class Debian:
         self._ends.callback(self._unmount)
         self._at("proc", "-t", "proc", "proc")
         self._at("dev", "--bind", "/dev")
-        self._at("dev/shm", "--bind", "/dev/shm")
+        self._at("dev/shm", "--bind", MEMORY)
         for name in ("run", "tmp", _PROGRAMS):
             self._at(name, "-t", "tmpfs", "tmpfs")
         inside = str(shared).lstrip("/")

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import corpus
 import engines
 import timing
-from contenders import MEMORY, Contender, size_of
-from debian import Debian
+from contenders import Contender, size_of
+from debian import MEMORY, Debian
 from rounds import new_dom0
 from timing import say
 
