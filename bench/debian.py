@@ -68,7 +68,8 @@ class Debian:
         subprocess.run(["mount", "--make-private", target], check=True)
 
     def _unmount(self) -> None:
-        subprocess.run(["umount", "--recursive", self.place], check=True)
+        # lazily: after a signal, an engine may still end in it
+        subprocess.run(["umount", "--recursive", "--lazy", self.place], check=True)
 
     def argv(self, *command: str) -> list[str]:
         """Return the command line that runs a program in it: the same process becomes that."""

@@ -44,7 +44,11 @@ def feed(contender: Contender, source: Path, name: str = "backup") -> Spent:
     with source.open("rb") as file, Path(os.devnull).open("wb") as nothing:
         command, variables = contender.store(name), contender.environment()
         process = subprocess.Popen(command, stdin=file, env=variables, stdout=nothing)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # so that /proc still has it
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # so that /proc still has it
+        except BaseException:
+            process.terminate()
+            raise
         spent = Spent(time.perf_counter() - start, _cpu(process.pid))
     if process.wait():
         raise SystemExit(f"{contender.name}: {' '.join(command)} failed")
