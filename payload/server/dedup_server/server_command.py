@@ -34,12 +34,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def build(repository: Repository, *, append_only: bool) -> list[str]:
+def build(repository: Repository, *, append_only: bool, is_used: bool = True) -> list[str]:
     """Return the command line of an engine's server.
 
     Args:
         repository: to serve.
         append_only: whether the server must refuse removals.
+        is_used: whether the client asks it something; else what is sent to another machine only
+            writes what is there to the disk.
 
     Raises:
         StorageError: its program is missing, or too old to be safe.
@@ -47,7 +49,7 @@ def build(repository: Repository, *, append_only: bool) -> list[str]:
     """
     ssh = repository.ssh
     if ssh:
-        return _ssh_command(repository, ssh, append_only=append_only)
+        return _ssh_command(repository, ssh, append_only=append_only, is_used=is_used)
     _require_version(repository)
     config = repository.rclone_config
     if repository.folder:
@@ -71,12 +73,18 @@ def _server(
     return ["rclone", "serve", "restic", "--stdio", *only, *config, target]
 
 
-def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list[str]:
+def _ssh_command(
+    repository: Repository, ssh: Ssh, *, append_only: bool, is_used: bool
+) -> list[str]:
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    flushed = f"{FLUSH} . && " if repository.engine == "restic" else ""
-    remote = f"cd {shlex.quote(ssh.folder)} && {flushed}exec {shlex.join(server)}"
+    steps = [f"cd {shlex.quote(ssh.folder)}"]
+    if repository.engine == "restic":
+        steps.append(f"{FLUSH} .")
+    if is_used:
+        steps.append(f"exec {shlex.join(server)}")
+    remote = " && ".join(steps)
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]
     if repository.ssh_config:
