@@ -52,12 +52,13 @@ fuzz: setup ## fuzz the shim's readers, for FUZZ_SECONDS (60)
 bench-shim: setup ## measure the shim against the guide's script and the real scrypt (4 minutes)
 	@$(BIN)/python bench/shim.py
 
-bench: ## compare backups with the official tool, the guide, the engines alone (40 minutes)
+bench: ## compare backups with the official tool, the guide, the engines alone (an hour)
 	@tools/setup.sh bench
 	@$(if $(QUBES_SRC),tools/setup.sh upstream)
 	@$(SUDO) env BENCH_GB=$(BENCH_GB) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_DAYS=$(BENCH_DAYS) \
-	    BENCH_REAL=$(BENCH_REAL) BENCH_DIR="$(BENCH_DIR)" WYNG="$(WYNG)" \
-	    QUBES_SRC="$(QUBES_SRC)" $(BIN)/python bench/store.py
+	    BENCH_QUBES=$(BENCH_QUBES) BENCH_REAL=$(BENCH_REAL) BENCH_PARTS="$(BENCH_PARTS)" \
+	    BENCH_DIR="$(BENCH_DIR)" WYNG="$(WYNG)" QUBES_SRC="$(QUBES_SRC)" \
+	    $(BIN)/python bench/store.py
 
 molecule: setup ## molecule scenarios, in a systemd container
 	@tools/salt.sh 3007.15

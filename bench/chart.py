@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The chart of bench/store.py, as SVG and PNG."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from contenders import TITLES
 from report import names
-from targets import median
+from targets import last, median
 
 Data = dict[str, Any]
 KINDS = {"official": "#7f7f7f", "guide": "#c1666b", "ours": "#2e6f95", "raw": "#9a9a9a"}
 KINDS["wyng"] = "#8a6fae"
 CUT_OFF = ("official-", "ours-directory")  # they would leave the others no room
+SMALL = {"ours": "this project, ", "raw": "the engine alone, "}
 SHADES = (1.0, 0.62, 0.3)  # of a contender's colour, by stage
 
 
@@ -28,17 +30,25 @@ def draw(data: Data, target: Path) -> None:
 
     mpl.rcParams.update({"svg.hashsalt": "dedup-backup", "font.size": 9})
     shown = names(data)[::-1]
-    height = 1.6 + 0.46 * len(shown)
-    figure, panels = plt.subplots(1, 2, figsize=(11, height), sharey=True, layout="constrained")
-    _sizes(panels[0], data, shown)
-    _times(panels[1], data, shown)
-    panels[0].set_yticks(range(len(shown)), [TITLES[name] for name in shown])
-    panels[0].set_ylim(-0.6, len(shown) - 0.4)
-    for label, name in zip(panels[0].get_yticklabels(), shown, strict=True):
-        label.set_fontweight("bold" if name.startswith("ours") else "normal")
-    for panel in panels:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.tick_params(axis="y", length=0)
+    small = data.get("small")
+    heights = [0.8 + 0.46 * len(shown)] * bool(shown) + [2.6] * bool(small)
+    figure, rows = plt.subplots(
+        len(heights),
+        2,
+        figsize=(11, 0.8 + sum(heights)),
+        height_ratios=heights,
+        layout="constrained",
+        squeeze=False,
+    )
+    if shown:
+        _sizes(rows[0][0], data, shown)
+        _times(rows[0][1], data, shown)
+        _name(rows[0], [TITLES[name] for name in shown])
+    if small:
+        bars = [f"{kind}-{engine}" for engine in small["engines"] for kind in ("ours", "raw")][::-1]
+        _pairs(rows[-1][0], small, bars)
+        _one(rows[-1][1], small, bars)
+        _name(rows[-1], [SMALL[name.partition("-")[0]] + name.partition("-")[2] for name in bars])
     for ending in ("svg", "png"):
         metadata = {"Date": None} if ending == "svg" else {}
         path = target.with_suffix(f".{ending}")
@@ -46,6 +56,19 @@ def draw(data: Data, target: Path) -> None:
     plt.close(figure)
     svg = target.with_suffix(".svg")  # matplotlib ends lines with blanks
     svg.write_text("".join(f"{line.rstrip()}\n" for line in svg.read_text().splitlines()))
+
+
+def _name(panels: Any, labels: list[str]) -> None:  # noqa: ANN401 -- matplotlib's
+    """Write the bars' names at the left of two panels side by side."""
+    panels[0].set_yticks(range(len(labels)), labels)
+    panels[1].set_yticks([])
+    for label in panels[0].get_yticklabels():
+        ours = label.get_text().startswith("this project")
+        label.set_fontweight("bold" if ours else "normal")
+    for panel in panels:
+        panel.set_ylim(-0.6, len(labels) - 0.4)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(axis="y", length=0)
 
 
 def _colour(name: str) -> str:
@@ -58,7 +81,7 @@ def stages(data: Data, name: str) -> list[float]:
     if name.startswith("official-"):
         whole = data["official"][name.partition("-")[2]]["bytes"] / 1e6
         return [whole, whole * 3, whole * (2 + count)] if count else [whole, whole * 2]
-    row = data["rounds"][-1][name]
+    row = last(data, name)
     days = [day["size"] for day in data["days"].get(name, [])]
     sizes = [row["size_first"], *days[:1], *days[count - 1 :]]
     return [size / 1e6 for size in sizes]
@@ -105,10 +128,7 @@ def _times(panel: Any, data: Data, shown: list[str]) -> None:  # noqa: ANN401 --
         value for name, found in seconds.items() if "official" not in name for value in found
     )
     for place, name in enumerate(shown):
-        for number, value in enumerate(seconds[name]):
-            at = place + 0.26 - 0.26 * number
-            panel.barh(at, min(value, limit), 0.24, color=_colour(name), alpha=SHADES[number])
-            _label(panel, at, min(value, limit), f"{value:.1f}", limit)
+        _bars(panel, place, name, seconds[name], limit)
     panel.set_xlim(0, limit * 1.1)
     panel.set_title("seconds, from top: first backup, unchanged, restore", fontsize=9)
 
@@ -118,3 +138,49 @@ def _seconds(data: Data, name: str) -> list[float]:
         return [data["official"][name.partition("-")[2]]["seconds"]] * 2
     found = [median(data, name, key) for key in ("first", "unchanged", "restore")]
     return [value for value in found if value is not None]
+
+
+def _bars(panel: Any, place: int, name: str, values: list[float], limit: float) -> None:  # noqa: ANN401 -- matplotlib's
+    for number, value in enumerate(values):
+        at = place + 0.26 - 0.26 * number
+        panel.barh(at, min(value, limit), 0.24, color=_colour(name), alpha=SHADES[number])
+        _label(panel, at, min(value, limit), f"{value:.1f}", limit)
+
+
+def _pairs(panel: Any, small: Data, shown: list[str]) -> None:  # noqa: ANN401 -- matplotlib's
+    found = {}
+    for name in shown:
+        kind, _, engine = name.partition("-")
+        row = small["engines"][engine][kind]
+        found[name] = [statistics.median(row[key]) for key in ("first", "unchanged", "restore")]
+    limit = 1.25 * max(value for values in found.values() for value in values)
+    for place, name in enumerate(shown):
+        _bars(panel, place, name, found[name], limit)
+    panel.set_xlim(0, limit * 1.1)
+    panel.set_title(
+        f"{small['qubes']} small qubes, the same stream ({small['stream'] / 1e6:.0f} MB),\n"
+        "seconds, from top: put, put unchanged, get",
+        fontsize=9,
+    )
+
+
+def _one(panel: Any, small: Data, shown: list[str]) -> None:  # noqa: ANN401 -- matplotlib's
+    found = {}
+    for name in shown:
+        kind, _, engine = name.partition("-")
+        if kind == "ours":
+            rows = small["one"][engine]
+            found[name] = [
+                statistics.median(row[key] for row in rows) for key in ("first", "whole")
+            ]
+        else:
+            found[name] = [statistics.median(small["engines"][engine]["raw"]["restore"])]
+    limit = 1.25 * max(value for values in found.values() for value in values)
+    for place, name in enumerate(shown):
+        _bars(panel, place, name, found[name], limit)
+    panel.set_xlim(0, limit * 1.1)
+    panel.set_title(
+        f"one qube of {small['qubes']} restored: seconds to its first byte,\nand to the end"
+        " (the engine alone reads all of it)",
+        fontsize=9,
+    )

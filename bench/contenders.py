@@ -6,12 +6,11 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-DEDUP_STORE = CHECKOUT / "payload/qube/dedup-store"
+from debian import DEDUP_STORE, Debian
+
 PASSWORD = "correct horse battery staple"  # noqa: S105 -- of repositories that are thrown away
 MEMORY = "/dev/shm"  # noqa: S108 -- /tmp is in memory in Qubes, in dom0 and in qubes
 # our default, and our setting "small" (payload/qube/dedup_store/engine_options.py)
@@ -36,14 +35,16 @@ class Contender:
     Attributes:
         name: `guide-restic`, `ours-borg`, `raw-borg-small` and so on.
         folder: has all that is its own.
+        qube: where its programs run.
         empty: bytes that the repository took when it was empty, if its file system counts.
         setting: a line for dedup-store's configuration.
-        like: a restic repository that exists when this one is made; restic cuts both at the same
-            places, which it else chooses by chance for each repository.
+        like: a repository that exists and is empty when this one is made; the engine then cuts
+            both at the same places, which it else chooses by chance for each repository.
     """
 
     name: str
     folder: Path
+    qube: Debian
     empty: int = 0
     setting: str = ""
     like: "Contender | None" = None
@@ -66,7 +67,7 @@ class Contender:
     def environment(self) -> dict[str, str]:
         """The environment of its programs."""
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": os.defpath,
             "HOME": str(self.folder / "home"),
             "TMPDIR": MEMORY,
             "DEDUP_STORE_CONFIG_DIR": str(self.folder),
@@ -87,14 +88,19 @@ class Contender:
         self.empty = 0
         if self.kind == "ours":
             self._configure()
-            self.run([str(DEDUP_STORE), "init", "--new"])
+            self.run(DEDUP_STORE, "init", "--new")
         elif self.engine == "restic":
-            source = (
-                ["--copy-chunker-params", "--from-repo", self.like.repository] if self.like else []
-            )
-            self.run(["restic", "init", "--quiet", *map(str, source)])
+            other = self.like and [
+                "--copy-chunker-params",
+                "--from-repo",
+                str(self.like.repository),
+            ]
+            self.run("restic", "init", "--quiet", *(other or []))
+        elif self.like:  # with its key, which decides where borg cuts
+            ours = shutil.ignore_patterns("dedup-store*")
+            shutil.copytree(self.like.repository, self.repository, ignore=ours)
         else:
-            self.run(["borg", "init", "--encryption", "repokey-blake2"])
+            self.run("borg", "init", "--encryption", "repokey-blake2")
         if self.engine == "directory":
             self.empty = self.size()
 
@@ -115,8 +121,11 @@ class Contender:
 
     def store(self, name: str = "backup") -> list[str]:
         """Return the command that stores what comes on stdin."""
+        return self.qube.argv(*self._store(name))
+
+    def _store(self, name: str) -> list[str]:
         if self.kind == "ours":
-            return [str(DEDUP_STORE), "put"]
+            return [DEDUP_STORE, "put"]
         if self.engine == "restic":
             return ["restic", "--quiet", "backup", "--stdin", "--stdin-filename", name]
         # The guide's benchmark has borg's own chunks, and zstd, whose default is 3.
@@ -140,30 +149,34 @@ class Contender:
     def restore(self, name: str = "backup") -> list[str]:
         """Return the command that writes what was stored last to stdout."""
         if self.kind == "ours":
-            return [str(DEDUP_STORE), "get", self._runs()[-1]]
+            return self.get()
         if self.engine == "restic":
-            return ["restic", "dump", "--path", f"/{name}", "latest", name]
-        archive = self.run(["borg", "list", "--short", "--last", "1", "-a", f"{name}-*"])
-        return ["borg", "extract", "--stdout", f"::{archive.decode().strip()}"]
+            return self.qube.argv("restic", "dump", "--path", f"/{name}", "latest", name)
+        archive = self.run("borg", "list", "--short", "--last", "1", "-a", f"{name}-*")
+        return self.qube.argv("borg", "extract", "--stdout", f"::{archive.decode().strip()}")
+
+    def get(self, *options: str) -> list[str]:
+        """Return dedup-store's command that writes the last run to stdout."""
+        return self.qube.argv(DEDUP_STORE, "get", self._runs()[-1], *options)
 
     def _runs(self) -> list[str]:
-        listed = json.loads(self.run([str(DEDUP_STORE), "list", "--json"]))
+        listed = json.loads(self.run(DEDUP_STORE, "list", "--json"))
         return [run["run"] for run in listed["runs"]]
 
     def prune(self) -> None:
         """Keep the newest backup only, and give back the space of the others."""
         if self.kind == "ours":
             if old := self._runs()[:-1]:
-                self.run([str(DEDUP_STORE), "forget", *old])
-            self.run([str(DEDUP_STORE), "prune"])
+                self.run(DEDUP_STORE, "forget", *old)
+            self.run(DEDUP_STORE, "prune")
         elif self.engine == "restic":
             # with --stdin, the name of the file is the snapshot's path, by which restic groups
-            self.run(["restic", "forget", "--quiet", "--keep-last", "1", "--prune"])
+            self.run("restic", "forget", "--quiet", "--keep-last", "1", "--prune")
         else:
-            archives = self.run(["borg", "list", "--short"]).decode().split()
+            archives = self.run("borg", "list", "--short").decode().split()
             for prefix in {archive.rpartition("-")[0] for archive in archives}:
-                self.run(["borg", "prune", "--keep-last", "1", "-a", f"{prefix}-*"])
-            self.run(["borg", "compact"])
+                self.run("borg", "prune", "--keep-last", "1", "-a", f"{prefix}-*")
+            self.run("borg", "compact")
 
     def size(self) -> int:
         """Return the bytes that the repository takes."""
@@ -173,9 +186,11 @@ class Contender:
             return (found.f_blocks - found.f_bfree) * found.f_frsize - self.empty
         return size_of(self.repository)
 
-    def run(self, command: Sequence[str]) -> bytes:
+    def run(self, *command: str) -> bytes:
         """Run a program of its own, which must succeed; give its output."""
-        done = subprocess.run(command, env=self.environment(), capture_output=True, check=False)
+        done = subprocess.run(
+            self.qube.argv(*command), env=self.environment(), capture_output=True, check=False
+        )
         if done.returncode:
             raise SystemExit(f"{self.name}: {shlex.join(command)}: {done.stderr.decode()}")
         return done.stdout

@@ -18,6 +18,7 @@ PAGE = 8192
 WRITE = 100_000  # bytes of one scattered write
 LARGE = "standalone"
 SMALL = ("work", "personal", "mail", "vault")
+TINY = 10_000_000  # bytes of files in each of many small volumes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,16 @@ def build(folder: Path, gib: float) -> list[Volume]:
     for name in SMALL:
         small = max(size // 8, 16 * MIB)
         volumes.append(Volume(name, folder / f"{name}.img", small, size // 20))
+    for volume in volumes:
+        _make(volume, files)
+    return volumes
+
+
+def build_many(folder: Path, count: int) -> list[Volume]:
+    """Make small volumes, which have no file in common."""
+    files = _files()
+    names = [f"qube{number:02}" for number in range(1, count + 1)]
+    volumes = [Volume(name, folder / f"{name}.img", 32 * MIB, TINY) for name in names]
     for volume in volumes:
         _make(volume, files)
     return volumes

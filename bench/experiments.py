@@ -3,20 +3,20 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import corpus
+import engines as pairs
 import timing
 from contenders import CHUNKS, Contender
+from debian import Debian
 from rounds import Bench, WyngBackup
 from timing import say, settle
 from upstream_dom0 import asked_for, version
 
 Data = dict[str, Any]
-SCATTERED = ("guide-borg", "ours-restic", "ours-borg", "ours-borg-small", "raw-restic")
 SETTINGS = {  # of our repository, beside the defaults
     "borg": ["", 'compression = "lz4"', 'compression = "zstd,6"', 'chunks = "large"'],
     "restic": ["", 'compression = "max"', "pack_size = 64"],
@@ -33,58 +33,43 @@ def official(bench: Bench, data: Data) -> None:
     for name, compress in (("gzip", "gzip"), ("none", False)):
         say(f"official tool, real scrypt, compression: {name}")
         settle()
-        seconds = bench.dom0.backup("official", f"{TO_FILE}{archive}", compress=compress)
+        target = f"{TO_FILE}{archive}"
+        seconds = bench.dom0.backup("official", target, bench.volumes, compress=compress)
         data["official"][name] = {"seconds": seconds, "bytes": archive.stat().st_size}
         archive.unlink()
 
 
 def engines(bench: Bench, count: int, data: Data) -> None:
-    """Time put and get against the engine alone, in turn, with the same bytes from a file."""
+    """Compare put and get with the engine alone."""
     stream = bench.folder / "stream"
-    bench.dom0.backup("ours", f"{TO_FILE}{stream}")
+    bench.dom0.backup("ours", f"{TO_FILE}{stream}", bench.volumes)
     data["stream"] = stream.stat().st_size
-    data["engines"] = {}
-    for engine in ("restic", "borg"):
-        found: dict[str, list[float]] = {"store": [], "put": [], "dump": [], "get": []}
-        data["engines"][engine] = found
-        for number in range(count):
-            say(f"{engine} alone, round {number + 1} of {count}")
-            takers = [Contender(f"{kind}-{engine}", bench.folder / "e") for kind in ("raw", "ours")]
-            for taker in takers if number % 2 == 0 else takers[::-1]:
-                taker.make()
-                store, dump = ("put", "get") if taker.kind == "ours" else ("store", "dump")
-                found[store].append(timing.feed(taker, stream))
-                for _ in range(2):  # it is short, so twice
-                    seconds, length = timing.restore(taker)
-                    found[dump].append(seconds)
-                if length != data["stream"]:
-                    raise SystemExit(f"{taker.name} gave back {length} bytes")
-                if number == 0:
-                    timing.compare(taker, stream)
-                taker.remove()
-    _settings(bench, stream, data)
+    data["engines"] = pairs.compare(bench.folder, bench.qube, stream, count)
     stream.unlink()
 
 
-def _settings(bench: Bench, stream: Path, data: Data) -> None:
+def settings(bench: Bench, data: Data) -> None:
     """Store a stream with other settings of the engines, once each."""
+    stream = bench.folder / "stream"
+    bench.dom0.backup("ours", f"{TO_FILE}{stream}", bench.volumes)
     data["choices"] = []
-    for engine, settings in SETTINGS.items():
-        for setting in settings:
+    for engine, chosen in SETTINGS.items():
+        for setting in chosen:
             say(f"{engine}: {setting or 'as it is'}")
-            taker = Contender(f"ours-{engine}", bench.folder / "e", setting=setting)
+            taker = Contender(f"ours-{engine}", bench.folder / "e", bench.qube, setting=setting)
             taker.make()
-            seconds = timing.feed(taker, stream)
+            seconds = timing.feed(taker, stream).seconds
             row = {"engine": engine, "setting": setting, "seconds": seconds, "size": taker.size()}
             data["choices"].append(row)
             taker.remove()
+    stream.unlink()
 
 
 def scattered(bench: Bench, data: Data) -> None:
     """Store about 20 MB of scattered changes in the large volume, by the official archive."""
     large = bench.volumes[0]
     found: Data = {"image": large.size, "changed": CHANGED}
-    takers = [taker for number in range(PAIRS) for taker in _takers(bench.folder, number)]
+    takers = [taker for number in range(PAIRS) for taker in _takers(bench, number)]
     wyng = None
     if bench.program:
         for backup in bench.backups:
@@ -97,7 +82,7 @@ def scattered(bench: Bench, data: Data) -> None:
             if taker.kind == "raw":
                 timing.store_images(taker, [large])
             else:
-                bench.dom0.backup(taker.kind, taker.line(), volumes=[large])
+                bench.dom0.backup(taker.kind, taker.line(), [large])
             found.setdefault(taker.name, {}).setdefault(key, []).append(taker.size())
         if wyng:
             say(f"scattered changes, {key}: wyng")
@@ -118,10 +103,14 @@ def scattered(bench: Bench, data: Data) -> None:
     data["scattered"] = found
 
 
-def _takers(folder: Path, number: int) -> list[Contender]:
+def _takers(bench: Bench, number: int) -> list[Contender]:
     """Return the contenders for scattered changes: of the first pair, the second, ..."""
-    takers = {name: Contender(name, folder / f"scattered-{name}-{number}") for name in SCATTERED}
+    takers = {
+        name: Contender(name, bench.folder / f"scattered-{name}-{number}", bench.qube)
+        for name in ("ours-restic", "ours-borg", "ours-borg-small", "guide-borg", "raw-restic")
+    }
     takers["raw-restic"].like = takers["ours-restic"]
+    takers["guide-borg"].like = takers["ours-borg"]
     return list(takers.values())
 
 
@@ -130,31 +119,27 @@ def index(bench: Bench, data: Data) -> None:
     data["index"] = {}
     for name in ("guide-borg", *(f"ours-{key}" for key in CHUNKS)):
         say(f"borg's index: {name}")
-        listed = bench.contenders[name].run(["borg", "info", "--json"])
+        listed = bench.contenders[name].run("borg", "info", "--json")
         stats = json.loads(listed)["cache"]["stats"]
         mean = stats["unique_size"] / stats["total_unique_chunks"]
         chunks = int(1e12 / mean)
         script = Path(__file__).with_name("borg_index.py")
-        command = [_borgs_python(), str(script), str(chunks)]
-        done = subprocess.run(command, capture_output=True, check=True)
+        with script.open("rb") as file:
+            command = bench.qube.argv("/usr/bin/python3", "-", str(chunks))
+            done = subprocess.run(command, stdin=file, capture_output=True, check=True)
         data["index"][name] = {"mean": mean, "chunks": chunks, **json.loads(done.stdout)}
 
 
-def _borgs_python() -> str:
-    """Return the Python that runs borg: its modules are there."""
-    program = shutil.which("borg") or ""
-    with Path(program).open("rb") as file:
-        first = file.readline().decode(errors="replace")
-    return first.removeprefix("#!").split()[0] if first.startswith("#!") else "/usr/bin/python3"
-
-
-def versions(wyng: str | None) -> dict[str, str]:
+def versions(qube: Debian, wyng: str | None) -> dict[str, str]:
     """Return the versions of all programs that took part."""
-    commands = {"restic": ["restic", "version"], "borg": ["borg", "--version"]}
-    found = {
-        name: subprocess.run(command, capture_output=True, check=True).stdout.decode().strip()
-        for name, command in commands.items()
+    commands = {
+        "debian": ["cat", "/etc/debian_version"],
+        "restic": ["restic", "version"],
+        "borg": ["borg", "--version"],
+        "python": ["python3", "--version"],
     }
+    found = {name: qube.version(*command) for name, command in commands.items()}
+    found["debian"] = f"Debian {found['debian']}"
     if asked_for():
         found["qubes"] = version()
     if wyng:

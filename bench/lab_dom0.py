@@ -9,8 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from contenders import CHECKOUT, MEMORY
+from contenders import MEMORY
 from corpus import Volume
+from debian import CHECKOUT
 
 for part in (".", "lab", "lab/dom0"):
     sys.path.insert(0, str(CHECKOUT / part))
@@ -59,23 +60,23 @@ class LabDom0:
         self,
         scrypt: str,
         destination: str,
+        volumes: list[Volume],
         *,
         compress: str | bool = False,
-        volumes: list[Volume] | None = None,
     ) -> float:
         """Back up qubes.
 
         Args:
             scrypt: `guide`, `ours` or `official`.
             destination: command line that takes the backup.
+            volumes: those of the qubes.
             compress: as in a backup profile.
-            volumes: of which qubes; None is all.
 
         Returns:
             Seconds.
         """
         self.system.program("scrypt", f'exec {shlex.quote(str(self.scrypts[scrypt]))} "$@"\n')
-        names = [volume.name for volume in volumes] if volumes else None
+        names = [volume.name for volume in volumes]
         self.system.profile(destination_path=destination, compression=compress, include=names)
         start = time.perf_counter()
         self.system.backup()

@@ -11,6 +11,12 @@ from targets import MIB, median
 Data = dict[str, Any]
 MB = 1e6
 Cell = float | None
+PAIRED = {
+    "first": "`put`, first",
+    "unchanged": "`put`, unchanged",
+    "cpu": "CPU of that",
+    "restore": "`get`",
+}
 
 
 def report(data: Data) -> str:
@@ -20,7 +26,7 @@ def report(data: Data) -> str:
     maker = "Qubes' own code" if own else "the lab's `qvm-backup`"
     sizes = ", ".join(f"{size / MIB:.0f}" for size in data["images"].values())
     parts = [
-        f"Volumes of {sizes} MiB, a stream of {data['stream'] / 1e9:.2f} GB;"
+        f"Volumes of {sizes} MiB, a stream of {data.get('stream', 0) / 1e9:.2f} GB;"
         f" {len(data['rounds'])} rounds, {settings['days']} days; {machine['cpus']} processors;"
         f" {', '.join(version.split(' compiled')[0] for version in data['versions'].values())};"
         f" backups made by {maker}. Times are medians of the rounds, in seconds,"
@@ -31,6 +37,7 @@ def report(data: Data) -> str:
         _times(data),
         _sizes(data),
         _engines(data),
+        _one(data),
         _scattered(data),
         _index(data),
         _choices(data),
@@ -53,7 +60,8 @@ def _mb(value: Cell) -> str:
 
 def names(data: Data) -> list[str]:
     """Return the names of all that took part, the official tool first."""
-    return [f"official-{key}" for key in data.get("official", {})] + list(data["rounds"][0])
+    found = [row for row in data["rounds"][:1] for row in row]
+    return [f"official-{key}" for key in data.get("official", {})] + found
 
 
 def _times(data: Data) -> str:
@@ -84,7 +92,7 @@ def _sizes(data: Data) -> str:
             rows.append([TITLES[name], _mb(whole), *["the same again"] * 3, "-"])
             continue
         first = median(data, name, "size_first")
-        last = data["rounds"][-1][name]
+        last = targets.last(data, name)
         unchanged = last["size_unchanged"] - last["size_first"]
         days = [day["size"] - last["size_unchanged"] for day in data["days"].get(name, [])]
         day = [days[0], days[-1] if len(days) == data["settings"]["days"] else None] if days else []
@@ -98,16 +106,36 @@ def _sizes(data: Data) -> str:
 
 def _engines(data: Data) -> str:
     rows = []
-    for engine, times in data.get("engines", {}).items():
-        for ours, alone in (("put", "store"), ("get", "dump")):
-            figures = [
-                f"{statistics.median(found):.2f} ({min(found):.2f})"
-                for found in (times[ours], times[alone])
-            ]
-            best = min(times[ours]) / min(times[alone])
-            middle = statistics.median(times[ours]) / statistics.median(times[alone])
-            rows.append([f"`{ours}`, {engine}", *figures, f"{middle:.3f} ({best:.3f})"])
+    small = data.get("small", {})
+    for found, stream in ((data, "corpus"), (small, f"{small.get('qubes')} qubes")):
+        for engine, times in found.get("engines", {}).items():
+            for key, title in PAIRED.items():
+                if not times["ours"][key]:
+                    continue
+                figures = [
+                    f"{statistics.median(times[kind][key]):.2f} ({min(times[kind][key]):.2f})"
+                    for kind in ("ours", "raw")
+                ]
+                ratios = [targets.against(times, key, pick) for pick in (statistics.median, min)]
+                middle, best = (f"{ratio:.3f}" for ratio in ratios if ratio is not None)
+                what = f"{title}, {stream}, {engine}"
+                rows.append([what, *figures, f"{middle} ({best})"])
     head = ["the same bytes, median (least) seconds", "dedup-store", "the engine alone", "ratio"]
+    return _table(head, rows) if rows else ""
+
+
+def _one(data: Data) -> str:
+    small = data.get("small", {})
+    rows = []
+    for engine, found in small.get("one", {}).items():
+        middle = {key: statistics.median(row[key] for row in found) for key in found[0]}
+        times = [f"{middle[key]:.2f}" for key in ("first", "whole")]
+        sizes = [f"{middle[key] / MB:.3f}" for key in ("read", "stored")]
+        shares = [targets.share_read(row) for row in found]
+        share = f"{statistics.median(shares):.3f} ({max(shares):.3f})"
+        rows.append([engine, *times, *sizes, share])
+    what = f"one qube of {small.get('qubes')} restored, medians"
+    head = [what, "first byte, s", "whole, s", "read, MB", "stored, MB", "read / stored (most)"]
     return _table(head, rows) if rows else ""
 
 
@@ -155,7 +183,15 @@ def _choices(data: Data) -> str:
 
 
 def _notes(data: Data) -> str:
-    notes = [
+    count = len(data["rounds"])
+    notes = []
+    if "debian" in data["versions"]:
+        notes.append(
+            "The engines, and `dedup-store` with its Python, ran in a root of Debian 13, with the"
+            " packages that a backup template has. Repositories that are compared cut at the same"
+            " places (same polynomial of restic's, same key of borg's)."
+        )
+    notes += [
         "This project's borg has its chunk setting `medium` unless set otherwise; on the images,"
         " restic and borg are set as this project sets them. What was stored last was read back"
         " after the prune, and compared with what went in, for every contender but the engines"
@@ -164,9 +200,27 @@ def _notes(data: Data) -> str:
         " with the backup before only up to the first place where blocks of zeros came or went, as"
         " the official archive leaves them out, and what follows moves.",
     ]
-    if "wyng" in data["rounds"][0]:
+    once = [name for name in names(data) if len(_rows(data, name)) == 1]
+    if count > 1 and once:
+        notes.append(
+            f"Times of {count} rounds: those of the guide's script, and of this project with restic"
+            " and borg. The other contenders took part in the first round only."
+        )
+    if "wyng" in names(data):
         notes.append(
             "wyng has its defaults (encrypted, zstd), and reads only what changed since its"
             " snapshots; its restore writes files. It stores no settings of qubes."
         )
+    if "small" in data:
+        notes.append(
+            "CPU: of the process dedup-store or of the engine alone, user and system, without child"
+            " processes (/proc/PID/stat when it has ended), for the unchanged stream. One qube: the"
+            " first byte is that of its volume. Read: what all processes of the restore read from"
+            " files of the repository, as strace counts it; the engine's cache is as the backup"
+            " left it. Stored: what the same volume takes in a repository of the engine's own."
+        )
     return "\n\n".join(notes)
+
+
+def _rows(data: Data, name: str) -> list[Data]:
+    return [row[name] for row in data["rounds"] if name in row]

@@ -12,6 +12,7 @@ import corpus
 import timing
 from contenders import Contender
 from corpus import Volume
+from debian import Debian
 from lab_dom0 import LabDom0
 from timing import say, settle
 from upstream_dom0 import UpstreamDom0, asked_for
@@ -29,8 +30,15 @@ NAMES = (
     "raw-borg",
     "raw-borg-small",
 )
+# Those whose times targets compare; the others take part in the first round only.
+JUDGED = ("guide-restic", "guide-borg", "ours-restic", "ours-borg")
 RESTORED = "restored.img"
 Dom0 = LabDom0 | UpstreamDom0
+
+
+def new_dom0(volumes: list[Volume], shared: Path) -> Dom0:
+    """Start a dom0 with one qube per volume; shared is a folder that their backups may write to."""
+    return UpstreamDom0(volumes, shared) if asked_for() else LabDom0(volumes)
 
 
 class Backup:
@@ -51,7 +59,7 @@ class Backup:
         if self.contender.kind == "raw":
             return timing.store_images(self.contender, self._volumes)
         settle()
-        return self._dom0.backup(self.contender.kind, self.contender.line())
+        return self._dom0.backup(self.contender.kind, self.contender.line(), self._volumes)
 
     def restore(self) -> tuple[float, int]:
         """Read the newest backup; give the seconds, and the bytes that it has."""
@@ -75,7 +83,7 @@ class Backup:
         Returns:
             The repository's size after that prune.
         """
-        self._dom0.backup(self.contender.kind, self.contender.line(copy))
+        self._dom0.backup(self.contender.kind, self.contender.line(copy), self._volumes)
         self.contender.prune()
         size = self.size()
         timing.compare(self.contender, copy)
@@ -149,46 +157,47 @@ class WyngBackup:
 class Bench:
     """A corpus, dom0, and all contenders."""
 
-    def __init__(self, folder: Path, gib: float, wyng: str | None) -> None:
-        """Make all of it in an empty folder.
+    def __init__(self, folder: Path, qube: Debian, gib: float, wyng: str | None) -> None:
+        """Make all of it in a folder.
 
         Args:
             folder: where, with `btrfs/` a file system of its own, and `plain/` another.
+            qube: where the backup qube's programs run.
             gib: size of the largest volume.
             wyng: its program, or None.
         """
         self.folder = folder
+        self.qube = qube
         self.program = wyng
         place = folder / "btrfs/volumes"
         subprocess.run(["btrfs", "-q", "subvolume", "create", place], check=True)
         say(f"making a corpus, its largest volume of {gib:.1f} GiB")
         self.volumes = corpus.build(place, gib)
-        self.dom0: Dom0 = (
-            UpstreamDom0(self.volumes, folder) if asked_for() else LabDom0(self.volumes)
-        )
+        self.dom0 = new_dom0(self.volumes, folder)
         self.backups: list[Backup | WyngBackup] = []
         self.contenders = {
-            name: Contender(name, folder / ("plain" if name.endswith("directory") else name))
+            name: Contender(name, folder / ("plain" if name.endswith("directory") else name), qube)
             for name in NAMES
         }
-        for name in ("guide-restic", "raw-restic"):
-            self.contenders[name].like = self.contenders["ours-restic"]
+        for name in NAMES:
+            if not name.startswith("ours-"):
+                engine = self.contenders[name].engine
+                self.contenders[name].like = self.contenders[f"ours-{engine}"]
         for contender in self.contenders.values():
             self.backups.append(Backup(contender, self.volumes, self.dom0))
         if wyng:
             self.backups.append(WyngBackup(wyng, self.volumes, folder / "wyng"))
 
     def rounds(self, count: int, data: Data) -> None:
-        """First backup, one of the same, restore; all contenders in turn, in each round."""
+        """First backup, one of the same, restore; contenders in turn, in each round (JUDGED)."""
         data["rounds"] = []
         for number in range(count):
             found: dict[str, Data] = {}
             data["rounds"].append(found)
-            for backup in sorted(
-                self.backups, key=lambda backup: not backup.name.startswith("ours")
-            ):
+            backups = [one for one in self.backups if number == 0 or one.name in JUDGED]
+            for backup in sorted(backups, key=lambda one: not one.name.startswith("ours")):
                 backup.make()
-            for backup in self.backups:
+            for backup in backups:
                 say(f"round {number + 1} of {count}: {backup.name}")
                 row: Data = {"first": backup.store(), "size_first": backup.size()}
                 row |= {"unchanged": backup.store(), "size_unchanged": backup.size()}

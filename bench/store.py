@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Backups with the official tool as it is, with the forum guide's script, and with this project.
 
-All contenders take part in each round, in turn, so that what else the machine does hits all alike;
-what counts are ratios. Needs root, for loop mounts. Settings, in the environment: BENCH_GB (size of
-the largest volume, in GiB), BENCH_ROUNDS, BENCH_DAYS, BENCH_REAL (0 leaves the real scrypt out),
-BENCH_DIR (where it works, and writes its results), WYNG (wyng's program), QUBES_SRC (checkouts of
-Qubes OS, whose code then makes the backups; without them the lab's does).
+Contenders take turns, so that what else the machine does hits all alike; what counts are ratios.
+Needs root, for mounts. Settings, in the environment: BENCH_GB (size of the largest volume, in GiB),
+BENCH_ROUNDS, BENCH_DAYS, BENCH_QUBES (how many small ones there are), BENCH_REAL (0 leaves the real
+scrypt out), BENCH_PARTS (some of PARTS), BENCH_DIR (where it works, and writes its results), WYNG
+(wyng's program), QUBES_SRC (checkouts of Qubes OS, whose code then makes the backups; without them
+the lab's does).
 """
 
 import argparse
@@ -19,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-DEFAULTS = {"gb": 2.0, "rounds": 3, "days": 10, "real": 1}
+DEFAULTS = {"gb": 2.0, "rounds": 5, "days": 10, "qubes": 60, "real": 1}
+PARTS = "small engines rounds index official days scattered settings"
 
 
 def settings() -> dict[str, float]:
@@ -48,9 +50,16 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
 
 
+def keep(data: dict[str, Any], raw: Path) -> None:
+    """Write the raw data."""
+    raw.write_text(json.dumps(data, indent=1) + "\n")
+
+
 def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]:
     """Measure everything, in an empty folder; give the raw data, and keep them in a file, too."""
     import experiments  # noqa: PLC0415 -- the report does without the lab
+    import small  # noqa: PLC0415
+    from debian import Debian  # noqa: PLC0415
     from rounds import Bench  # noqa: PLC0415
     from timing import say  # noqa: PLC0415
 
@@ -61,28 +70,39 @@ def measure(folder: Path, chosen: dict[str, float], raw: Path) -> dict[str, Any]
             "kernel": platform.release(),
             "load": os.getloadavg(),
         },
-        "versions": experiments.versions(wyng),
         "settings": chosen,
+        "rounds": [],
+        "days": {},
+        "last": {},
     }
     size = int(chosen["gb"] * 1024) << 20
     rounds, days = int(chosen["rounds"]), int(chosen["days"])
-    with btrfs(folder / "btrfs", (1 << 30) + 8 * size), btrfs(folder / "plain", 20 << 30):
-        bench = Bench(folder, chosen["gb"], wyng)
+    parts = (os.environ.get("BENCH_PARTS") or PARTS).split()
+    with ExitStack() as ends:
+        ends.enter_context(btrfs(folder / "btrfs", (1 << 30) + 8 * size))
+        ends.enter_context(btrfs(folder / "plain", 20 << 30))
+        qube = Debian(folder)
+        ends.callback(qube.close)
+        data["versions"] = experiments.versions(qube, wyng)
+        if "small" in parts:
+            small.measure(folder, qube, int(chosen["qubes"]), rounds, data)
+            keep(data, raw)
+        bench = Bench(folder, qube, chosen["gb"], wyng)
+        ends.callback(bench.close)
         data["images"] = {volume.name: volume.size for volume in bench.volumes}
-        steps: list[Callable[[], None]] = [
-            lambda: experiments.engines(bench, rounds, data),
-            lambda: bench.rounds(rounds, data),
-            lambda: experiments.index(bench, data),
-            lambda: experiments.official(bench, data) if chosen["real"] else None,
-            lambda: bench.days(days, data),
-            lambda: experiments.scattered(bench, data),
-        ]
-        try:
-            for step in steps:
+        steps: dict[str, Callable[[], None]] = {
+            "engines": lambda: experiments.engines(bench, rounds, data),
+            "rounds": lambda: bench.rounds(rounds, data),
+            "index": lambda: experiments.index(bench, data),
+            "official": lambda: experiments.official(bench, data) if chosen["real"] else None,
+            "days": lambda: bench.days(days, data),
+            "scattered": lambda: experiments.scattered(bench, data),
+            "settings": lambda: experiments.settings(bench, data),
+        }
+        for name, step in steps.items():
+            if name in parts:
                 step()
-                raw.write_text(json.dumps(data, indent=1) + "\n")
-        finally:
-            bench.close()
+                keep(data, raw)
     say("done")
     return data
 
@@ -110,7 +130,10 @@ def main() -> int:
         try:
             data = measure(folder, settings(), out.with_suffix(".json"))
         finally:
-            shutil.rmtree(folder)
+            if f"{folder}/" in Path("/proc/mounts").read_text():
+                print(f"{folder} is left: something in it is still mounted", file=sys.stderr)
+            else:  # else this would remove what is mounted, such as /dev
+                shutil.rmtree(folder)
     text = report.report(data)
     out.with_suffix(".md").write_text(text)
     chart.draw(data, out)

@@ -2,12 +2,14 @@
 """The targets of bench/store.py, as ratios within one run."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import sub
 from typing import Any
 
 Data = dict[str, Any]
+Picker = Callable[[list[float]], float]
+ENGINES = ("restic", "borg")
 MIB = 1 << 20
 INDEX = 512  # MiB of memory per TB
 
@@ -45,31 +47,78 @@ def ratio(value: float | None, other: float | None) -> float | None:
     return value / other if value is not None and other else None
 
 
+def last(data: Data, name: str) -> Data:
+    """Return the row of the last round in which a contender took part."""
+    return next((row[name] for row in data["rounds"][::-1] if name in row), {})
+
+
 def lines(data: Data) -> Iterator[Line]:
     """Compute all targets of a run."""
-    for engine, most in (("restic", 0.02), ("borg", 0.01)):
+    for engine in ENGINES:
         name = f"ours-{engine}"
-        sizes = [(row[name]["size_first"], row[name]["size_unchanged"]) for row in data["rounds"]]
-        growth = statistics.median((after / before - 1) * 100 for before, after in sizes)
-        yield Line(f"growth of an unchanged backup, {engine}", growth, most, " %")
+        rows = [row[name] for row in data["rounds"]]
+        grown = [(row["size_unchanged"] / row["size_first"] - 1) * 100 for row in rows]
+        growth = statistics.median(grown) if grown else None
+        yield Line(f"growth of an unchanged backup, {engine}", growth, 0.005, " %")
     yield from _scattered(data)
     first = [median(data, f"{kind}-restic", "size_first") for kind in ("ours", "guide")]
     yield Line("first repository, restic / the guide's", ratio(*first), 1)
-    for engine, times in data.get("engines", {}).items():
-        for ours, alone in (("put", "store"), ("get", "dump")):
-            found = statistics.median(times[ours]) / statistics.median(times[alone])
-            yield Line(f"time of `{ours}`, {engine} / {engine} alone", found, 1.05)
-    for engine in ("restic", "borg"):
+    small = data.get("small", {})
+    for found, what in ((data, "corpus"), (small, f"{small.get('qubes', 60)} qubes")):
+        yield from _engines(found.get("engines", {}), what)
+    for engine in ENGINES:
+        cpu = against(data.get("engines", {}).get(engine), "cpu")
+        yield Line(f"dedup-store's CPU / {engine}'s, unchanged", cpu, 0.35)
+    yield from _one(small)
+    for engine in ENGINES:
         for key in ("first", "unchanged"):
             pair = [median(data, f"{kind}-{engine}", key) for kind in ("ours", "guide")]
             what = f"time of a whole backup ({key}), {engine} / the guide's script"
-            yield Line(what, ratio(*pair), 1.2)
+            yield Line(what, ratio(*pair), 1.15)
     real = data.get("official", {}).get("none", {}).get("seconds")
-    for engine in ("restic", "borg"):
+    for engine in ENGINES:
         for key in ("first", "unchanged"):
             found_ratio = ratio(median(data, f"ours-{engine}", key), real)
             what = f"time of a whole backup ({key}), {engine} / official, not compressed"
             yield Line(what, found_ratio, 0.1)
+
+
+def against(rows: Data | None, key: str, pick: Picker = statistics.median) -> float | None:
+    """Divide what ours took by what the engine alone did, None if not measured.
+
+    Args:
+        rows: as engines.compare makes them for an engine.
+        key: of the measurement.
+        pick: chooses from several of them.
+    """
+    if not rows or not rows["ours"][key]:
+        return None
+    return pick(rows["ours"][key]) / pick(rows["raw"][key])
+
+
+def _engines(found: Data, stream: str) -> Iterator[Line]:
+    for engine in ENGINES:
+        rows = found.get(engine)
+        for key in ("first", "unchanged"):
+            what = f"time of `put` ({key}), {stream}, {engine} / {engine} alone"
+            yield Line(what, against(rows, key), 1.1)
+        what = f"time of `get`, {stream}, {engine} / {engine} alone"
+        yield Line(what, against(rows, "restore"), 1.05)
+
+
+def share_read(row: Data) -> float:
+    """Return how many bytes a restore of one qube read for each byte stored."""
+    return float(row["read"] / row["stored"])
+
+
+def _one(small: Data) -> Iterator[Line]:
+    for engine in ENGINES:
+        rows = small.get("one", {}).get(engine, [])
+        what = f"one qube of {small.get('qubes', 60)}, {engine}"
+        share = statistics.median(map(share_read, rows)) if rows else None
+        yield Line(f"{what}: bytes read / stored", share, 1.2)
+        first = statistics.median(row["first"] for row in rows) if rows else None
+        yield Line(f"{what}: first byte", first, 3, " s")
 
 
 def growth_scattered(data: Data, name: str) -> float | None:
@@ -87,7 +136,7 @@ def first_scattered(data: Data, name: str) -> float | None:
 def _scattered(data: Data) -> Iterator[Line]:
     wyng = growth_scattered(data, "wyng")
     guide = first_scattered(data, "guide-borg")
-    for name, most, size in (("borg", 1.35, 1.08), ("borg-small", 1.0, 1.12)):
+    for name, most, size in (("borg", 1.2, 1.08), ("borg-small", 0.85, 1.12)):
         title = "borg" if name == "borg" else "borg, small chunks"
         grown = ratio(growth_scattered(data, f"ours-{name}"), wyng)
         yield Line(f"growth after scattered changes, {title} / wyng", grown, most)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from contenders import Contender
@@ -24,25 +25,48 @@ def settle() -> None:
     os.sync()
 
 
-def feed(contender: Contender, source: Path, name: str = "backup") -> float:
-    """Store a file; give the seconds."""
+@dataclass(frozen=True)
+class Spent:
+    """The seconds that a program took, and the seconds of CPU of its own, without its children."""
+
+    seconds: float
+    cpu: float
+
+
+def feed(contender: Contender, source: Path, name: str = "backup") -> Spent:
+    """Store a file.
+
+    Raises:
+        SystemExit: it failed.
+    """
     settle()
     start = time.perf_counter()
-    with source.open("rb") as file:
+    with source.open("rb") as file, Path(os.devnull).open("wb") as nothing:
         command, variables = contender.store(name), contender.environment()
-        subprocess.run(command, stdin=file, env=variables, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+        process = subprocess.Popen(command, stdin=file, env=variables, stdout=nothing)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # so that /proc still has it
+        spent = Spent(time.perf_counter() - start, _cpu(process.pid))
+    if process.wait():
+        raise SystemExit(f"{contender.name}: {' '.join(command)} failed")
+    return spent
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds of a process and all its threads, user and system (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def store_images(contender: Contender, volumes: Sequence[Volume]) -> float:
     """Store the images themselves, each from its file; give the seconds."""
-    return sum(feed(contender, volume.image, volume.name) for volume in volumes)
+    return sum(feed(contender, volume.image, volume.name).seconds for volume in volumes)
 
 
 def restore(contender: Contender, name: str = "backup") -> tuple[float, int]:
     """Read the newest backup through a pipe; give the seconds and its length."""
     lengths: list[int] = []
-    seconds = _read(contender, name, lambda piece: lengths.append(len(piece)))
+    command = contender.restore(name)
+    seconds = read(contender, command, lambda piece: lengths.append(len(piece)))
     return seconds, sum(lengths)
 
 
@@ -54,13 +78,20 @@ def compare(contender: Contender, source: Path, name: str = "backup") -> None:
             if file.read(len(piece)) != piece:
                 raise SystemExit(f"{contender.name} gave back something else than was stored")
 
-        _read(contender, name, check)
+        read(contender, contender.restore(name), check)
         if file.read(1):
             raise SystemExit(f"{contender.name} gave back less than was stored")
 
 
-def _read(contender: Contender, name: str, take: Callable[[memoryview], None]) -> float:
-    command = contender.restore(name)
+def read(contender: Contender, command: Sequence[str], take: Callable[[memoryview], None]) -> float:
+    """Run a contender's command, and give its output to take, piece by piece.
+
+    Returns:
+        Seconds.
+
+    Raises:
+        SystemExit: it failed.
+    """
     buffer = memoryview(bytearray(PIECE))
     settle()
     start = time.perf_counter()
@@ -71,7 +102,7 @@ def _read(contender: Contender, name: str, take: Callable[[memoryview], None]) -
         while got := os.readv(process.stdout.fileno(), [buffer]):
             take(buffer[:got])
     if process.returncode:
-        raise SystemExit(f"{contender.name}: {command[0]} failed")
+        raise SystemExit(f"{contender.name}: {' '.join(command)} failed")
     return time.perf_counter() - start
 
 

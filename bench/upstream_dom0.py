@@ -65,12 +65,12 @@ class UpstreamDom0:
         self,
         scrypt: str,
         destination: str,
+        volumes: list[Volume],
         *,
         compress: str | bool = False,
-        volumes: list[Volume] | None = None,
     ) -> float:
         """Back up qubes; see LabDom0."""
-        names = [volume.name for volume in volumes or self._volumes]
+        names = [volume.name for volume in volumes]
         with ExitStack() as ends:
             if scrypt != "ours":
                 self._dom0.remove_shim()

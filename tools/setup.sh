@@ -79,4 +79,5 @@ fi
 if [ "${1-}" = bench ]; then
     install_packages btrfs-progs gawk # the latter for wyng
     install_python requirements-bench.txt
+    tools/bench-root.sh
 fi

@@ -26,6 +26,25 @@ QUBES = ("work", "personal")
 ENGINES = ("restic", "borg")
 INVENTORY = "lab/demo_inventory/hosts.yml"
 PASSPHRASE = b"an ordinary passphrase\n"
+GUIDE = "/rw/usrlocal/guide"  # where the guide's repositories are, in the backup qube
+STORE, CONFIG = "/rw/dedup-store", "/rw/config/dedup-store"  # ours, and their passwords
+# What the guide's method runs. borg sees two repositories with one id: each has its own home.
+TOOLS = {
+    "restic": f"env RESTIC_PASSWORD=demo restic -q -r {GUIDE}/restic",
+    "borg": f"env BORG_BASE_DIR={GUIDE}/home BORG_PASSPHRASE=demo borg",
+}
+# Each repository cuts data at places of its own: restic's by a polynomial, borg's by its key. These
+# cut where ours do, so that what they take doesn't differ by chance.
+MAKE_GUIDE = f"""
+set -e
+mkdir {GUIDE}/home
+{TOOLS["restic"]} init --copy-chunker-params --from-repo {STORE}/restic/repo \\
+    --from-password-file {CONFIG}/restic.password
+cp -a {STORE}/borg/repo {GUIDE}/borg
+rm -f {GUIDE}/borg/dedup-store.*
+env BORG_BASE_DIR={GUIDE}/home BORG_PASSCOMMAND="cat {CONFIG}/borg.password" \\
+    BORG_NEW_PASSPHRASE=demo borg key change-passphrase {GUIDE}/borg
+"""
 MARKER = "this line must not be readable in a really encrypted backup"
 MEGABYTE = 10**6
 
@@ -132,16 +151,17 @@ class Demo:
         with self.step("playbook: shim, template, backup qube, profiles"):
             self.lab.playbook("-i", INVENTORY, "playbooks/site.yml")
         self.lab.dom0("qvm-start", "--skip-if-running", BACKUP_QUBE)
-        self.lab.run(BACKUP_QUBE, "mkdir", "-p", "/rw/usrlocal/guide", user="root")
-        self.lab.run(BACKUP_QUBE, "chown", "user:", "/rw/usrlocal/guide", user="root")
+        self.lab.run(BACKUP_QUBE, "mkdir", "-p", GUIDE, user="root")
+        self.lab.run(BACKUP_QUBE, "chown", "user:", GUIDE, user="root")
+        self.lab.run(BACKUP_QUBE, "sh", "-c", MAKE_GUIDE)
 
     def backups(self, run: str) -> None:
         """Back up both qubes with every method."""
         for engine in ENGINES:
             with self.step(f"{run} backup, {engine}"):
-                before = self._repository_bytes(f"/rw/dedup-store/{engine}")
+                before = self._repository_bytes(f"{STORE}/{engine}")
                 seconds = self._timed("qvm-backup", "--yes", "--profile", f"dedup-{engine}")
-                after = self._repository_bytes(f"/rw/dedup-store/{engine}")
+                after = self._repository_bytes(f"{STORE}/{engine}")
                 stream = int(str(self._runs(engine)[0]["stream_bytes"]))
                 self.rows.append(Row(f"ours, {engine}", run, seconds, stream, after - before))
         self._guide(run)
@@ -160,20 +180,15 @@ class Demo:
                 self.lab.dom0("sudo", "rm", "-f", target)
 
     def _guide_backup(self, engine: str, run: str) -> None:
-        repository = f"/rw/usrlocal/guide/{engine}"
+        repository = f"{GUIDE}/{engine}"
         if engine == "restic":
-            tool = f"env RESTIC_PASSWORD=demo restic -q -r {repository} "
-            init, store = tool + "init", tool + "backup --stdin --stdin-filename qubes-backup"
+            store = "backup --stdin --stdin-filename qubes-backup"
         else:
-            tool = "env BORG_PASSPHRASE=demo borg "
-            init = tool + f"init -e repokey-blake2 {repository}"
-            store = tool + f"create -C zstd {repository}::{run} -"
-        if run == "first":
-            self.lab.run(BACKUP_QUBE, "sh", "-c", init)
+            store = f"create -C zstd {repository}::{run} -"
         before = self._repository_bytes(repository)
         seconds = self._timed(
             *("qvm-backup", "--yes", "--no-compress", "--passphrase-file=-"),
-            *(f"--dest-vm={BACKUP_QUBE}", store, *QUBES),
+            *(f"--dest-vm={BACKUP_QUBE}", f"{TOOLS[engine]} {store}", *QUBES),
             stdin=PASSPHRASE,
         )
         growth = self._repository_bytes(repository) - before
@@ -336,7 +351,10 @@ class Demo:
         self.ordinary()
         raw = LABS / "demo.json"
         write_atomic(raw, json.dumps([asdict(row) for row in self.rows], indent=1))
-        print(f"\n{self.table()}\n\n(growth in % of the stream; raw figures: {raw})")
+        print(
+            f"\n{self.table()}\n\n(growth in % of the stream; an engine's two repositories cut data"
+            f" at the same places; raw figures: {raw})"
+        )
         self.judge()
         self.lab.lab("down", "--destroy")
         self.say("all of it came out right")

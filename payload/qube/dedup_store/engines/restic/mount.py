@@ -3,32 +3,35 @@
 
 `restic mount` runs in a mount namespace of its own. Nobody else sees what it mounts, and the kernel
 removes it with the process, however that ends. We read it by the process's root in /proc
-(proc(5), /proc/pid/root).
+(proc(5), /proc/pid/root). A user other than root needs a user namespace, too: who made it may look
+into it (user_namespaces(7)).
 """
 
+import contextlib
 import os
 import shutil
 import time
 from pathlib import Path
 
+from dedup_store.config import state_folder
 from dedup_store.engines.restic.extents import Extent
 from dedup_store.engines.restic.runner import HOST, PAYLOAD, READ_ONLY, ResticRunner
 from dedup_store.errors import StoreError
 from dedup_store.system.environment import environment
-from dedup_store.system.streams import BUFFER
 
-_PLACE = Path("/run/dedup-store/mount")  # always empty: what is mounted there, others don't see
-_NAMESPACE = ("unshare", "--mount", "--propagation", "private", "--")
+_NAMESPACE = ("unshare", "--mount", "--propagation", "private")
+_AS_USER = ("--user", "--map-root-user")
 _SNAPSHOTS = "id"  # its folder of snapshots, each a folder by its id
 _PAUSE = 0.01  # seconds
+# What the kernel asks of restic at once (fs/fuse/fuse_i.h FUSE_DEFAULT_MAX_PAGES_PER_REQ, in pages
+# of 4 KiB): of two requests at the same time for a chunk, each makes restic read it.
+_REQUEST = 32 * 4096
 
 
 def obstacle() -> str:
     """Return what keeps this machine from mounting, nothing when it can."""
-    if os.geteuid():
-        return "only root can mount"
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "there is no /dev/fuse"
+        return "there is no /dev/fuse for this user"
     if not shutil.which("fusermount3", path=environment()["PATH"]):
         return "the package fuse3 isn't installed"
     return ""
@@ -50,30 +53,39 @@ class MountedPayload:
         self._parts = parts
         self._position = parts[0].offset if parts else 0
         self._fd = -1
-        _PLACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = state_folder() / "mount"  # always empty: others don't see what is mounted there
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{place}: {error.strerror}") from None
+        inside = (*_NAMESPACE, *(_AS_USER if os.geteuid() else ()), "--")
         with Path(os.devnull).open("rb") as nothing:
             which = ("--host", HOST, "--tag", f"run={run},{PAYLOAD}")
-            options = (*which, "--path-template", f"{_SNAPSHOTS}/%i", str(_PLACE))
-            self._child = restic.start(
-                *READ_ONLY, "mount", *options, feed=nothing, inside=_NAMESPACE
-            )
+            options = (*which, "--path-template", f"{_SNAPSHOTS}/%i", str(place))
+            self._child = restic.start(*READ_ONLY, "mount", *options, feed=nothing, inside=inside)
         try:
-            self._fd = self._open()
+            self._fd = self._open(place)
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> int:
-        root = Path(f"/proc/{self._child.pid}/root{_PLACE}/{_SNAPSHOTS}")
+    def _open(self, place: Path) -> int:
+        """Open the payload as soon as it is mounted at a place."""
+        mounted, device = Path(f"/proc/{self._child.pid}/root{place}"), place.stat().st_dev
         with self._child.waited_for():
-            while not (found := _entries(root)):
+            while _device(mounted) in (None, device):
                 if not self._child.is_running():
                     raise self._child.failure()
                 time.sleep(_PAUSE)
         try:
-            return os.open(root / found[0] / PAYLOAD, os.O_RDONLY | os.O_CLOEXEC)
+            for folder in (mounted / _SNAPSHOTS).iterdir():
+                fd = os.open(folder / PAYLOAD, os.O_RDONLY | os.O_CLOEXEC)
+                # the kernel reads ahead, beyond what is wanted, and restic then reads whole chunks
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+                return fd
         except OSError as error:
             raise self._failure(error) from None
+        raise StoreError("restic has no payload of this run")
 
     def readinto(self, buffer: memoryview) -> int:
         """Read the next bytes.
@@ -84,7 +96,7 @@ class MountedPayload:
         while self._parts:
             part = self._parts[0]
             if self._position < part.end:
-                size = min(len(buffer), part.end - self._position, BUFFER)
+                size = min(len(buffer), part.end - self._position, _REQUEST)
                 try:
                     with self._child.waited_for():
                         got = os.preadv(self._fd, [buffer[:size]], self._position)
@@ -105,13 +117,15 @@ class MountedPayload:
     def close(self) -> None:
         """End restic, and with it the mount."""
         if self._fd >= 0:
-            os.close(self._fd)
+            with contextlib.suppress(OSError):  # restic has gone
+                os.close(self._fd)
             self._fd = -1
         self._child.stop()
 
 
-def _entries(folder: Path) -> list[str]:
+def _device(folder: Path) -> int | None:
+    """Return the file system of a folder; None when it isn't there."""
     try:
-        return [path.name for path in folder.iterdir()]
+        return folder.stat().st_dev
     except OSError:
-        return []
+        return None

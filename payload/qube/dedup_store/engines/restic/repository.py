@@ -139,7 +139,7 @@ class Restic:
                     return mount.MountedPayload(self._restic, run, parts)
             except StoreError as error:
                 why = str(error)
-            notify.say(f"restic reads more than is wanted: it can't mount its repository ({why})")
+            notify.say(f"restic also reads what comes before, because it can't mount: {why}")
         stream = begun or ChildStream(self._dump(run, PAYLOAD))
         return ExtentReader(stream, parts, is_all=is_all)
 
