@@ -67,7 +67,7 @@ def test_only_the_wanted_qube_is_read(
     log = tmp_path / "calls"
     stored.prefix = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=read,pread64")
     got = stored.run(*ONE)
-    assert (got.returncode, got.stderr) == (0, b"")
+    assert got.returncode == 0
     assert has_same(got.stdout, part("vm6/"))
     assert SIZE < read_of(stored.repository / "data", log) < 1.2 * SIZE
 

@@ -12,7 +12,7 @@ import pytest
 from dedup_store.archive import splitter
 from dedup_store.archive.manifest import from_json
 from dedup_store.archive.recipe import COPY, LITERAL, operations
-from dedup_store.errors import DamagedError
+from dedup_store.errors import DamagedError, FormatError
 from dedup_store.system.streams import InputStream
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -232,14 +232,19 @@ def test_manifest_survives_json_and_unknown_keys() -> None:
         b"{",
         b"[]",
         b'{"format":2}',
-        b'{"format":1}',
         b"[" * 100_000,
-        b'{"format":1,"members":[{"name":[]}]}',
+        b'{"format":2,"members":[{"name":[]}]}',
     ],
 )
 def test_a_manifest_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(DamagedError):
         from_json(line, "20261123T231500Z-x")
+
+
+@pytest.mark.parametrize("number", [b"1", b"3", b"null"])
+def test_a_manifest_of_another_format_is_refused(number: bytes) -> None:
+    with pytest.raises(FormatError):
+        from_json(b'{"format":' + number + b"}", "20261123T231500Z-x")
 
 
 @relaxed

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from dedup_store.errors import StoreError
 
-BUFFER = 1 << 20
+# What was read is still in a processor's cache when it is hashed, and when it is written.
+BUFFER = 128 << 10
+_PIPE = 1 << 20
 
 
 class Stream(Protocol):
@@ -46,7 +48,7 @@ def read_all(stream: Stream, limit: int) -> bytes:
 def widen(fd: int) -> None:
     """Set a pipe's size to 1 MiB (the default is 64 KiB), where the kernel allows it."""
     with contextlib.suppress(OSError):
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, BUFFER)
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
