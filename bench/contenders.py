@@ -9,10 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from debian import DEDUP_STORE, Debian
+from debian import DEDUP_STORE, MEMORY, Debian
 
 PASSWORD = "correct horse battery staple"  # noqa: S105 -- of repositories that are thrown away
-MEMORY = "/dev/shm"  # noqa: S108 -- /tmp is in memory in Qubes, in dom0 and in qubes
 # our default, and our setting "small" (payload/qube/dedup_store/engine_options.py)
 CHUNKS = {"borg": "buzhash,16,20,18,4095", "borg-small": "buzhash,14,18,16,4095"}
 ENGINES = {"restic": "restic", "borg": "borg", "borg-small": "borg, small chunks"}

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+MEMORY = "/dev/shm"  # noqa: S108 -- /tmp is in memory in Qubes, in dom0 and in qubes
 ROOT = CHECKOUT / ".cache/bench-root"
 _PROGRAMS = "usr/lib/qubes-dedup-backup"  # roles/backup_template/vars/main.yml
 DEDUP_STORE = f"/{_PROGRAMS}/dedup-store"
@@ -44,8 +45,8 @@ class Debian:
         self._at("", "--bind", ROOT)
         self._ends.callback(self._unmount)
         self._at("proc", "-t", "proc", "proc")
-        self._at("dev", "--rbind", "/dev")
-        subprocess.run(["mount", "--make-rslave", self.place / "dev"], check=True)
+        self._at("dev", "--bind", "/dev")
+        self._at("dev/shm", "--bind", MEMORY)
         for name in ("run", "tmp", _PROGRAMS):
             self._at(name, "-t", "tmpfs", "tmpfs")
         inside = str(shared).lstrip("/")
@@ -63,6 +64,8 @@ class Debian:
         target = self.place / inside
         target.mkdir(parents=True, exist_ok=True)
         subprocess.run(["mount", *arguments, target], check=True)
+        # what is mounted on it isn't mounted on what it shows
+        subprocess.run(["mount", "--make-private", target], check=True)
 
     def _unmount(self) -> None:
         subprocess.run(["umount", "--recursive", self.place], check=True)

@@ -9,9 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from contenders import MEMORY
 from corpus import Volume
-from debian import CHECKOUT
+from debian import CHECKOUT, MEMORY
 
 for part in (".", "lab", "lab/dom0"):
     sys.path.insert(0, str(CHECKOUT / part))

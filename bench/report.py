@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tables of bench/store.py, in Markdown."""
 
+import re
 import statistics
 from typing import Any
 
@@ -11,6 +12,7 @@ from targets import MIB, median
 Data = dict[str, Any]
 MB = 1e6
 Cell = float | None
+_TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 PAIRED = {
     "first": "`put`, first",
     "unchanged": "`put`, unchanged",
@@ -27,7 +29,8 @@ def report(data: Data) -> str:
     sizes = ", ".join(f"{size / MIB:.0f}" for size in data["images"].values())
     parts = [
         f"Volumes of {sizes} MiB, a stream of {data.get('stream', 0) / 1e9:.2f} GB;"
-        f" {len(data['rounds'])} rounds, {settings['days']} days; {machine['cpus']} processors;"
+        f" {len(data['rounds'])} rounds, {settings['days']} days; {machine['cpus']} processors"
+        f"{_load(machine)};"
         f" {', '.join(version.split(' compiled')[0] for version in data['versions'].values())};"
         f" backups made by {maker}. Times are medians of the rounds, in seconds,"
         " and cover the whole backup; sizes are in MB (10^6 bytes).",
@@ -44,6 +47,19 @@ def report(data: Data) -> str:
         _notes(data),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def update(page: str, text: str) -> str:
+    """Put a report's tables into a page, in place of those whose head begins alike."""
+    new = {table.split("|")[1]: table for table in _TABLE.findall(text)}
+    return _TABLE.sub(lambda table: new.get(table[0].split("|")[1], table[0]), page)
+
+
+def _load(machine: Data) -> str:
+    loads = machine.get("loads", [])
+    if not loads:
+        return ""
+    return f" (load average while they measured: {min(loads):.1f} to {max(loads):.1f})"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

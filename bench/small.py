@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import corpus
 import engines
 import timing
-from contenders import MEMORY, Contender, size_of
-from debian import Debian
+from contenders import Contender, size_of
+from debian import MEMORY, Debian
 from rounds import new_dom0
 from timing import say
 
@@ -94,7 +94,8 @@ def _restored(engine: str, folder: Path, qube: Debian, stream: Path, count: int)
 def _volumes(backup: BinaryIO) -> list[_Volume]:
     """Return the private volumes of a backup in its order."""
     found: dict[str, _Volume] = {}
-    with tarfile.open(fileobj=backup, mode="r:") as archive:
+    # the header is an archive of its own
+    with tarfile.open(fileobj=backup, mode="r:", ignore_zeros=True) as archive:
         for member in archive:
             folder, _, name = member.name.partition("/")
             if not name.startswith("private.img."):

@@ -51,7 +51,8 @@ def btrfs(place: Path, size: int) -> Iterator[None]:
 
 
 def keep(data: dict[str, Any], raw: Path) -> None:
-    """Write the raw data."""
+    """Write the raw data; the load tells whether something else ran meanwhile."""
+    data["machine"].setdefault("loads", []).append(os.getloadavg()[0])
     raw.write_text(json.dumps(data, indent=1) + "\n")
 
 
@@ -112,6 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--report", type=Path, metavar="FILE", help="only report on these raw data")
     parser.add_argument("--strict", action="store_true", help="a missed target is exit status 1")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also put its tables there")
     options = parser.parse_args()
     import chart  # noqa: PLC0415 -- what is needed at the end is missed at the beginning
     import report  # noqa: PLC0415
@@ -136,6 +138,8 @@ def main() -> int:
                 shutil.rmtree(folder)
     text = report.report(data)
     out.with_suffix(".md").write_text(text)
+    if options.page:
+        options.page.write_text(report.update(options.page.read_text(), text))
     chart.draw(data, out)
     print(text)
     missed = [line for line in targets.lines(data) if line.verdict == "MISSED"]

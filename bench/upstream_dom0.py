@@ -8,8 +8,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from contenders import MEMORY
 from corpus import Volume
+from debian import MEMORY
 from lab_dom0 import GUIDE
 
 from testing.upstream import dom0, sources

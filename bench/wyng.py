@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from contenders import MEMORY, size_of
+from contenders import size_of
 from corpus import Volume
+from debian import MEMORY
 
 
 class Wyng:

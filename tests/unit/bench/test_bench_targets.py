@@ -203,6 +203,21 @@ def test_the_report(data: dict[str, Any]) -> None:
     assert "| borg | 3.00 | 4.00 | 6.000 | 5.000 | 1.200 (1.200) |" in lines
 
 
+def test_a_page_gets_the_tables(data: dict[str, Any]) -> None:
+    text = report.report(data)
+    page = "# Page\n\n| target | old |\n| --- | --- |\n| x | 1 |\n\n| other |\n| --- |\n\nEnd.\n"
+    new = report.update(page, text)
+    assert "| target | this run | at most |  |\n" in new
+    assert "old" not in new
+    assert new.endswith("\n\n| other |\n| --- |\n\nEnd.\n")
+    assert report.update(new, text) == new
+
+
+def test_a_busy_machine_is_told(data: dict[str, Any]) -> None:
+    data["machine"]["loads"] = [1.0, 7.25]
+    assert "2 processors (load average while they measured: 1.0 to 7.2);" in report.report(data)
+
+
 def test_the_chart(data: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="only make bench installs it")
     import chart  # noqa: PLC0415 - needs matplotlib
