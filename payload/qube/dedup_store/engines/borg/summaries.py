@@ -53,7 +53,7 @@ class Summaries:
             self._write(known)
 
     def _read(self) -> dict[str, tuple[str, str]]:
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, LookupError):
             with self._path.open("rb") as file:
                 rows = json.loads(file.read(_MAX_FILE))
             return {str(name): (str(row[0]), str(row[1])) for name, row in rows.items()}
