@@ -21,6 +21,7 @@ class SshServer:
     folder: Path
     inside: tuple[str, ...]  # what a client is started with
     address: str = "127.0.0.1"
+    daemon: subprocess.Popen[bytes] | None = None
 
     @property
     def data(self) -> Path:
@@ -36,6 +37,30 @@ class SshServer:
     def rclone_config(self) -> Path:
         """For `rclone --config`, with the remote `far`."""
         return self.folder / "rclone.conf"
+
+    def start(self, inside: tuple[str, ...]) -> None:
+        """Start it, and wait until it answers.
+
+        Args:
+            inside: what puts it where it is to be.
+        """
+        # its sessions end with it: clients keep connections for the next one
+        start = [*inside, "unshare", "--pid", "--fork", "--kill-child", "--"]
+        with (self.folder / "log").open("ab") as log:
+            command = ["/usr/sbin/sshd", "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            self.daemon = subprocess.Popen([*start, *command], stderr=log)
+        ask: list[str | Path] = [*self.inside, "ssh", "-F", self.ssh_config, "-p", PORT]
+        ask += [f"root@{self.address}", "true"]
+        while subprocess.run(ask, capture_output=True, check=False).returncode:
+            assert self.daemon.poll() is None, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it, and all connections."""
+        if self.daemon:
+            self.daemon.kill()
+            self.daemon.wait()
+            self.daemon = None
 
     def write(self, path: str) -> None:
         """Write keys and configurations; path is where the server finds programs."""
@@ -86,18 +111,8 @@ def far_away(folder: Path, path: str, link: Link) -> Iterator[SshServer]:
 def _started(server: SshServer, path: str, inside: tuple[str, ...]) -> Iterator[SshServer]:
     server.write(path)
     Path("/run/sshd").mkdir(exist_ok=True)
-    command: list[str | Path] = ["/usr/sbin/sshd", "-D", "-e", "-f", server.folder / "sshd_config"]
-    # its sessions end with it: clients keep connections for the next one
-    ended_together = ("unshare", "--pid", "--fork", "--kill-child", "--")
-    with (server.folder / "log").open("wb") as log:
-        daemon = subprocess.Popen([*inside, *ended_together, *command], stderr=log)
     try:
-        ask: list[str | Path] = [*server.inside, "ssh", "-F", server.ssh_config, "-p", PORT]
-        ask += [f"root@{server.address}", "true"]
-        while subprocess.run(ask, capture_output=True, check=False).returncode:
-            assert daemon.poll() is None, (server.folder / "log").read_text()
-            time.sleep(0.1)
+        server.start(inside)
         yield server
     finally:
-        daemon.kill()
-        daemon.wait()
+        server.stop()
