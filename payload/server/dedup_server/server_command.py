@@ -104,9 +104,9 @@ def _ssh_command(
 def connection_socket(repository: Repository) -> Path | None:
     """Return the socket of the connection that a repository's sessions share; None without.
 
-    A new connection takes eight round trips, a session through one that is there takes two. ssh
-    keeps it in a process of its own, until some seconds after the last session
-    (ssh_config(5), ControlPersist). It is the repository's alone: others may have another key.
+    A new connection takes seven round trips. ssh keeps it in a process of its own, until some
+    seconds after the last session (ssh_config(5), ControlPersist). It is the repository's alone:
+    another one may have another key.
     """
     folder = Path(_SOCKETS.format(uid=os.geteuid()))
     try:
