@@ -206,15 +206,16 @@ class Dom0:
 
     def __call__(self, *words: str, stdin: bytes = b"", prefix: tuple[str, ...] = ()) -> Done:
         """Run the command."""
-        argv = [*prefix, *self._argv(*words)]
+        argv = [*prefix, *self.argv(*words)]
         return subprocess.run(argv, input=stdin, capture_output=True, check=False)
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         """Start the command."""
         pipe = subprocess.PIPE
-        return subprocess.Popen(self._argv(*words), stdout=pipe, stderr=pipe)
+        return subprocess.Popen(self.argv(*words), stdout=pipe, stderr=pipe)
 
-    def _argv(self, *words: str) -> list[str]:
+    def argv(self, *words: str) -> list[str]:
+        """Return what runs the command."""
         return [str(self._command), words[0], "--root", str(self.root.path), *words[1:]]
 
     def json(self, *words: str, code: int) -> dict[str, Any]:

@@ -195,7 +195,11 @@ def inner_archives(qubes: list[Qube]) -> Iterator[tuple[str, bytes]]:
 
 
 def members(
-    qubes: list[Qube], *, kind: str = "authenticated", compressed: bool = False
+    qubes: list[Qube],
+    *,
+    kind: str = "authenticated",
+    compressed: bool = False,
+    chunk: int = CHUNK,
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents of all members.
 
@@ -203,6 +207,7 @@ def members(
         qubes: what is in the backup.
         kind: `authenticated`, `scrypt`, or `plain` (no container, the guide's script).
         compressed: inner archives go through gzip.
+        chunk: bytes of a chunk.
     """
     versions = {"authenticated": 0x80, "scrypt": 0}
 
@@ -214,8 +219,8 @@ def members(
     yield "backup-header.hmac", wrap(text)
     for name, data in inner_archives(qubes):
         packed = gzip.compress(data, 1, mtime=0) if compressed else data
-        for number, offset in enumerate(range(0, len(packed) + 1, CHUNK)):
-            yield f"{name}.{number:03}.enc", wrap(packed[offset : offset + CHUNK])
+        for number, offset in enumerate(range(0, len(packed) + 1, chunk)):
+            yield f"{name}.{number:03}.enc", wrap(packed[offset : offset + chunk])
 
 
 def join(parts: Iterator[tuple[str, bytes]] | list[tuple[str, bytes]]) -> bytes:

@@ -20,7 +20,7 @@ class Objects:
     def __init__(self) -> None:
         """Start empty."""
         self.objects: list[bytearray] = []
-        self._data = b""
+        self._data = memoryview(b"")
 
     def open_object(self) -> None:
         """See splitter.Writer."""
@@ -36,7 +36,7 @@ class Objects:
 
     def rewind(self, objects: Sequence[int]) -> None:
         """Begin to give objects back."""
-        self._data = b"".join(self.objects[number] for number in objects)
+        self._data = memoryview(b"".join(self.objects[number] for number in objects))
 
     def readinto(self, buffer: memoryview) -> int:
         """See streams.Stream."""

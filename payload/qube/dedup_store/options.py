@@ -29,7 +29,8 @@ several can put and get at the same time. forget and prune wait for all other co
 wait for them. list, show and get also work on a read-only repository and on a full disk.
 
 check runs the engine's own check, and compares what describes each run with the lengths of the data
-that are in the repository. With --read-data it also reads all data, and compares them as get does.
+that are in the repository (with borg, whose own check compares lengths, only whether they are
+there). With --read-data it also reads all data, and compares them as get does.
 When the repository is damaged, check always reads them, to find what can still be restored; `get
 RUN --members PATH` then gets it. check can't notice that a whole run is gone; dom0 can, by its
 records. While borg checks, other commands wait; and borg reads all its files even without

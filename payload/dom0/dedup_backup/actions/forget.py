@@ -75,8 +75,5 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
         with storage_qube.opened(storage_repository(context.paths, context.address)) as opened:
             context.store.forget(there)
     order.mend_counter(context.paths)  # before the records that mend it are removed
-    left = {id_of(run) for run in stored.difference(runs)}
-    for run in runs:
-        backup_id = id_of(run)
-        confirmed.forget(context.paths, run, backup_id, keep_ledger=backup_id in left)
+    confirmed.forget(context.paths, runs, {id_of(run) for run in stored.difference(runs)})
     return opened

@@ -3,6 +3,8 @@
 
 import json
 import time
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from dom0_common import files
@@ -64,13 +66,23 @@ def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[st
     files.replace(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def forget(paths: Paths, run: str, backup_id: str, *, keep_ledger: bool) -> None:
-    """Drop the records of a run; its ledger stays while another run has the same backup.
+def forget(paths: Paths, runs: Iterable[str], kept: Collection[str]) -> None:
+    """Drop the records of runs; a ledger stays while another run has the same backup.
 
     The record of the confirmation goes last: with it, a forget that was killed can be repeated.
+
+    Args:
+        paths: where they are.
+        runs: the runs' names.
+        kept: ids of backups that the store has, by other runs.
     """
-    record = paths.confirmed / f"{run}.json"
-    others = (RUN.fullmatch(path.stem) for path in paths.confirmed.glob("*.json") if path != record)
-    if not keep_ledger and all(found is None or found[1] != backup_id for found in others):
-        (paths.ledgers / backup_id).unlink(missing_ok=True)
-    record.unlink(missing_ok=True)
+    stems = {path.stem for path in paths.confirmed.glob("*.json")}
+    left = Counter(found[1] for stem in stems if (found := RUN.fullmatch(stem)))
+    for run in runs:
+        found = RUN.fullmatch(run)
+        if found is None:
+            continue
+        left[found[1]] -= run in stems
+        if found[1] not in kept and left[found[1]] <= 0:
+            (paths.ledgers / found[1]).unlink(missing_ok=True)
+        (paths.confirmed / f"{run}.json").unlink(missing_ok=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from dedup_store.config import Config
 from dedup_store.engines.base import Engine
-from dedup_store.errors import DamagedError, NoRunError, StoreError, clean
+from dedup_store.errors import DamagedError, StoreError, clean
 from dedup_store.repository.opening import Purpose, open_repository
-from dedup_store.runs.catalog import list_runs
+from dedup_store.runs.catalog import choose, list_runs
 from dedup_store.runs.checker import RunChecker, check_repository
 from dedup_store.system import notify
 
@@ -32,7 +32,10 @@ def run(arguments: argparse.Namespace, settings: Config) -> int:
         notify.say("the repository is damaged: these runs are read, to see which of them are hit")
     reads = arguments.read_data or bool(found)
     checker = RunChecker(repository, reads=reads, is_damaged=bool(found))
-    rows = [checker.check(run) for run in runs]
+    # what is damaged, restic would try to read again and again, also in a mount
+    names = [] if found else [run["run"] for run in runs]
+    with repository.reading_many(names):
+        rows = [checker.check(run) for run in runs]
     if found and not list_error and not arguments.runs:
         rows += checker.lost()
     is_served = settings.storage is not None and settings.engine == "borg"
@@ -57,11 +60,7 @@ def _choose(
         runs = list_runs(repository)
     except StoreError as error:
         return [], error
-    known = {run["run"]: run for run in runs}
-    for run in wanted:
-        if run not in known:
-            raise NoRunError(f"there is no run '{clean(run, 120)}': see `dedup-store list`")
-    return [known[run] for run in dict.fromkeys(wanted)] if wanted else runs, None
+    return choose(runs, wanted) if wanted else runs, None
 
 
 def _report(

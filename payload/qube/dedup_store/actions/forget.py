@@ -36,4 +36,4 @@ def _require_runs(repository: Engine, runs: list[str]) -> None:
     for name in runs:
         if not is_run_name(name):
             raise NoRunError(f"'{clean(name, 120)}' isn't a run's name: see `dedup-store list`")
-        catalog.find(repository, name)
+    catalog.choose(catalog.list_runs(repository), runs)

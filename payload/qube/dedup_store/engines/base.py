@@ -2,6 +2,7 @@
 """The interface of an engine. Whatever handles a repository's contents uses only this."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Protocol
 
@@ -103,6 +104,9 @@ class Engine(Protocol):
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run, of at most MAX_MANIFEST bytes."""
 
+    def reading_many(self, runs: Sequence[str]) -> AbstractContextManager[None]:
+        """Prepare for calls of manifest() for these runs, in this order, while it is open."""
+
     def begin(self, run: str) -> ChildStream | None:
         """Begin to read all payload objects of a run, before its manifest is read.
 
@@ -152,11 +156,12 @@ class Engine(Protocol):
         """
 
     def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
-        """Return the numbers of a run's payload objects that aren't there with their length.
+        """Return the numbers of a run's payload objects that are lost, after a check.
 
         Args:
             run: its name.
-            lengths: bytes that each object must have; the objects aren't read.
+            lengths: bytes that each object must have; the objects aren't read. An engine whose own
+                check compares lengths needn't compare them again.
         """
 
     def payload_id(self, run: str) -> str:

@@ -2,6 +2,7 @@
 """The catalog of runs in a repository, and their manifests."""
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 from dedup_store.archive import manifest
@@ -40,10 +41,20 @@ def find(repository: Engine, wanted: str) -> dict[str, Any]:
         if not whole:
             raise NoRunError("there is no whole run yet")
         return whole[-1]
-    for run in runs:
-        if run["run"] == wanted:
-            return run
-    raise NoRunError(f"there is no run '{clean(wanted, 120)}': see `dedup-store list`")
+    return choose(runs, [wanted])[0]
+
+
+def choose(runs: list[dict[str, Any]], wanted: Collection[str]) -> list[dict[str, Any]]:
+    """Choose runs by their names, each once.
+
+    Raises:
+        NoRunError: there is no run of one of these names.
+    """
+    known = {run["run"]: run for run in runs}
+    for name in wanted:
+        if name not in known:
+            raise NoRunError(f"there is no run '{clean(name, 120)}': see `dedup-store list`")
+    return [known[name] for name in dict.fromkeys(wanted)]
 
 
 def resolve(repository: Engine, wanted: str) -> str:

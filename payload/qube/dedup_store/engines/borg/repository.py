@@ -6,17 +6,18 @@ comment. Before something is written, borg's counter is moved ahead (counter.py)
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from dedup_store.archive.manifest import is_run_name
 from dedup_store.config import Config
 from dedup_store.engines import folder
-from dedup_store.engines.base import RESERVE, Session, StoredRun, Usage
+from dedup_store.engines.base import MAX_MANIFEST, RESERVE, Session, StoredRun, Usage
 from dedup_store.engines.borg.runner import NOT_WRITABLE, BorgRunner
 from dedup_store.engines.borg.summaries import Archive, Summaries
 from dedup_store.engines.borg.writer import MANIFEST, PAYLOAD, BorgWriter, object_name
@@ -24,7 +25,7 @@ from dedup_store.errors import EngineError, QuestionError, StoreError
 from dedup_store.system import notify
 from dedup_store.system.files import files_bytes
 from dedup_store.system.processes import ChildStream
-from dedup_store.system.streams import Stream
+from dedup_store.system.streams import Stream, read_all
 
 # borg/archive.py Archive: while it is made, NAME.checkpoint, or NAME.checkpoint.NUMBER
 _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
@@ -44,6 +45,9 @@ class Borg:
         self._config = config
         self._borg = BorgRunner(config, session)
         self._summaries = Summaries(config)
+        self._known: dict[str, list[str]] | None = None  # archives of each run, for lost_objects
+        self._next: dict[str, str] = {}  # the run whose manifest is read after that of another
+        self._begun: dict[str, ChildStream] = {}  # manifests, by their runs
 
     def identity(self) -> str:
         """Return the repository's id, as its holder reports it."""
@@ -109,6 +113,8 @@ class Borg:
 
     def forget(self, runs: Sequence[str]) -> None:
         """Remove all archives of these runs."""
+        if not runs:
+            return
         archives = self._archives()
         names = [name for run in runs for name in archives[run]]
         for kind in (True, False):  # a manifest's checkpoint is no manifest
@@ -153,14 +159,16 @@ class Borg:
             notify.warn(f"borg's own check is left out, as it needs to write: {error}")
 
     def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
-        """Return the payload objects of a run that aren't there with their length."""
-        output = self._borg.run("list", "--json-lines", "--format", "{size}", f"::{run}{PAYLOAD}")
-        try:
-            items = map(json.loads, output.splitlines())
-            found = {int(item["path"]): item["size"] for item in items}
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f"borg's list of {run}{PAYLOAD} is malformed") from None
-        return {number for number, length in enumerate(lengths) if found.get(number) != length}
+        """Return all payload objects of a run, unless their archive is there.
+
+        Their lengths aren't compared: borg's check has compared each file's with its chunks
+        (borg/archive.py ArchiveChecker.rebuild_refcounts), and to list the files of an archive is
+        a start of borg.
+        """
+        if self._known is None:
+            self._known = self._archives()
+        is_there = f"{run}{PAYLOAD}" in self._known.get(run, ())
+        return set() if is_there else set(range(len(lengths)))
 
     def payload_id(self, run: str) -> str:  # noqa: ARG002 -- the engines' interface
         """Return nothing: it is unknown."""
@@ -223,9 +231,27 @@ class Borg:
         """Begin a new run."""
         return BorgWriter(self._borg, self._summaries, run)
 
+    @contextlib.contextmanager
+    def reading_many(self, runs: Sequence[str]) -> Iterator[None]:
+        """Let manifest() begin with the next run, as each is a start of borg."""
+        self._next = dict(itertools.pairwise(runs))
+        try:
+            yield
+        finally:
+            self._next = {}
+            for stream in self._begun.values():
+                stream.close()
+            self._begun.clear()
+
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
-        return self._borg.run("extract", "--stdout", f"::{run}{MANIFEST}", "manifest")
+        begun, after = self._begun.pop(run, None), self._next.get(run)
+        if after:
+            self._begun[after] = ChildStream(partial(self._borg.start, *_manifest_of(after)))
+        if begun:
+            with contextlib.suppress(StoreError):  # it may have met another's lock
+                return read_all(begun, MAX_MANIFEST)
+        return self._borg.run(*_manifest_of(run))
 
     def begin(self, run: str) -> ChildStream:
         """Begin to read all payload objects of a run."""
@@ -249,3 +275,8 @@ class Borg:
     def _extract(self, run: str, *names: str) -> ChildStream:
         archive = f"::{run}{PAYLOAD}"
         return ChildStream(partial(self._borg.start, "extract", "--stdout", archive, *names))
+
+
+def _manifest_of(run: str) -> tuple[str, ...]:
+    """Return borg's arguments for reading a manifest."""
+    return "extract", "--stdout", f"::{run}{MANIFEST}", "manifest"

@@ -128,6 +128,13 @@ class Directory:
         newest = self._runs / whole[-1]["run"] if whole else None
         return DirectoryWriter(self._runs, run, newest)
 
+    def reading_many(
+        self,
+        runs: Sequence[str],  # noqa: ARG002 -- the engines' interface
+    ) -> contextlib.nullcontext[None]:
+        """Do nothing: a start costs nothing here."""
+        return contextlib.nullcontext()
+
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
         return read_all(self._read(run, [MANIFEST]), MAX_MANIFEST)

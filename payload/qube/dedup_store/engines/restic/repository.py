@@ -10,7 +10,7 @@ tree. Two puts at once work: restic needs no exclusive lock to add data.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from dedup_store.engines.base import (
 )
 from dedup_store.engines.restic import mount
 from dedup_store.engines.restic.extents import ExtentReader, extents, file_length
-from dedup_store.engines.restic.runner import HOST, PAYLOAD, READ_ONLY, ResticRunner
+from dedup_store.engines.restic.runner import HOST, MANIFEST, PAYLOAD, READ_ONLY, ResticRunner
 from dedup_store.engines.restic.writer import ResticWriter
 from dedup_store.errors import DamagedError, DiskError, StoreError
 from dedup_store.system import notify
@@ -39,6 +39,7 @@ from dedup_store.system.streams import Stream, read_all
 _SNAPSHOTS = ("snapshots", "--json", "--host", HOST)
 _MOST_BY_MOUNT = 0.6  # of what a dump must read: a mount takes up to 1.5 times as long for a byte
 _AT_ONCE = 500  # snapshots in one command line
+_MANY = 3  # manifests that take longer to dump than to read from a mount
 # cmd/restic/cmd_check.go runCheck
 _DAMAGE = (b"repository contains errors", b"LoadIndex returned errors")
 
@@ -50,6 +51,7 @@ class _Snapshots:
     summary: str | None = None  # None without a manifest
     manifests: list[str] = field(default_factory=list)  # ids
     payloads: list[tuple[str, str]] = field(default_factory=list)  # ids and trees
+    sizes: list[int] = field(default_factory=list)  # of the payloads, as far as restic notes them
 
 
 class Restic:
@@ -62,6 +64,7 @@ class Restic:
         self._is_list_needed = False  # whether what was begun without it has failed
         self._id = ""
         self._sizes: dict[str, int] | None = None  # of payloads, by tree
+        self._mount: mount.Mount | None = None
 
     def exists(self) -> bool:
         """Return whether the password opens the repository."""
@@ -104,16 +107,32 @@ class Restic:
         """Begin a new run."""
         return ResticWriter(self._restic, run)
 
+    @contextlib.contextmanager
+    def reading_many(self, runs: Sequence[str]) -> Iterator[None]:
+        """Let manifest() read from one mount, if there can be one."""
+        if len(runs) >= _MANY and not mount.obstacle():
+            with contextlib.suppress(StoreError):  # then each is a start of restic
+                self._mount = mount.Mount(self._restic)
+        try:
+            yield
+        finally:
+            if self._mount:
+                self._mount.close()
+                self._mount = None
+
     def manifest(self, run: str) -> bytes:
         """Read the manifest object of a run."""
+        if self._mount and (known := self._snapshots().get(run)) and known.manifests:
+            with contextlib.suppress(StoreError):  # a dump says better what is wrong
+                return self._mount.content(known.manifests[0], MANIFEST, MAX_MANIFEST)
         try:
-            return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
+            return read_all(ChildStream(self._dump(run, MANIFEST)), MAX_MANIFEST)
         except StoreError:
             if self._known is not None or run not in self._snapshots():
                 raise
         # one damaged snapshot keeps restic from finding any by its tags; a list leaves it out
         self._is_list_needed = True
-        return read_all(ChildStream(self._dump(run, "manifest")), MAX_MANIFEST)
+        return read_all(ChildStream(self._dump(run, MANIFEST)), MAX_MANIFEST)
 
     def begin(self, run: str) -> ChildStream:
         """Begin to read the payload of a run."""
@@ -189,9 +208,12 @@ class Restic:
 
     def lost_objects(self, run: str, lengths: Sequence[int]) -> set[int]:
         """Return all payload objects of a run, or none: they are one file."""
-        if self._sizes is None:
-            self._sizes = self._find_sizes()
-        sizes = [self._sizes.get(tree) for _, tree in self._snapshots()[run].payloads]
+        known = self._snapshots()[run]
+        sizes: Collection[int | None] = known.sizes
+        if len(known.sizes) < len(known.payloads):
+            if self._sizes is None:
+                self._sizes = self._find_sizes()
+            sizes = [self._sizes.get(tree) for _, tree in known.payloads]
         return set() if file_length(lengths) in sizes else set(range(len(lengths)))
 
     def payload_id(self, run: str) -> str:
@@ -273,6 +295,9 @@ class Restic:
             found.manifests.append(snapshot["id"])
         elif PAYLOAD in tags:
             found.payloads.append((snapshot["id"], snapshot["tree"]))
+            # restic 0.17 and later (internal/restic/snapshot.go SnapshotSummary)
+            size = (snapshot.get("summary") or {}).get("total_bytes_processed")
+            found.sizes += [size] if type(size) is int else []
 
     def is_asking(self, kind: str) -> bool:  # noqa: ARG002 -- the engines' interface
         """Return False: restic keeps no record of repositories in this qube."""

@@ -20,6 +20,7 @@ from dedup_store.system.streams import read_all
 
 HOST = "dedup-store"  # of all our snapshots
 PAYLOAD = "payload"  # a snapshot's file, and its tag
+MANIFEST = "manifest"  # the other one's file
 # Our own lock keeps removals away; restic would write one of its own, and wait 0.2 s for others
 # (internal/restic/lock.go waitBeforeLockCheck).
 READ_ONLY = ("--no-lock",)

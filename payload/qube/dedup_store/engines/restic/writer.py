@@ -4,7 +4,7 @@
 from typing import IO
 
 from dedup_store.engines.restic.extents import CUT
-from dedup_store.engines.restic.runner import HOST, PAYLOAD, ResticRunner
+from dedup_store.engines.restic.runner import HOST, MANIFEST, PAYLOAD, ResticRunner
 from dedup_store.system.gate import Gate
 from dedup_store.system.processes import Child
 from dedup_store.system.streams import BUFFER
@@ -57,7 +57,7 @@ class ResticWriter:
 
     def put_manifest(self, file: IO[bytes], summary: str) -> None:
         """Store the manifest object, as soon as the payload is complete."""
-        self._manifest = self._backup("manifest", f"summary={summary}", feed=Gate())
+        self._manifest = self._backup(MANIFEST, f"summary={summary}", feed=Gate())
         if self._payload and self._has_payload:
             self._payload.finish()
         while data := file.read(BUFFER):
