@@ -50,6 +50,7 @@ check 'mypy testing' mypy_part "$tested" testing
 check 'mypy tests/upstream' mypy_part "$tested" tests/upstream
 check 'mypy bench' mypy_part . bench/shim.py
 check 'mypy bench/store' mypy_part "bench:$tested" bench/store.py
+check 'mypy bench/distance' mypy_part "bench:$tested" bench/distance.py
 check 'mypy bench/years' mypy_part "bench:$tested" bench/years.py
 check 'mypy bench/borg_index' mypy_part bench bench/borg_index.py
 check 'mypy tools' mypy_part tools tools/settings.py tools/salt_formula.py packaging/man.py

@@ -117,10 +117,16 @@ class StorageQube:
             env=self.environment | {"QREXEC_REMOTE_DOMAIN": caller},
         )
 
-    def call(self, service: str, argument: str, **more: Any) -> subprocess.CompletedProcess[bytes]:  # noqa: ANN401
-        """Call a service, send nothing, and wait for its end."""
+    def call(
+        self,
+        service: str,
+        argument: str,
+        data: bytes = b"",
+        **more: Any,  # noqa: ANN401
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Call a service, send data, and wait for its end."""
         with self.start(service, argument, **more) as process:
-            out, errors = process.communicate()
+            out, errors = process.communicate(data)
         return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:

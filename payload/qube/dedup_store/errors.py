@@ -72,6 +72,22 @@ class DamagedError(StoreError):
     exit_code = 5
 
 
+def another_repository(location: str, name: str, identity: str | None) -> str:
+    """Describe that another repository than before is at a location.
+
+    Args:
+        location: the location.
+        name: of the configuration.
+        identity: the id of what is there, if it has one.
+    """
+    which = clean(identity[:8]) if identity else "one without an id"
+    return (
+        f"at {location} is another repository than before, {which}: has another disk its name, or"
+        " something else its place? If it shall be used from now on:"
+        f" `dedup-store init --new --repository {name}`"
+    )
+
+
 def clean(text: str, limit: int = 400) -> str:
     """Make foreign text fit for a terminal and a log.
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The command line of an engine's own server, and which versions of it are safe."""
 
+import hashlib
 import os
 import pwd
 import re
@@ -20,6 +21,9 @@ BORG_MIN = (1, 2, 5)
 # GHSA-45pq-889g-fcgh: `serve restic` takes `../` in paths, and most remotes follow it; the local
 # disk isn't affected, since rclone writes such names differently there
 RCLONE_MIN = (1, 75, 0)
+# in memory: ssh gives up when it can't make its socket, as on a full disk
+_SOCKETS = "/dev/shm/dedup-server-{uid}"  # noqa: S108 -- connection_socket looks whose it is
+_KEPT_SECONDS = 20
 
 
 def environment() -> dict[str, str]:
@@ -34,12 +38,14 @@ def environment() -> dict[str, str]:
     }
 
 
-def build(repository: Repository, *, append_only: bool) -> list[str]:
+def build(repository: Repository, *, append_only: bool, is_used: bool = True) -> list[str]:
     """Return the command line of an engine's server.
 
     Args:
         repository: to serve.
         append_only: whether the server must refuse removals.
+        is_used: whether the client asks it something; else what is sent to another machine only
+            writes what is there to the disk.
 
     Raises:
         StorageError: its program is missing, or too old to be safe.
@@ -47,7 +53,7 @@ def build(repository: Repository, *, append_only: bool) -> list[str]:
     """
     ssh = repository.ssh
     if ssh:
-        return _ssh_command(repository, ssh, append_only=append_only)
+        return _ssh_command(repository, ssh, append_only=append_only, is_used=is_used)
     _require_version(repository)
     config = repository.rclone_config
     if repository.folder:
@@ -71,19 +77,47 @@ def _server(
     return ["rclone", "serve", "restic", "--stdio", *only, *config, target]
 
 
-def _ssh_command(repository: Repository, ssh: Ssh, *, append_only: bool) -> list[str]:
+def _ssh_command(
+    repository: Repository, ssh: Ssh, *, append_only: bool, is_used: bool
+) -> list[str]:
     """Run the engine's server on another machine, whose shell takes one string."""
     target = f"{ssh.folder.rstrip('/')}/{repository.name}"
     server = _server(repository, target, append_only=append_only)
-    flushed = f"{FLUSH} . && " if repository.engine == "restic" else ""
-    remote = f"cd {shlex.quote(ssh.folder)} && {flushed}exec {shlex.join(server)}"
+    steps = [f"cd {shlex.quote(ssh.folder)}"]
+    if repository.engine == "restic":
+        steps.append(f"{FLUSH} .")
+    if is_used:
+        steps.append(f"exec {shlex.join(server)}")
+    remote = " && ".join(steps)
     argv = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]
     argv += ["-o", "ForwardAgent=no", "-o", "ForwardX11=no", "-o", "ServerAliveInterval=60"]
+    if socket := connection_socket(repository):
+        argv += ["-o", "ControlMaster=auto", "-o", f"ControlPath={socket}"]
+        argv += ["-o", f"ControlPersist={_KEPT_SECONDS}"]
     if repository.ssh_config:
         argv += ["-F", repository.ssh_config]
     if ssh.port:
         argv += ["-p", ssh.port]
     return [*argv, "--", ssh.target, remote]
+
+
+def connection_socket(repository: Repository) -> Path | None:
+    """Return the socket of the connection that a repository's sessions share; None without.
+
+    A new connection takes seven round trips. ssh keeps it in a process of its own, until some
+    seconds after the last session (ssh_config(5), ControlPersist). It is the repository's alone:
+    another one may have another key.
+    """
+    folder = Path(_SOCKETS.format(uid=os.geteuid()))
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        info = folder.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o77:
+        return None
+    who = (environment()["HOME"], repository.name, repository.place, repository.ssh_config or "")
+    return folder / hashlib.sha256("\0".join(who).encode()).hexdigest()[:32]
 
 
 def _require_version(repository: Repository) -> None:

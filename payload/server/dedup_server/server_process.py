@@ -2,9 +2,11 @@
 """The run of an engine's server on stdin and stdout."""
 
 import contextlib
+import fcntl
 import os
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,15 @@ _STDIN, _STDOUT = 0, 1
 _BUFFER = 1 << 20
 _TICK = 1.0  # seconds
 _STOP_SECONDS = 30
+
+
+def has_input() -> bool:
+    """Wait for the client's first byte; return False when it ends its input without one."""
+    select.select([_STDIN], [], [])
+    try:
+        return fcntl.ioctl(_STDIN, termios.FIONREAD, bytes(4)) != bytes(4)
+    except OSError:
+        return True  # neither a pipe nor a socket
 
 
 def execute(argv: list[str]) -> NoReturn:

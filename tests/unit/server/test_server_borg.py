@@ -65,22 +65,35 @@ def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) ->
     assert overlaps(before, new) == []
 
 
-def test_repository_that_tells_another_id_to_writers(borg: QrexecStore, qube: StorageQube) -> None:
+@pytest.mark.parametrize(
+    ("session", "message"),
+    [
+        (1, b"is another repository than before, beef"),
+        pytest.param(2, b"gave one id and then another", marks=pytest.mark.thorough),
+    ],
+)
+def test_repository_that_tells_another_id_to_writers(
+    borg: QrexecStore, qube: StorageQube, session: int, message: bytes
+) -> None:
     """With another id, borg would begin to count where the storage qube says."""
     borg.put(backup())
     before = tree(qube.data / "main" / "data")
+    if session > 1:  # the id is asked for where several were used
+        known = next((borg.folder / "home/.config/dedup-store").glob("*.known"))
+        record = json.loads(known.read_text())
+        known.write_text(json.dumps(record | {"marks": [*record["marks"], "0" * 64]}))
     script = qube.folder / "engines" / "borg"
     script.unlink()
     script.write_text(
         f'#!/bin/sh\nif [ "$1" = serve ]; then echo >>{qube.folder}/sessions\n'
-        f"[ $(wc -l <{qube.folder}/sessions) -lt 2 ] ||"
+        f"[ $(wc -l <{qube.folder}/sessions) -lt {session} ] ||"
         f" sed -i 's/^id = ..../id = beef/' {qube.data}/main/config; fi\n"
         f'exec {ENGINES}/borg "$@"\n'
     )
     script.chmod(0o755)
     result = borg.run("put", data=backup())
     assert result.returncode == 1
-    assert b"gave one id and then another" in result.stderr
+    assert message in result.stderr
     assert tree(qube.data / "main" / "data") == before
     assert len(list((borg.folder / "home/.config/borg/security").iterdir())) == 1
 

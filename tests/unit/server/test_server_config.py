@@ -119,7 +119,7 @@ def test_rclone_that_is_refused_for_remotes(qube: StorageQube, version: str) -> 
 def test_what_rclone_is_told(qube: StorageQube, place: str, target: str) -> None:
     qube.configure("main", "restic", place=f"rclone:{place}", rclone_config="/x/y.conf")
     qube.use_version("rclone", "rclone v1.75.0 $*")
-    result = qube.call("dedupbackup.Repository", "restic+main")
+    result = qube.call("dedupbackup.Repository", "restic+main", b"x")
     words = "serve restic --stdio --append-only --config /x/y.conf"
     assert result.stdout.decode() == f"rclone v1.75.0 {words} {target}\n"
 

@@ -20,10 +20,13 @@ class Session:
     Attributes:
         lock: descriptor that the engine's processes keep open, so that they hold the lock too.
         removes: whether the command may remove something.
+        known_id: the id that a repository elsewhere must have to be written to; empty when that is
+            unknown. An engine that can refuse another one doesn't ask for the id then.
     """
 
     lock: int
     removes: bool
+    known_id: str = ""
 
 
 @dataclass(frozen=True)

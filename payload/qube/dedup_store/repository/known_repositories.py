@@ -17,9 +17,17 @@ from pathlib import Path
 from dedup_store.config import Config, state_file
 from dedup_store.engines.base import Engine
 from dedup_store.engines.directory import layout
-from dedup_store.errors import DiskError, EngineError, QuestionError, StoreError, clean
+from dedup_store.errors import (
+    DiskError,
+    EngineError,
+    QuestionError,
+    StoreError,
+    another_repository,
+    clean,
+)
 from dedup_store.system import files, notify
 
+_ID = re.compile(r"[0-9a-f]{64}")  # of restic's and borg's repositories
 _BORG_ID = re.compile(r"^id = ([0-9a-f]{64})$", re.MULTILINE)  # borg/repository.py Repository.open
 _MAX_FILE = 1 << 20
 _QUESTION = "is what holds it attached, mounted, reachable, and not renamed?"
@@ -60,6 +68,19 @@ def read(config: Config) -> Record | None:
             f"{path} is damaged: it says which repository is at {config.location}. Remove it if"
             " `dedup-store list` shows your runs"
         ) from None
+
+
+def only_id(config: Config) -> str:
+    """Return the id that a repository elsewhere must have; empty when it could be several.
+
+    Raises:
+        StoreError: the record can't be read.
+    """
+    if config.local_repository:
+        return ""
+    record = read(config)
+    marks = record.marks if record else ()
+    return marks[0] if len(marks) == 1 and _ID.fullmatch(marks[0]) else ""
 
 
 def remember(config: Config, repository: Engine) -> None:
@@ -143,12 +164,7 @@ def require(config: Config, repository: Engine, record: Record) -> None:
 def _compare(config: Config, repository: Engine, record: Record) -> None:
     identity = repository.identity()
     if record.marks and identity not in record.marks:
-        which = clean(identity[:8]) if identity else "one without an id"
-        raise StoreError(
-            f"at {config.location} is another repository than before, {which}: has"
-            " another disk its name, or something else its place? If it shall be used from now"
-            f" on: `dedup-store init --new --repository {config.name}`"
-        )
+        raise StoreError(another_repository(config.location, config.name, identity))
 
 
 def gone(config: Config, record: Record, why: str = "") -> StoreError:

@@ -55,7 +55,8 @@ def open_repository(config: Config, purpose: Purpose) -> Opened:
     if purpose in (Purpose.STORE, Purpose.REMOVE):
         device.require_writable(config)
     held = command_lock.take(config, exclusive=purpose in (Purpose.REMOVE, Purpose.ACCEPT))
-    engine = _engine(config, Session(held.fd, removes=purpose is Purpose.REMOVE))
+    known_id = known_repositories.only_id(config) if purpose is Purpose.STORE else ""
+    engine = _engine(config, Session(held.fd, removes=purpose is Purpose.REMOVE, known_id=known_id))
     if purpose is Purpose.READ:
         known_repositories.expect(config, engine, to_write=False)
     elif purpose in (Purpose.STORE, Purpose.REMOVE):

@@ -10,7 +10,14 @@ import re
 import shlex
 
 from dedup_store.config import Config
-from dedup_store.errors import MOVED, OLDER, EngineError, QuestionError, clean
+from dedup_store.errors import (
+    MOVED,
+    OLDER,
+    EngineError,
+    QuestionError,
+    another_repository,
+    clean,
+)
 
 _REFUSED = "refused"
 _MOVED = re.compile(r"The repository at location .+ was previously located at (.+)")
@@ -18,17 +25,20 @@ _OLDER = "newer than repository"
 # PlaintextKey: borg's own class for what isn't encrypted
 _CLEAR = ("previously unknown unencrypted repository", "Cache is newer than repository")
 # in what counter.prepare gave
-_OTHER_ID = re.compile(r"Permission denied: '.+/dedup-store/borg/[0-9a-f]{64}/[0-9a-f]{64}'")
+_OTHER_ID = re.compile(r"Permission denied: '.+/dedup-store/borg/[0-9a-f]{64}/([0-9a-f]{64})'")
 _OTHER_CIPHER = "Repository encryption method changed since last access"
 
 
-def find(error: EngineError, config: Config, *, is_moved: bool = False) -> QuestionError | None:
+def find(
+    error: EngineError, config: Config, *, is_moved: bool = False, is_known: bool = False
+) -> QuestionError | None:
     """Find borg's question in its error.
 
     Args:
         error: any of borg's.
         config: the repository's.
         is_moved: whether it was accepted that the repository was moved; borg still reports it.
+        is_known: whether the id that it must have is that of before.
     """
     stderr, place = error.stderr, clean(config.location, 120)
     if (moved := _MOVED.search(stderr)) and not is_moved:
@@ -56,12 +66,14 @@ def find(error: EngineError, config: Config, *, is_moved: bool = False) -> Quest
             f"the repository {place} is not encrypted as the one was that this qube knows: it is"
             " another one, and is not used. Bring the right one back"
         )
-    elif _OTHER_ID.search(stderr):
+    elif other := _OTHER_ID.search(stderr):
         kind = _REFUSED
         text = (
             f"the repository {place} gave one id and then another: whoever stores it isn't honest,"
             " and could read some of what is stored now. Nothing was written"
         )
+        if is_known:
+            text = another_repository(config.location, config.name, other[1])
     else:
         return None
     return QuestionError(kind, text, stderr)

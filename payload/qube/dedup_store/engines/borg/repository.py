@@ -19,6 +19,7 @@ from dedup_store.config import Config
 from dedup_store.engines import folder
 from dedup_store.engines.base import MAX_MANIFEST, RESERVE, Session, StoredRun, Usage
 from dedup_store.engines.borg.runner import NOT_WRITABLE, BorgRunner
+from dedup_store.engines.borg.summaries import Archive, Summaries
 from dedup_store.engines.borg.writer import MANIFEST, PAYLOAD, BorgWriter, object_name
 from dedup_store.errors import EngineError, QuestionError, StoreError
 from dedup_store.system import notify
@@ -28,6 +29,7 @@ from dedup_store.system.streams import Stream, read_all
 
 # borg/archive.py Archive: while it is made, NAME.checkpoint, or NAME.checkpoint.NUMBER
 _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
+_KEYS = {"name", "id", "comment"}  # of a list's items
 _AT_ONCE = 500  # archives in one command line
 _CHECK_WRITES = (
     "borg checks nothing where it can't write; `dedup-store check --read-data` reads and compares"
@@ -42,6 +44,7 @@ class Borg:
     def __init__(self, config: Config, session: Session) -> None:
         self._config = config
         self._borg = BorgRunner(config, session)
+        self._summaries = Summaries(config)
         self._known: dict[str, list[str]] | None = None  # archives of each run, for lost_objects
         self._next: dict[str, str] = {}  # the run whose manifest is read after that of another
         self._begun: dict[str, ChildStream] = {}  # manifests, by their runs
@@ -100,7 +103,7 @@ class Borg:
     def runs(self) -> list[StoredRun]:
         """List the runs."""
         found = self._manifests()
-        runs = [(name.removesuffix(MANIFEST), comment) for name, comment in found]
+        runs = [(name.removesuffix(MANIFEST), comment) for name, comment in found.items()]
         return [StoredRun(run, comment) for run, comment in runs if is_run_name(run)]
 
     def leftovers(self) -> list[str]:
@@ -185,40 +188,48 @@ class Borg:
     def _archives(self) -> dict[str, list[str]]:
         """Find all archives of each run, with those that borg makes in between."""
         archives: dict[str, list[str]] = {}
-        for name, _ in self._list("--consider-checkpoints"):
-            match = _ARCHIVE.fullmatch(name)
+        for archive in self._list("--consider-checkpoints"):
+            match = _ARCHIVE.fullmatch(archive.name)
             if match and is_run_name(match[1]):
-                archives.setdefault(match[1], []).append(name)
+                archives.setdefault(match[1], []).append(archive.name)
         return archives
 
-    def _manifests(self) -> list[tuple[str, str]]:
-        """List the manifests' archives, by name and comment."""
-        comment = ("--format", "{comment}")
-        try:
-            return self._list(*comment, "-a", f"*{MANIFEST}")
-        except StoreError:  # one archive that is damaged is enough
-            names = [name for name, _ in self._list("-a", f"*{MANIFEST}")]
-        found = []
-        for name in names:
-            try:
-                found += self._list(*comment, "-a", name)
-            except StoreError:
-                found.append((name, ""))
-        return found
+    def _manifests(self) -> dict[str, str]:
+        """List the manifests' archives, by name, with their summaries."""
+        archives = self._list("-a", f"*{MANIFEST}")
+        known = self._summaries.known(archives)
+        new = [index for index, (name, _) in enumerate(archives) if name not in known]
+        if new:
+            with contextlib.suppress(StoreError):  # one archive that is damaged is enough
+                last = ("--last", str(len(archives) - new[0]))
+                known |= self._comments(*last, "-a", f"*{MANIFEST}")
+        for name, _ in archives:
+            if name not in known:
+                with contextlib.suppress(StoreError):
+                    known |= self._comments("-a", name)
+        self._summaries.keep(archives, known)
+        return {name: known.get(name, "") for name, _ in archives}
 
-    def _list(self, *options: str) -> list[tuple[str, str]]:
-        """List archives: name, and, if requested, comment, which reads each archive."""
+    def _list(self, *options: str) -> list[Archive]:
+        """List archives, by time."""
+        return [Archive(item["name"], item["id"]) for item in self._items(*options)]
+
+    def _comments(self, *options: str) -> dict[str, str]:
+        """Read archives' comments, by name; this reads each archive."""
+        items = self._items("--format", "{comment}", *options)
+        return {item["name"]: item["comment"] for item in items}
+
+    def _items(self, *options: str) -> list[dict[str, str]]:
         output = self._borg.run("list", "--json", *options)
         try:
-            return [
-                (item["name"], item.get("comment", "")) for item in json.loads(output)["archives"]
-            ]
+            items = json.loads(output)["archives"]
+            return [{key: str(item[key]) for key in _KEYS & item.keys()} for item in items]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreError("borg's list of archives is malformed") from None
 
     def writer(self, run: str) -> BorgWriter:
         """Begin a new run."""
-        return BorgWriter(self._borg, run)
+        return BorgWriter(self._borg, self._summaries, run)
 
     @contextlib.contextmanager
     def reading_many(self, runs: Sequence[str]) -> Iterator[None]:

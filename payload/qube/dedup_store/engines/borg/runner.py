@@ -52,7 +52,7 @@ class BorgRunner:
         self._is_moved = False  # and that is accepted
         self._is_unlocked = False  # as it can't be written, or its lock's owner is dead
         self._memory_home: memory_home.MemoryHome | None = None  # as home can't be written
-        self._id = ""
+        self._id = session.known_id  # borg can't write where the repository has another one
 
     def when_unlocked(self, attempt: Callable[[], T], *, reads: bool = False) -> T:
         """Repeat something until it gets the repository's lock, within `lock_wait`.
@@ -76,7 +76,10 @@ class BorgRunner:
                     is_torn = False
                 return attempt()
             except EngineError as error:
-                if question := questions.find(error, self._config, is_moved=self._is_moved):
+                is_known = bool(self._session.known_id)
+                if question := questions.find(
+                    error, self._config, is_moved=self._is_moved, is_known=is_known
+                ):
                     raise question from None
                 is_stuck = bool(NOT_WRITABLE.search(error.stderr))
                 if reads and is_stuck and not self._is_unlocked:
@@ -146,7 +149,7 @@ class BorgRunner:
         return read_all(stream, MAX_MANIFEST)
 
     def identity(self) -> str:
-        """Return the repository's id, as its holder reports it."""
+        """Return the repository's id, as its holder reports it, or as it must be."""
         if not self._id:
             if place := self._config.local_repository:
                 try:

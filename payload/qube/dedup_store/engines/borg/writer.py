@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from dedup_store.engines.borg.runner import BorgRunner
+from dedup_store.engines.borg.summaries import Summaries
 from dedup_store.errors import StoreError
 from dedup_store.system import streams
 from dedup_store.system.processes import Child
@@ -49,8 +50,9 @@ def _await_first_read(child: Child) -> None:
 class BorgWriter:
     """A writer of one run: one borg for the payload, one for the manifest (see base.Writer)."""
 
-    def __init__(self, borg: BorgRunner, run: str) -> None:
+    def __init__(self, borg: BorgRunner, summaries: Summaries, run: str) -> None:
         self._borg = borg
+        self._summaries = summaries
         self._run = run
         self._count = 0
         self._folder = tempfile.TemporaryDirectory(prefix="dedup-store-")
@@ -141,3 +143,4 @@ class BorgWriter:
             self.finish()
 
         self._borg.when_unlocked(attempt)
+        self._summaries.add(f"{self._run}{MANIFEST}", summary)
