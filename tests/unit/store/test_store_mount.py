@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root for the user's /dev/fuse"),
 ]
-SIZE = 32 << 20  # chunks at both ends have something of others, of 1 MiB on average
+SIZE = 32 << 20
 ONE = ("get", "latest", "--members", "vm6/")
 
 
@@ -58,32 +58,6 @@ def has_same(stream: bytes, expected: bytes) -> bool:
         for data in (stream, expected)
     )
     return one == other and bool(one)
-
-
-def test_only_the_wanted_qube_is_read(
-    stored: Store, part: Callable[[str], bytes], tmp_path: Path
-) -> None:
-    """By what restic reads of its data files."""
-    log = tmp_path / "calls"
-    stored.prefix = ("strace", "-f", "-y", "-o", str(log), "-e", "trace=read,pread64")
-    got = stored.run(*ONE)
-    assert got.returncode == 0
-    assert has_same(got.stdout, part("vm6/"))
-    assert SIZE < read_of(stored.repository / "data", log) < 1.2 * SIZE
-
-
-def read_of(folder: Path, log: Path) -> int:
-    """Add up what was read of a folder's files, by strace's log of calls."""
-    total, waiting = 0, set()  # processes in a call whose result is in a later line
-    for line in log.read_text(errors="replace").splitlines():
-        process = line.split()[0]
-        if f"<{folder}/" in line or (process in waiting and " resumed>" in line):
-            waiting.discard(process)
-            if "<unfinished ...>" in line:
-                waiting.add(process)
-            elif (count := line.rpartition(" = ")[2].split()[0]).isdecimal():
-                total += int(count)
-    return total
 
 
 def begin(store: Store, folder: str) -> tuple[subprocess.Popen[bytes], int]:
