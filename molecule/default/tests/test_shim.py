@@ -117,9 +117,3 @@ def test_the_command_is_in_the_path(host: Host) -> None:
     done = host.run("qubes-dedup-backup list")
     # There is no profile here; it says so, which shows that all its modules are there.
     assert (done.rc, "there is no /etc/qubes/backup" in done.stderr) == (2, True), done.stderr
-
-
-def test_only_sources_are_laid_down(host: Host) -> None:
-    """The checkout had compiled ones, too."""
-    assert host.file("/usr/lib/qubes-dedup-backup/dom0_common/text.py").is_file
-    assert host.check_output("find /usr/lib/qubes-dedup-backup -name '*.pyc'") == ""
