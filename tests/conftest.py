@@ -5,9 +5,14 @@ And no failure because a machine is slow.
 """
 
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# not beside the programs, which the playbooks lay down from there
+sys.pycache_prefix = str(Path(__file__).parents[1] / ".cache/pycache")
 
 pytest.register_assert_rewrite("testing")  # says of what an assertion there was made
 

@@ -29,6 +29,10 @@ in_memory() {
 }
 
 # dedup-store and the like don't keep what Python compiles, and are started thousands of times
+remove_compiled() {
+    find payload -name __pycache__ -prune -exec rm -r {} +
+}
+trap remove_compiled EXIT
 /usr/bin/python3 -m compileall -q payload
 
 ignored=
