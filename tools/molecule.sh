@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Run the molecule scenarios that are named, or else all but the guard's; as root, as the lab's
-# containers are root's. `guard` stands for all of the guard's, which take longer. VENV names another
-# virtual environment than .venv.
+# containers are root's. `guard` alone stands for all of the guard's, which take longer. VENV names
+# another virtual environment than .venv.
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" -ne 0 ]; then
@@ -13,25 +13,31 @@ export ANSIBLE_CONFIG="$PWD/ansible.cfg"
 # What molecule remembers of an earlier run, which may have been interrupted, isn't looked at.
 # The guard's scenarios may run at the same time as the others.
 LAB_NAME=molecule
-[ "${1:-}" != guard ] || LAB_NAME=molecule-guard
+case ${1:-} in guard*) LAB_NAME=molecule-guard ;; esac
 export LAB_NAME
 MOLECULE_EPHEMERAL_DIRECTORY=$(mktemp -d)
 export MOLECULE_EPHEMERAL_DIRECTORY
 trap 'rm -rf "$MOLECULE_EPHEMERAL_DIRECTORY"' EXIT
-wanted=
 skipped=
-for file in molecule/*/molecule.yml; do
-    scenario=$(basename "$(dirname "$file")")
-    case $scenario/${1:-all} in
-        guard-*/guard) wanted="$wanted $scenario" ;;
-        guard-*/all) ;;
-        */all | "${1:-}/${1:-}") wanted="$wanted $scenario" ;;
-    esac
-done
-if [ -z "$wanted" ]; then
-    echo "molecule: there is no scenario $1" >&2
-    exit 2
+wanted="$*"
+if [ "$wanted" = guard ] || [ -z "$wanted" ]; then
+    all=
+    for file in molecule/*/molecule.yml; do
+        scenario=$(basename "$(dirname "$file")")
+        case $scenario/$wanted in
+            guard-*/guard) all="$all $scenario" ;;
+            guard-*/ | */guard) ;;
+            *) all="$all $scenario" ;;
+        esac
+    done
+    wanted=$all
 fi
+for scenario in $wanted; do
+    if ! [ -e "molecule/$scenario/molecule.yml" ]; then
+        echo "molecule: there is no scenario $scenario" >&2
+        exit 2
+    fi
+done
 for scenario in $wanted; do
     # Debian's sid is another system every day, and on some days can't be installed.
     if [ "$scenario" = guard-sid ] && ! lab/lab build --suite sid; then

@@ -33,6 +33,7 @@ remove_compiled() {
     find payload -name __pycache__ -prune -exec rm -r {} +
 }
 trap remove_compiled EXIT
+trap 'exit 130' INT TERM
 /usr/bin/python3 -m compileall -q payload
 
 ignored=

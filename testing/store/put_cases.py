@@ -66,12 +66,14 @@ def test_engine_that_is_killed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.sampled(4)
 def test_put_that_is_ended(store: Store, how: signal.Signals) -> None:
     """The engine must not take that for the end of its input."""
     end_a_put(store, how)
 
 
 @pytest.mark.parametrize("tenths", [0, 5])
+@pytest.mark.sampled(4)
 def test_put_that_is_killed_after_its_input(store: Store, tenths: int) -> None:
     """At any moment while it finishes: a run is listed only when it can be restored."""
     putter, stdin = start_put(store, small_backup())
@@ -87,6 +89,7 @@ def test_put_that_is_killed_after_its_input(store: Store, tenths: int) -> None:
         assert store.get(run["run"]) == small_backup()
 
 
+@pytest.mark.sampled(3)
 def test_two_puts_at_once(store: Store) -> None:
     """Borg lets the second wait, the others work on both; both are whole."""
     results: list[dict[str, object]] = []

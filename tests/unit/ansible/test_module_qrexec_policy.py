@@ -118,6 +118,7 @@ def test_a_file_with_a_wrong_order_can_be_removed(dom0: Dom0) -> None:
     assert not path.exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("line", "message"),
     [

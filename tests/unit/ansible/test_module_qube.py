@@ -181,6 +181,7 @@ def test_what_it_needs_may_only_be_missing_in_check_mode(dom0: Dom0, option: str
     assert "dedup-backup" not in dom0.qubes()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("check", [False, True])
 @pytest.mark.parametrize(
     ("wanted", "message"),

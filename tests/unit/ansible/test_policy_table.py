@@ -25,6 +25,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("storage", "repositories"), [("", DEFAULT), (STORAGE, DEFAULT), (STORAGE, BOTH)]
 )
@@ -65,6 +66,7 @@ def test_the_file_itself(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("storage", "repository", "message"),
     [

@@ -135,6 +135,7 @@ def test_site_imports_every_step() -> None:
     assert set(imported) == {path.name for path in PLAYBOOKS} - others
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("playbook", PLAYBOOKS, ids=lambda path: path.stem)
 def test_playbooks_can_be_parsed(playbook: Path) -> None:
     run("ansible-playbook", "-i", "inventory.example", "--syntax-check", str(playbook))

@@ -94,6 +94,7 @@ def test_a_failed_backup_after_the_counter_was_lost(alone: Dom0) -> None:
     assert f"{failed.backup_id}, is not in the store".encode() in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_backup_that_was_counted_but_not_noted(alone: Dom0) -> None:
     """dom0's disk was full: the confirmed one before it must not stand in for it."""
     made(alone, 2)
@@ -106,6 +107,7 @@ def test_a_backup_that_was_counted_but_not_noted(alone: Dom0) -> None:
     assert b"no ledger of the backup that began last" in done.stderr
 
 
+@pytest.mark.thorough
 def test_two_stores_by_turns(alone: Dom0) -> None:
     """Both backed up, then both confirmed, each without a run's name."""
     text = f"destination_vm: {QUBE}\ndestination_path: dedup-store put --repository {OTHER}\n"

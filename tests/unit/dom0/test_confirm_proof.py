@@ -84,6 +84,7 @@ def test_dom0s_home_alone(dom0: Dom0) -> None:
     unproven(dom0, "only dom0's home is in it")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -154,6 +155,7 @@ def test_a_really_encrypted_backup_set_the_stamps(dom0: Dom0, backup: Backup) ->
             noted.unlink()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("row", ["1796051796057054", "[" * 9000, "9" * 5000, '{"time": 1e400}', ""])
 def test_note_that_makes_no_sense(dom0: Dom0, backup: Backup, row: str) -> None:
     """As a full disk leaves it; the backup was counted."""
@@ -215,6 +217,7 @@ def test_a_qube_that_was_restored_or_made_anew_since(dom0: Dom0, backup: Backup)
     unproven(dom0, "one was restored or created again since")
 
 
+@pytest.mark.thorough
 def test_compressed_files_whose_end_nobody_sees(dom0: Dom0) -> None:
     """One was cut, and half an hour later a backup of the same qubes succeeded elsewhere."""
     content = [
@@ -269,6 +272,7 @@ def test_a_ledger_of_an_older_version(dom0: Dom0, backup: Backup) -> None:
         assert "order" not in json.loads((dom0.confirmed / f"{dom0.run}.json").read_text())
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("row", [{"zeros": 1025}, {"time": "x"}, {"order": 0}, {"order": True}])
 def test_a_ledger_that_makes_no_sense(dom0: Dom0, backup: Backup, row: dict[str, Any]) -> None:
     with ledger(dom0, backup.backup_id) as path:
@@ -279,6 +283,7 @@ def test_a_ledger_that_makes_no_sense(dom0: Dom0, backup: Backup, row: dict[str,
     assert not dom0.confirmed.exists()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["vm7/private.img", "dom0-home/user", "vm7/firewall.xml"])
 def test_a_file_that_ends_in_its_middle(dom0: Dom0, name: str) -> None:
     """Its tar died in dom0, so the backup failed; a store that lies calls the run whole."""

@@ -137,6 +137,7 @@ def test_other_stores_records_do_not_count(at: Dom0) -> None:
     assert told["left"] == [{"run": runs[1], "reason": "not confirmed"}]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("value", ["0", "-1", "x", "", "1.5", "9999999", "\u0663", "all"])
 def test_values_that_make_no_sense(at: Dom0, value: str) -> None:
     serve(at)

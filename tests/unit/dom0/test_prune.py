@@ -110,6 +110,7 @@ def test_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) ->
     assert b"`dedup-server discard main`" in again.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("engine", ["restic", "borg", "directory"])
 def test_with_a_local_repository(at: Dom0, tmp_path: Path, engine: str) -> None:
     store = Store(tmp_path, engine)
@@ -157,6 +158,7 @@ def waiting(dom0: Dom0, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
                 os.close(os.open(folder / "go", os.O_RDWR | os.O_NONBLOCK))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_it_is_closed_when_dom0_is_killed(
     at: Dom0, qube: StorageQube, tmp_path: Path, how: signal.Signals
@@ -179,6 +181,7 @@ def test_it_is_closed_when_dom0_is_killed(
         assert is_closed(qube, "borg+main")
 
 
+@pytest.mark.thorough
 def test_it_is_closed_when_the_store_fails(at: Dom0, qube: StorageQube) -> None:
     qube.configure("main", "borg")
     configure(at)
@@ -188,6 +191,7 @@ def test_it_is_closed_when_the_store_fails(at: Dom0, qube: StorageQube) -> None:
         at.lab.until(lambda: is_closed(qube, "borg+main"))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("qube")
 def test_storage_qube_that_refuses(at: Dom0, tmp_path: Path) -> None:
     configure(at)
@@ -204,6 +208,7 @@ def test_storage_qube_that_refuses(at: Dom0, tmp_path: Path) -> None:
     assert not (tmp_path / "called").exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -222,6 +227,7 @@ def test_files_that_make_no_sense(at: Dom0, text: str, reason: bytes) -> None:
     assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -260,6 +266,7 @@ def test_a_store_that_removed_what_was_confirmed(at: Dom0, backup: Backup) -> No
     assert f"has removed 1 confirmed run(s): {at.run}".encode() in done.stderr
 
 
+@pytest.mark.thorough
 @mostly("store", "restic")
 def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQube) -> None:
     data = stream()
@@ -273,6 +280,7 @@ def test_forget_with_a_storage_qube(at: Dom0, store: QrexecStore, qube: StorageQ
     assert store.get() == data
 
 
+@pytest.mark.thorough
 def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) -> None:
     backup = make_backup(
         at.root, "20261128T101500-4711", chunk=100 << 20
@@ -299,6 +307,7 @@ def test_forget_drops_the_records_of_that_run_alone(at: Dom0, tmp_path: Path) ->
     assert store.runs() == []
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("qube")
 def test_forget_that_was_killed_before_it_dropped_the_records(at: Dom0, tmp_path: Path) -> None:
     """The store has removed the run already; the storage qube isn't needed any more."""

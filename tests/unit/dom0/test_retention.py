@@ -162,6 +162,7 @@ def borg() -> Iterator[subprocess.Popen[str]]:
         asked.stdin.close()
 
 
+@pytest.mark.thorough
 @relaxed
 @given(made=dates, rule=st.sampled_from(list(RULES)), count=st.integers(1, 8))
 def test_one_rule_keeps_what_borg_keeps(
@@ -222,6 +223,7 @@ def test_a_store_that_hides_runs_removes_no_other(
 WRONG = timedelta(days=400)
 
 
+@pytest.mark.thorough
 @relaxed
 @given(made=dates, policy=policies, data=st.data())
 def test_a_clock_that_was_wrong_pushes_nothing_out(

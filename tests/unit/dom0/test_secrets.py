@@ -37,6 +37,7 @@ def write(dom0: Dom0, name: str, text: str) -> Path:
     return path
 
 
+@pytest.mark.sampled(2)
 def test_each_command_shows_its_secret(running: Dom0, store: Store) -> None:
     found = running.json("secrets", code=0)
     assert found["unknown"] == []

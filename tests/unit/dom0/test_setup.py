@@ -33,6 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, running: Dom0) -> Stor
     return made
 
 
+@pytest.mark.sampled(2)
 def test_init_once(running: Dom0, store: Store) -> None:
     expected = {
         "changed": True,
@@ -76,6 +77,7 @@ def test_the_password_is_only_in_its_file(running: Dom0, store: Store, tmp_path:
     assert found == [store.password]
 
 
+@pytest.mark.thorough
 def test_an_engine_without_a_password(running: Dom0, tmp_path: Path) -> None:
     store = Store(tmp_path, "directory")
     store.configure()
@@ -93,6 +95,7 @@ def test_an_engine_without_a_password(running: Dom0, tmp_path: Path) -> None:
     assert store.runs() == []
 
 
+@pytest.mark.sampled(2)
 def test_it_goes_on_after_half_of_it(running: Dom0, store: Store) -> None:
     store.set_password()
     before = store.password.read_bytes()
@@ -101,6 +104,7 @@ def test_it_goes_on_after_half_of_it(running: Dom0, store: Store) -> None:
     assert store.password.read_bytes() == before
 
 
+@pytest.mark.sampled(2)
 def test_a_repository_without_its_password(running: Dom0, store: Store) -> None:
     assert running("init", *NAMED).returncode == 0
     store.password.rename(store.folder / "kept")
@@ -110,6 +114,7 @@ def test_a_repository_without_its_password(running: Dom0, store: Store) -> None:
     assert not store.password.exists()
 
 
+@pytest.mark.sampled(2)
 def test_no_new_repository_where_dom0_has_confirmed_runs(running: Dom0, store: Store) -> None:
     """The backup qube knows nothing of it: it is new, or what it had is gone."""
     run = "20261124T101600Z-20261124T101500-4711-0a1b"
@@ -137,6 +142,7 @@ def test_no_new_repository_where_dom0_has_confirmed_runs(running: Dom0, store: S
     assert not running.json("init", *NAMED, code=0)["changed"]
 
 
+@pytest.mark.sampled(2)
 def test_a_repository_that_the_qube_misses(running: Dom0, store: Store) -> None:
     """It says what is wrong; with --new it makes another one, under the same password."""
     assert running("init", *NAMED).returncode == 0
@@ -187,6 +193,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_answers_that_make_no_sense(running: Dom0, tmp_path: Path, answer: str) -> None:
     file = tmp_path / "answer"

@@ -25,6 +25,7 @@ def run(dom0: Dom0, *words: str) -> Done:
     return done
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", ["list", "show", "get"])
 @pytest.mark.parametrize(
     "output",
@@ -47,6 +48,7 @@ def test_endless_and_odd_answers(dom0: Dom0, command: str, output: str) -> None:
     assert run(dom0, *words).returncode in (1, 4)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "change",
     [
@@ -79,6 +81,7 @@ def test_hostile_names(dom0: Dom0, backup: Backup) -> None:
     assert b"../../etc/passwd is not in the ledger" in done.stdout
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "change",
     [{"run": "x"}, {"run": "../x"}, {"status": "good"}, {"reason": 5}, {"run": None}, {"run": []}],
@@ -137,6 +140,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_byte_now_and_then(dom0: Dom0, command: str) -> None:
     """A peer that is never silent for long, and never done: each call to a qube ends."""

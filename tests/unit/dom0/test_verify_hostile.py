@@ -39,6 +39,7 @@ def names(dom0: Dom0, member: str, *words: str) -> None:
     assert any(member in text for text in result["problems"]), result["problems"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", ALL)
 def test_data_with_the_ledger(dom0: Dom0, backup: Backup, other_backup: Backup, case: str) -> None:
     make, member = ALL[case]
@@ -49,6 +50,7 @@ def test_data_with_the_ledger(dom0: Dom0, backup: Backup, other_backup: Backup, 
     names(dom0, member, "--data")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", sorted(IN_LIST.keys() - LEDGER_ONLY))
 def test_data_without_the_ledger(
     dom0: Dom0, backup: Backup, other_backup: Backup, case: str
@@ -60,6 +62,7 @@ def test_data_without_the_ledger(
         names(dom0, member, "--data")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", IN_LIST)
 def test_list_with_the_ledger(dom0: Dom0, backup: Backup, other_backup: Backup, case: str) -> None:
     make, member = IN_LIST[case]
@@ -69,6 +72,7 @@ def test_list_with_the_ledger(dom0: Dom0, backup: Backup, other_backup: Backup, 
     assert not dom0.confirmed.exists()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", sorted(IN_LIST.keys() - LEDGER_ONLY))
 def test_list_without_the_ledger(
     dom0: Dom0, backup: Backup, other_backup: Backup, case: str
@@ -187,6 +191,7 @@ def garbage(start: bytes) -> Case:
     )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("ledger", [True, False], ids=["ledger", "no ledger"])
 @pytest.mark.parametrize("words", [(), ("--data",)], ids=["list", "data"])
 @pytest.mark.parametrize("start", [b"scrypt\x55", b"scrypt\0", b""])

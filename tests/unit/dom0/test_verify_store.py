@@ -28,6 +28,7 @@ def newest(dom0: Dom0, backup: Backup) -> Iterator[None]:
         yield
 
 
+@pytest.mark.sampled(2)
 @mostly("store", "restic", "directory")
 def test_from_confirm_to_verify(dom0: Dom0, whole_backup: Backup, store: Store) -> None:
     backup = whole_backup

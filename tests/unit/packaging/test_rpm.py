@@ -52,6 +52,7 @@ def content(package: Path, path: str, folder: Path) -> bytes:
     ).stdout
 
 
+@pytest.mark.thorough
 def test_same_commit_same_bytes(package: Path, tmp_path: Path) -> None:
     again = Path(run("packaging/build", tmp_path).strip())
     assert again.name == package.name

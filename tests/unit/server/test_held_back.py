@@ -83,6 +83,7 @@ def remove_all(store: QrexecStore, runs: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.thorough
 @mostly("store", "restic")
 def test_all_that_was_removed_comes_back(store: QrexecStore, qube: StorageQube) -> None:
     """Everything is forgotten and pruned in a maintenance, and in the next one all is destroyed."""
@@ -221,6 +222,7 @@ def test_no_service_discards() -> None:
     assert words == {"serve", "maintain", "maintenance-open"}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("at", ["unfinished", "prepared", "old away", "new there"])
 def test_an_interrupted_rollback_is_ended(bare: StorageQube, at: str) -> None:
     """Whoever comes next ends it; what isn't complete yet is removed."""
@@ -261,6 +263,7 @@ def test_interrupted_holding_is_ended(bare: StorageQube, at: str) -> None:
     assert tree(bare.data / "main") == before
 
 
+@pytest.mark.thorough
 def test_a_rollback_brings_back_how_far_borg_s_can_go(borg: QrexecStore, qube: StorageQube) -> None:
     borg.put(small())
     good = last_transaction(qube)

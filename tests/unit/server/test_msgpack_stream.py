@@ -63,6 +63,7 @@ def limited(qube: StorageQube) -> StorageQube:
     return qube
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_costly_message_ends_the_session(limited: StorageQube, name: str) -> None:
     """20 MB of nested lists took 1.5 GB and 75 s."""

@@ -71,6 +71,7 @@ def names(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if not path.name.startswith(others))
 
 
+@pytest.mark.thorough
 def test_power_cut_when_old_files_are_gone_and_new_ones_not_written(
     tmp_path: Path, restic: QrexecStore, qube: StorageQube
 ) -> None:
@@ -103,6 +104,7 @@ def test_power_cut_when_old_files_are_gone_and_new_ones_not_written(
         machine.remove()
 
 
+@pytest.mark.thorough
 def test_an_interrupted_session_is_ended(restic: QrexecStore, qube: StorageQube) -> None:
     """Links of another boot are put back, also when that was begun; unfinished ones are removed."""
     data = stream(archives.noise(300_000))

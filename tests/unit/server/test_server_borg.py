@@ -47,6 +47,7 @@ def test_delete_is_undone(borg: QrexecStore, qube: StorageQube) -> None:
     assert borg.get(later["run"]) == backup()
 
 
+@pytest.mark.thorough
 def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) -> None:
     """What is stored then isn't encrypted at the counts of what was stored before."""
     borg.put(backup())
@@ -65,11 +66,12 @@ def test_backup_qube_notices_a_rollback(borg: QrexecStore, qube: StorageQube) ->
     assert overlaps(before, new) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("session", "message"),
     [
         (1, b"is another repository than before, beef"),
-        pytest.param(2, b"gave one id and then another", marks=pytest.mark.thorough),
+        (2, b"gave one id and then another"),
     ],
 )
 def test_repository_that_tells_another_id_to_writers(
@@ -137,6 +139,7 @@ def test_key_can_not_be_changed(borg: QrexecStore, qube: StorageQube) -> None:
     assert borg.get() == backup()
 
 
+@pytest.mark.thorough
 def test_key_can_be_exported(borg: QrexecStore) -> None:
     """Without a lock, as borg does it."""
     result = borg.run("export-keys")
@@ -144,6 +147,7 @@ def test_key_can_be_exported(borg: QrexecStore) -> None:
     assert b"BORG_KEY " in result.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["exclusive", pytest.param("shared", marks=pytest.mark.thorough)])
 def test_dead_lock_whose_number_another_process_has(
     borg: QrexecStore, qube: StorageQube, kind: str

@@ -15,6 +15,7 @@ ROLE = PROJECT / "roles/storage_qube"
 SERVICES = ("dedupbackup.Repository", "dedupbackup.Maintenance", "dedupbackup.MaintenanceOpen")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
     "argument",
@@ -35,6 +36,7 @@ def test_arguments_that_are_none(qube: StorageQube, service: str, argument: str)
     assert list(qube.data.iterdir()) == []
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -95,6 +97,7 @@ def test_borg_that_is_refused(qube: StorageQube, version: str) -> None:
     assert b"CVE-2023-36811" in result.stderr
 
 
+@pytest.mark.thorough
 def test_borg_that_the_backup_qube_refuses(borg: QrexecStore, qube: StorageQube) -> None:
     """Whoever holds the repository could deceive it."""
     qube.use_version("borg", "borg 1.2.4")

@@ -74,6 +74,7 @@ def read(store: QrexecStore) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.sampled(2)
 def test_from_a_full_disk_back_to_room(store: QrexecStore, qube: StorageQube) -> None:
     """As docs/storage-qube.md says, with nothing held back at first."""
     argument = f"{store.engine}+main"
@@ -103,6 +104,7 @@ def test_from_a_full_disk_back_to_room(store: QrexecStore, qube: StorageQube) ->
         assert store.get(kept) == data
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("is_new", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_reading_from_a_read_only_disk(
     store: QrexecStore, qube: StorageQube, *, is_new: bool

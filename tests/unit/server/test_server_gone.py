@@ -49,6 +49,7 @@ def test_nobody_makes_a_new_one(
     assert store.get() == backup()
 
 
+@pytest.mark.thorough
 @mostly("store", "restic")
 def test_a_new_one_where_there_was_one(store: QrexecStore, qube: StorageQube) -> None:
     """With what was kept moved away, as the message says."""
@@ -71,6 +72,7 @@ def test_several_that_begin_at_once(restic: QrexecStore, qube: StorageQube) -> N
         assert session.returncode == 0, errors
 
 
+@pytest.mark.sampled(2)
 @mostly("store", "restic")
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_what_holds_it_is_gone_with_what_was_kept(

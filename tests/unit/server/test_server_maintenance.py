@@ -11,6 +11,7 @@ from testing.server.storage_qube import QrexecStore, StorageQube
 from testing.store.driver import mostly
 
 
+@pytest.mark.thorough
 @mostly("store", "restic")
 def test_prune_while_it_is_open(store: QrexecStore, qube: StorageQube) -> None:
     argument = f"{store.engine}+main"
@@ -57,6 +58,7 @@ def test_it_is_for_one_repository(qube: StorageQube) -> None:
         opener.kill()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("how", ["kill", "terminate", "time", "owner"])
 def test_it_closes_by_itself(qube: StorageQube, how: str) -> None:
     qube.configure("main", "restic")
@@ -100,6 +102,7 @@ def test_a_session_ends_when_it_is_closed(borg: QrexecStore, qube: StorageQube) 
     assert len(borg.runs()) == 1
 
 
+@pytest.mark.thorough
 def test_no_rollback_behind_maintenance(borg: QrexecStore, qube: StorageQube) -> None:
     """Also when it crashed: what it compacted is gone."""
     borg.put(small())

@@ -13,6 +13,7 @@ import pytest
 from testing.server.maintenance import is_refused, opened
 from testing.server.storage_qube import QUBE, QrexecStore, StorageQube
 from testing.store import archives
+from testing.store.driver import lock_files
 from testing.store.puts import children
 
 
@@ -88,17 +89,16 @@ def test_maintenance_that_is_closed_during_a_prune(store: QrexecStore, qube: Sto
 @pytest.mark.engines
 def test_lock_of_a_killed_put(restic: QrexecStore) -> None:
     """The next put removes it, through the append-only service."""
-    locks = restic.files / "locks"
     with restic.start("put", stdin=subprocess.PIPE) as putter:
         assert putter.stdin is not None
         putter.stdin.write(stream(1)[:-20_000])
         putter.stdin.flush()
-        while not list(locks.iterdir()):
+        while not lock_files(restic.files):
             assert putter.poll() is None
             time.sleep(0.01)
         for pid in children(putter.pid):
             os.kill(pid, signal.SIGKILL)
         putter.kill()
     run = restic.put(stream(2))
-    assert list(locks.iterdir()) == []
+    assert lock_files(restic.files) == []
     assert restic.runs() == [run]

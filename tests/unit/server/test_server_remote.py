@@ -46,6 +46,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("engine", "kind"), KINDS)
 def test_far_repository(
     far: StorageQube, server: SshServer, tmp_path: Path, engine: str, kind: str

@@ -42,6 +42,7 @@ def test_forget_is_refused(restic: QrexecStore) -> None:
     assert restic.get() == backup()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
 def test_nothing_else_can_be_reached(restic: QrexecStore, qube: StorageQube, method: str) -> None:
     other = qube.data / "other"

@@ -24,6 +24,7 @@ def backup() -> bytes:
     return archives.join(archives.members(qubes))
 
 
+@pytest.mark.sampled(2)
 def test_from_init_to_get(store: QrexecStore) -> None:
     again = store.run("init", "--json")
     assert again.returncode == 0, again.stderr

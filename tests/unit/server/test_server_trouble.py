@@ -13,6 +13,7 @@ from testing.store.driver import leave_exclusive_lock
 pytestmark = [pytest.mark.engines, disks.NEEDS_ROOT]
 
 
+@pytest.mark.sampled(2)
 def test_a_read_only_disk_is_the_storage_qubes(store: QrexecStore, qube: StorageQube) -> None:
     """Though its path lies below one of the backup qube's folders by name."""
     with disks.space(disks.read_only(qube.data)) as space:
@@ -32,6 +33,7 @@ def test_a_lock_that_a_killed_restic_left(restic: QrexecStore) -> None:
     restic.put(backup())
 
 
+@pytest.mark.thorough
 def test_a_lock_of_another_machines_borg(borg: QrexecStore) -> None:
     """Only the storage qube sees whose it is."""
     lock = borg.files / "lock.exclusive"

@@ -152,6 +152,7 @@ def check(root: Root, action: str, result: Result, point: object) -> None:
             continue
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("action", ["enc", "dec"])
 def test_ended_at_any_system_call(action: str) -> None:
     with temporary_root() as root:
@@ -169,6 +170,7 @@ def test_ended_at_any_system_call(action: str) -> None:
         assert tried > 20
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("action", ["enc", "dec"])
 def test_error_at_any_system_call(action: str) -> None:
     with temporary_root() as root:

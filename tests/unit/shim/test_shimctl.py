@@ -78,6 +78,7 @@ def test_remove_keeps_ledgers_and_an_edited_config(system: System) -> None:
     assert system.config.read_text() == "# mine\nmode = off\n"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("arguments", [["install", "--mode", "off"], ["reconcile"], ["remove"]])
 @pytest.mark.parametrize("start", ["package", "installed", "upgraded"])
 def test_check_tells_the_truth_and_changes_nothing(

@@ -69,6 +69,7 @@ def test_script_of_the_guide_that_was_protected(ext4: System, letter: str) -> No
 NAMES = ("scrypt", "real", "folder", "config", "unit", "preset", "links", "hook", "state")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", NAMES)
 def test_installation_that_was_protected(ext4: System, name: str) -> None:
     with_systemd(ext4)

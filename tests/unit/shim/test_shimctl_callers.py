@@ -28,6 +28,7 @@ def put(system: System, folder: str, content: str | bytes = GUIDE, mode: int = 0
     return path
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("folder", [*PERSONAL, *SYSTEM])
 def test_scrypt_that_is_found_first_is_refused_by_all_and_left_alone(
     system: System, folder: str
@@ -69,6 +70,7 @@ def test_whatever_program_it_is(system: System, content: str) -> None:
     assert str(other) in system.json("reconcile", status=1)["error"]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("folder", [*PERSONAL, "usr/local/sbin"])
 def test_by_path_as_well(system: System, folder: str) -> None:
     other = put(system, folder)

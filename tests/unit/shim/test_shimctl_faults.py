@@ -163,6 +163,7 @@ def state_of(system: System, start: dict[str, tuple[object, ...]]) -> dict[str, 
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", SITUATIONS)
 @pytest.mark.parametrize(
     "step", [5, pytest.param(1, marks=pytest.mark.thorough)], ids=["each fifth", "each"]

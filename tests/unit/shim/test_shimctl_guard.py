@@ -48,6 +48,7 @@ def lines(journal: socket.socket) -> list[str]:
             return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("trigger", ["rpm", "dnf4", "dnf5", "path", "boot", "backup"])
 def test_any_trigger_puts_the_shim_around_the_new_binary(
     system: System, journal: socket.socket, trigger: str
@@ -103,6 +104,7 @@ def test_what_only_the_user_can_mend_is_told_once_and_at_each_boot(
     assert system.config.read_text() == "mode = plain\n"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_binary_that_breaks_the_protocol_stays_in_front(
     system: System, journal: socket.socket, name: str

@@ -236,6 +236,7 @@ def test_dpkg_is_told_to_divert(debian: System) -> None:
     assert {name for name in before if "dpkg" not in name} - same == {"usr/bin/scrypt"}
 
 
+@pytest.mark.thorough
 def test_diverted_binary_that_breaks_the_protocol_comes_to_the_front(debian: System) -> None:
     debian.json("install")
     bad = newer().replace(*PROMPT)

@@ -149,6 +149,7 @@ def check(system: System, command: tuple[str, ...], new: bytes, call: tuple[str,
     assert (real.read_bytes() == new, shim.read_bytes() == SHIM) == (True, True), call
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "name", [*SITUATIONS, *(pytest.param(n, marks=pytest.mark.thorough) for n in THOROUGH)]
 )

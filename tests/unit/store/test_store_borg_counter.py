@@ -105,6 +105,7 @@ def forget_is_first(store: Store) -> None:
     assert store.run("forget", run["run"]).returncode == 0
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "then",
     [
@@ -171,6 +172,7 @@ def count(store: Store) -> int:
     return int(count_file(store).read_text(), 16)
 
 
+@pytest.mark.thorough
 def test_count_is_moved_once_in_each_start_and_never_back(store: Store) -> None:
     counts = []
     for number in (1, 2, 2):
@@ -189,6 +191,7 @@ def test_count_is_moved_once_in_each_start_and_never_back(store: Store) -> None:
     assert store.get(run) == data
 
 
+@pytest.mark.thorough
 def test_borg_works_at_the_end_of_the_room_until_there_is_none(store: Store) -> None:
     """Check and removal too; then nothing is written any more."""
     first = store.put(backup(b"x"))["run"]

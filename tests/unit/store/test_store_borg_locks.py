@@ -58,6 +58,7 @@ def leave_locks(store: Store, pid: int) -> None:
         roster.write_text(roster.read_text().replace(f" {number},", f" {pid},"))
 
 
+@pytest.mark.thorough
 def test_a_program_with_the_number_of_a_dead_lock(
     borg_store: Store, bystander: subprocess.Popen[bytes]
 ) -> None:

@@ -44,6 +44,7 @@ def accepted(store: Store) -> list[tuple[str, str]]:
     return [(row["accepted"], row["location"]) for row in rows]
 
 
+@pytest.mark.thorough
 def test_repository_that_was_moved(borg_store: Store) -> None:
     store, data = borg_store, backup(1)
     run = store.put(data)["run"]
@@ -66,6 +67,7 @@ def test_repository_that_was_moved(borg_store: Store) -> None:
     assert len(accepted(store)) == 1
 
 
+@pytest.mark.thorough
 def test_two_disks_that_are_used_in_turns(borg_store: Store) -> None:
     """The second is a copy; what is stored on both is encrypted at different counts."""
     store, place = borg_store, str(borg_store.repository)
@@ -112,6 +114,7 @@ def test_copy_at_another_place_that_is_older(borg_store: Store) -> None:
     assert store.runs() == []
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "on a new machine"])
 def test_repository_that_is_not_encrypted(borg_store: Store, is_known: bool) -> None:
     """Anybody can make one, with the id of the right one; it is never used."""

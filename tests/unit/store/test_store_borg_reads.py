@@ -33,6 +33,7 @@ def backup(seed: int) -> bytes:
     return archives.join(archives.members([archives.Qube("work", 7, volumes={"private": data})]))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", MOUNTS)
 def test_reading_where_nothing_can_be_written(borg_store: Store, how: str) -> None:
     """Also after what needs to write failed; that says why, soon."""
@@ -114,6 +115,7 @@ def left(store: Store) -> list[Path]:
     return found
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", HOMES)
 def test_reading_where_the_home_folder_cannot_be_written(borg_store: Store, how: str) -> None:
     """What borg knows is still used: a repository that was moved is asked about."""
@@ -149,6 +151,7 @@ def test_reading_where_borg_never_kept_anything(borg_store: Store, how: str) -> 
     assert f"\n{run} " in result.stdout
 
 
+@pytest.mark.thorough
 def test_reading_where_one_full_disk_holds_it_all(borg_store: Store) -> None:
     store = borg_store
     place = store.folder / "home" / "repo"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from testing.store.driver import PAYLOAD, Filled, Store, mostly, refusal
+from testing.store.driver import PAYLOAD, Filled, Store, lock_files, mostly, refusal
 
 QUBES = ["debian", "work", "vault", "disp", "dom0"]
 
@@ -53,6 +53,7 @@ def payload_of_work(filled: Filled) -> Path:
     return filled.new[0]
 
 
+@pytest.mark.sampled(2)
 @mostly("filled", "restic", "directory")
 def test_all_is_well(filled: Filled) -> None:
     store = filled.store
@@ -64,6 +65,7 @@ def test_all_is_well(filled: Filled) -> None:
     assert [json.loads(line) for line in lines] == [{"repository": whole}, *expected]
 
 
+@pytest.mark.sampled(2)
 @mostly("filled", "restic", "directory")
 def test_flipped_payload(filled: Filled) -> None:
     """The qube that it hits is named, the others and the other run come back."""
@@ -115,6 +117,7 @@ def test_damaged_manifest(filled: Filled) -> None:
     assert filled.store.get(filled.runs[0]) == filled.streams[0]
 
 
+@pytest.mark.sampled(3)
 def test_unknown_run(filled: Filled) -> None:
     result = filled.store.run("check", filled.runs[0], "20200101T000000Z-x-0000")
     assert result.returncode == 4, result
@@ -271,7 +274,7 @@ def test_beside_a_put(restic: Filled) -> None:
         assert putter.stdin is not None
         putter.stdin.write(restic.streams[0][: 20 << 20])
         putter.stdin.flush()
-        while not list((store.repository / "locks").iterdir()):
+        while not lock_files(store.repository):
             assert putter.poll() is None
         assert checked(store, code=0)["runs"]
         putter.stdin.write(restic.streams[0][20 << 20 :])

@@ -99,6 +99,7 @@ def link_elsewhere(path: Path) -> None:
     path.symlink_to(path.rename(path.parents[3] / path.name))
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("harm", [flip, cut, lengthen, take_the_place, link_elsewhere])
 @pytest.mark.parametrize("name", ["0", "manifest", "objects.json"])
 def test_damage(directory_store: Store, name: str, harm: Callable[[Path], None]) -> None:
@@ -118,6 +119,7 @@ def test_damage(directory_store: Store, name: str, harm: Callable[[Path], None])
     assert directory_store.get(again) == small()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "3", "{}", '{"format": 2}', '{"format": 1, "run": "x"}', "[" * 100_000]

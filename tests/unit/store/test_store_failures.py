@@ -46,6 +46,7 @@ def test_engine_that_fails_at_once(store: Store) -> None:
     assert re.search(rb"pass(word|phrase)", result.stderr)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGINT])
 def test_put_that_is_interrupted(borg_store: Store, how: signal.Signals) -> None:
     end_a_put(borg_store, how)
@@ -65,6 +66,7 @@ def test_lock_that_is_not_given_up(borg_store: Store) -> None:
     assert len(borg_store.runs()) == 1
 
 
+@pytest.mark.sampled(3)
 def test_repository_that_was_damaged(store: Store) -> None:
     """A flipped byte in the payload: the get fails, whatever it wrote."""
     store.put(backup())
@@ -106,6 +108,7 @@ def test_cache_of_borg_that_was_torn(borg_store: Store, torn: str) -> None:
     assert borg_store.get(first["run"]) == data
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("command", [["list"], ["get", "latest"], ["put"], ["init"]])
 @ENCRYPTED
 def test_messages_of_an_engine_are_cleaned_and_bounded(store: Store, command: list[str]) -> None:

@@ -54,6 +54,7 @@ def another(store: Store, folder: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("lose", [absent, empty])
 def test_a_place_that_is_gone(store: Store, lose: Callable[[Path], None]) -> None:
     kept = store.put(backup())
@@ -70,6 +71,7 @@ def test_a_place_that_is_gone(store: Store, lose: Callable[[Path], None]) -> Non
     assert store.runs() == [kept]
 
 
+@pytest.mark.sampled(3)
 def test_a_new_one_must_be_wanted(store: Store) -> None:
     """From init on, also when nothing was stored."""
     assert store.run("init").returncode == 0
@@ -83,6 +85,7 @@ def test_a_new_one_must_be_wanted(store: Store) -> None:
     store.put(backup())
 
 
+@pytest.mark.sampled(2)
 @mostly("store", "restic", "directory")
 def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
     kept = store.put(backup())
@@ -109,6 +112,7 @@ def test_another_one_in_its_place(store: Store, tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+@pytest.mark.sampled(3)
 def test_a_repository_that_was_moved_and_is_remembered_by_its_place(store: Store) -> None:
     """A new place is a new place: only what was in use there is expected there."""
     store.put(backup())
@@ -161,6 +165,7 @@ def test_plain_files_without_an_id_where_one_is_known(directory_store: Store) ->
     assert store.runs() == [kept]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("spelling", ["{}/", "{}/.", "{}//repo", "/{}/repo", "{}/./repo"])
 def test_a_place_has_one_name(directory_store: Store, spelling: str) -> None:
     store = directory_store

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from testing.store import archives
-from testing.store.driver import PAYLOAD, Store, leave_exclusive_lock
+from testing.store.driver import PAYLOAD, Store, leave_exclusive_lock, lock_files
 
 pytestmark = [
     pytest.mark.engines,
@@ -30,7 +30,7 @@ def stream(size: int = 300_000) -> bytes:
 
 
 def locks(store: Store) -> list[Path]:
-    return list((store.repository / "locks").iterdir())
+    return lock_files(store.repository)
 
 
 def leave_lock(store: Store, pid: int, *, host: str | None = None) -> None:

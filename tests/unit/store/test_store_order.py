@@ -57,6 +57,7 @@ def counter(store: Store) -> Path:
     return found
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("days", [400, -400], ids=["ahead", "behind"])
 @mostly("store", "restic", "directory")
 def test_latest_is_what_came_last(store: Store, days: int) -> None:
@@ -106,6 +107,7 @@ def test_a_counter_that_was_lost_or_is_old(directory_store: Store) -> None:
     assert directory_store.get() == stream(5)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("is_booted", [False, True], ids=["home restored", "volume reverted"])
 def test_a_counter_that_is_old(store: Store, is_booted: bool) -> None:
     """The repository is elsewhere, and newer."""
@@ -133,6 +135,7 @@ def test_a_repository_that_two_qubes_use_in_turn(directory_store: Store, tmp_pat
     assert [run["order"] for run in other.runs()] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.sampled(2)
 @ENCRYPTED
 def test_the_runs_are_listed_once_in_a_boot(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

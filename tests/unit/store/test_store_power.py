@@ -21,6 +21,7 @@ def machine(tmp_path: Path, store: Store) -> Iterator[Machine]:
     made.remove()
 
 
+@pytest.mark.sampled(3)
 def test_what_put_reported_outlives_a_power_cut(machine: Machine, store: Store) -> None:
     run, data = power.cut_after_a_report(machine, store)
     assert store.put(data)["status"] == "whole"

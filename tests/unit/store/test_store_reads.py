@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from testing.store import archives
 from testing.store.archives import Qube
 from testing.store.driver import PAYLOAD, Store, mostly
@@ -36,6 +38,7 @@ def counted(store: Store, folder: Path, *arguments: str) -> tuple[int, bytes]:
     ), done.stdout
 
 
+@pytest.mark.sampled(2)
 @mostly("store", "restic", "directory")
 def test_one_qube_of_ten(store: Store, tmp_path: Path) -> None:
     """The three reads of the official restore: its header, qubes.xml, then the qube."""

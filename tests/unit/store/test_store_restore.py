@@ -107,6 +107,7 @@ def test_members_on_the_command_line(borg_store: Store) -> None:
     assert listing.split() == [name for name, _ in wanted]
 
 
+@pytest.mark.sampled(2)
 @ENCRYPTED
 def test_what_dom0_asks_for(store: Store, tmp_path: Path) -> None:
     """As the official restore reads: header, qubes.xml, then the qubes; no object but theirs."""

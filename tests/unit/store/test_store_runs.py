@@ -28,6 +28,7 @@ def backup() -> bytes:
     return archives.join(archives.members(qubes))
 
 
+@pytest.mark.sampled(3)
 def test_from_put_to_get(store: Store) -> None:
     assert store.run("get", "latest").returncode == 4
     stored = store.put(backup())
@@ -210,6 +211,7 @@ def test_get_of_runs_that_are_none(borg_store: Store, name: str) -> None:
     assert len(result.stderr) < 400
 
 
+@pytest.mark.sampled(3)
 def test_each_volume_is_an_object_of_its_own(store: Store) -> None:
     """So that one qube can be read without the others."""
     qubes = [Qube(f"q{n}", n, volumes={"private": archives.noise(17 << 20, n)}) for n in (1, 2)]
@@ -256,6 +258,7 @@ def same_backup_twice() -> tuple[bytes, bytes]:
     return first, second
 
 
+@pytest.mark.sampled(2)
 @ENCRYPTED
 def test_growth_of_an_unchanged_backup(store: Store) -> None:
     """Below 0.1 % of the stream, and below 0.02 % of the repository."""
@@ -324,6 +327,7 @@ def test_payload_that_was_exchanged(borg_store: Store) -> None:
     assert b"vm7/private.img.000.enc is damaged" in result.stderr
 
 
+@pytest.mark.sampled(3)
 def test_payload_that_is_missing(store: Store) -> None:
     stored = store.put(backup())
     if store.engine == "borg":
@@ -339,6 +343,7 @@ def test_payload_that_is_missing(store: Store) -> None:
     assert b"Traceback" not in result.stderr
 
 
+@pytest.mark.sampled(3)
 def test_reader_that_goes_away(store: Store) -> None:
     """Qubes' tar2qfile stops when it has what it wants; that is no failure of the store."""
     store.put(backup())
@@ -352,6 +357,7 @@ def test_reader_that_goes_away(store: Store) -> None:
     assert store.get() == backup()
 
 
+@pytest.mark.sampled(3)
 def test_environment_of_the_caller_does_not_matter(store: Store) -> None:
     """No locale, no terminal, engine variables of another repository."""
     variables = store.environment | {

@@ -211,6 +211,7 @@ def test_init_in_an_empty_folder_below_new_ones(bare_store: Store) -> None:
     assert (bare_store.folder / "a" / "b" / "c" / "config").exists()
 
 
+@pytest.mark.sampled(2)
 @ENCRYPTED
 def test_what_to_keep_brings_a_repository_back(store: Store, tmp_path: Path) -> None:
     """On another machine, which has the repository only, and has lost borg's key in it."""

@@ -4,9 +4,12 @@
 import json
 import subprocess
 
+import pytest
+
 from testing.store.driver import Filled, Store
 
 
+@pytest.mark.sampled(3)
 def test_two_runs(filled: Filled) -> None:
     store = filled.store
     result = store.run("stats", "--json")

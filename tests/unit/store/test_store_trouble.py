@@ -47,6 +47,7 @@ def refuses(store: Store, state: str, *words: str, data: bytes = b"") -> str:
     return text
 
 
+@pytest.mark.sampled(2)
 @PLAIN
 def test_read_only(filled: Filled) -> None:
     store = filled.store
@@ -61,6 +62,7 @@ def test_read_only(filled: Filled) -> None:
     reads(filled)
 
 
+@pytest.mark.sampled(2)
 @PLAIN
 def test_full(filled: Filled) -> None:
     """Not one byte is left; a forget that fails changes nothing for those that read."""
@@ -73,6 +75,7 @@ def test_full(filled: Filled) -> None:
         reads(filled)
 
 
+@pytest.mark.sampled(2)
 @PLAIN
 def test_way_back_from_a_full_disk(filled: Filled) -> None:
     """Though not one byte is left, forget and prune make room."""
@@ -144,6 +147,7 @@ def test_reserve(restic_store: Store) -> None:
         assert "has 0 B left" in text
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("filled", ["restic", "borg"], indirect=True)
 def test_reserve_after_a_forget_that_fails(filled: Filled) -> None:
     """A run's name with a mistake in it costs no room; what it had taken is taken again."""
@@ -211,6 +215,7 @@ def test_removing_without_room_in_a_storage_qube(restic_store: Store, command: s
     assert "qvm-volume extend sys-far:private" in result.stderr
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("how", ["full", "read-only"])
 @PLAIN
 def test_home(filled: Filled, how: str) -> None:
