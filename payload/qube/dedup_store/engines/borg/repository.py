@@ -29,7 +29,6 @@ from dedup_store.system.streams import Stream, read_all
 
 # borg/archive.py Archive: while it is made, NAME.checkpoint, or NAME.checkpoint.NUMBER
 _ARCHIVE = re.compile(r"([^.]+)\.(?:payload|manifest)(?:\.checkpoint(?:\.[0-9]+)?)?")
-_KEYS = {"name", "id", "comment"}  # of a list's items
 _AT_ONCE = 500  # archives in one command line
 _CHECK_WRITES = (
     "borg checks nothing where it can't write; `dedup-store check --read-data` reads and compares"
@@ -212,18 +211,18 @@ class Borg:
 
     def _list(self, *options: str) -> list[Archive]:
         """List archives, by time."""
-        return [Archive(item["name"], item["id"]) for item in self._items(*options)]
+        return [Archive(name, key) for name, key in self._items("name", "id", *options)]
 
     def _comments(self, *options: str) -> dict[str, str]:
         """Read archives' comments, by name; this reads each archive."""
-        items = self._items("--format", "{comment}", *options)
-        return {item["name"]: item["comment"] for item in items}
+        return dict(self._items("name", "comment", "--format", "{comment}", *options))
 
-    def _items(self, *options: str) -> list[dict[str, str]]:
+    def _items(self, first: str, second: str, *options: str) -> list[tuple[str, str]]:
+        """List archives, by time: two values of each."""
         output = self._borg.run("list", "--json", *options)
         try:
             items = json.loads(output)["archives"]
-            return [{key: str(item[key]) for key in _KEYS & item.keys()} for item in items]
+            return [(str(item[first]), str(item[second])) for item in items]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreError("borg's list of archives is malformed") from None
 
