@@ -79,11 +79,10 @@ def test_without_a_volume(name: str, reason: str) -> None:
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Parts:
+def small_chunks() -> Parts:
     """A volume of four chunks, without 400 MiB of data."""
-    monkeypatch.setattr(archives, "CHUNK", SMALL)
     qube = Qube("work", 7, volumes={"private": archives.noise(200_000)})
-    found = list(archives.members([qube]))
+    found = list(archives.members([qube], chunk=SMALL))
     assert [name for name, _ in found[3:]] == [f"vm7/private.img.{n:03}.enc" for n in range(4)]
     assert judge_small(found).status == "whole"
     return found
@@ -105,11 +104,11 @@ def test_without_a_chunk(small_chunks: Parts, missing: int, reason: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["scrypt", "authenticated"])
-def test_hidden_volume_that_ends_with_a_full_chunk(small_chunks: Parts, kind: str) -> None:
+def test_hidden_volume_that_ends_with_a_full_chunk(kind: str) -> None:
     """The next chunk is missing, even where the inner archive can't be seen."""
-    assert small_chunks
     qube = Qube("work", 7, volumes={"private": archives.noise(200_000)})
-    found = list(archives.members([qube], kind=kind, compressed=kind == "authenticated"))
+    is_compressed = kind == "authenticated"
+    found = list(archives.members([qube], kind=kind, compressed=is_compressed, chunk=SMALL))
     assert judge_small(found).status == ("opaque" if kind == "scrypt" else "whole")
     verdict = judge_small(found[:-1])
     assert verdict.status == "partial"
@@ -158,9 +157,7 @@ def test_short_chunk_in_the_middle(small_chunks: Parts) -> None:
 def test_chunks_of_another_size() -> None:
     """The archive itself shows the size of its chunks, if a volume has several."""
     volumes = {"private": archives.noise(200_000), "root": archives.noise(100_000)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archives, "CHUNK", 65_536)
-        found = list(archives.members([Qube("work", 7, volumes=volumes)]))
+    found = list(archives.members([Qube("work", 7, volumes=volumes)], chunk=65_536))
     assert judge(found).status == "whole"
     assert ".001.enc is missing: a full chunk is before it" in judge(found[:-1]).reason
     name, data = found[4]
