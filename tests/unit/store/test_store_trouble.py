@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -284,7 +285,11 @@ def test_bad_sector(filler: Callable[[str, Path], Filled], tmp_path: Path) -> No
     text = result.stdout.decode()
     assert "input/output error" in text
     assert f"{filled.runs[0]} (whole): ok" in text
-    assert f"{filled.runs[1]} (whole): damaged: work; can still be restored: " in text
+    # qubes that share a chunk of restic's with it are hit, too
+    line = rf"{filled.runs[1]} \(whole\): damaged: (.+?); can still be restored: \w"
+    found = re.search(line, text)
+    assert found, text
+    assert "work" in found[1].split(", ")
 
 
 COMMANDS = (["list"], ["get", "latest"], ["put"], ["forget", "x"], ["prune"], ["check"], ["init"])
