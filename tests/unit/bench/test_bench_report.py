@@ -18,7 +18,7 @@ def data() -> dict[str, Any]:
     return json.loads((PROJECT / "bench/store.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("run", ["store", "scattered"])
+@pytest.mark.parametrize("run", ["store", "rounds", "scattered"])
 def test_the_report_is_that_of_the_data(run: str) -> None:
     raw = json.loads((PROJECT / f"bench/{run}.json").read_text())
     assert (PROJECT / f"bench/{run}.md").read_text() == report.report(raw)
