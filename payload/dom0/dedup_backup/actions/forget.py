@@ -70,10 +70,11 @@ def _remove(context: Context, runs: list[str], stored: set[str]) -> bool:
     Returns:
         Whether the repository was opened for it.
     """
+    ids = {run: id_of(run) for run in runs}  # or nothing is removed
     there, opened = [run for run in runs if run in stored], False
     if there:
         with storage_qube.opened(storage_repository(context.paths, context.address)) as opened:
             context.store.forget(there)
     order.mend_counter(context.paths)  # before the records that mend it are removed
-    confirmed.forget(context.paths, runs, {id_of(run) for run in stored.difference(runs)})
+    confirmed.forget(context.paths, ids, {id_of(run) for run in stored.difference(runs)})
     return opened

@@ -4,7 +4,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from dom0_common import files
@@ -66,23 +66,20 @@ def add(paths: Paths, address: StoreAddress, run: str, head: Head, more: dict[st
     files.replace(path, json.dumps(record, indent=1).encode() + b"\n")
 
 
-def forget(paths: Paths, runs: Iterable[str], kept: Collection[str]) -> None:
+def forget(paths: Paths, runs: Mapping[str, str], kept: Collection[str]) -> None:
     """Drop the records of runs; a ledger stays while another run has the same backup.
 
     The record of the confirmation goes last: with it, a forget that was killed can be repeated.
 
     Args:
         paths: where they are.
-        runs: the runs' names.
+        runs: the runs' names, with the ids of their backups.
         kept: ids of backups that the store has, by other runs.
     """
     stems = {path.stem for path in paths.confirmed.glob("*.json")}
     left = Counter(found[1] for stem in stems if (found := RUN.fullmatch(stem)))
-    for run in runs:
-        found = RUN.fullmatch(run)
-        if found is None:
-            continue
-        left[found[1]] -= run in stems
-        if found[1] not in kept and left[found[1]] <= 0:
-            (paths.ledgers / found[1]).unlink(missing_ok=True)
+    for run, backup_id in runs.items():
+        left[backup_id] -= run in stems
+        if backup_id not in kept and left[backup_id] <= 0:
+            (paths.ledgers / backup_id).unlink(missing_ok=True)
         (paths.confirmed / f"{run}.json").unlink(missing_ok=True)
