@@ -21,8 +21,8 @@ demo: setup ## the main job, shown in the lab: provision, back up, restore, comp
 	@lab/demo
 
 # The roles of the scenarios that CI leaves out are applied by the end-to-end tests.
-FEW = $(if $(THOROUGH),,default salt storage_qube)
-FEW_OF_GUARD = $(if $(THOROUGH),guard,guard-bookworm guard-sid)
+CI_SCENARIOS = $(if $(THOROUGH),,default salt storage_qube)
+CI_GUARD = $(if $(THOROUGH),guard,guard-bookworm guard-sid)
 # What runs side by side waits for most of the time, each for something else.
 test: setup-tests ## everything that CI runs
 	@tools/side-by-side.sh tools/lint.sh '$(SUDO) env THOROUGH=$(THOROUGH) tools/unit.sh'
@@ -30,7 +30,7 @@ test: setup-tests ## everything that CI runs
 	@tools/salt.sh
 	@$(SUDO) lab/lab build
 	@tools/side-by-side.sh '$(SUDO) $(E2E)' '$(SUDO) $(BIN)/pytest -q $(SALT) \
-	    && tools/molecule.sh $(FEW) && tools/molecule.sh $(FEW_OF_GUARD)'
+	    && tools/molecule.sh $(CI_SCENARIOS) && tools/molecule.sh $(CI_GUARD)'
 	@$(if $(THOROUGH),tools/ansible-2.16.sh)
 	@$(MAKE) parity
 

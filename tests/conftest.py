@@ -7,7 +7,7 @@ And no failure because a machine is slow.
 import signal
 import sys
 import zlib
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -30,13 +30,15 @@ settings.load_profile("slow")
 @pytest.hookimpl(tryfirst=True)  # before the tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out of CI what `sampled` says: tests begin at different variants, always the same."""
-    seen: Counter[str] = Counter()
+    variants: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        name = item.nodeid.partition("[")[0]
-        marker = item.get_closest_marker("sampled")
-        if marker is None or item.get_closest_marker("thorough"):
-            continue
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("thorough"):
+            variants[item.nodeid.partition("[")[0]].append(item)
+    for name, found in variants.items():
+        marker = found[0].get_closest_marker("sampled")
+        assert marker
         (share,) = marker.args
-        if (seen[name] + zlib.crc32(name.encode())) % share:
-            item.add_marker("thorough")
-        seen[name] += 1
+        first = zlib.crc32(name.encode()) % min(share, len(found))  # one of them in any case
+        for number, item in enumerate(found):
+            if number % share != first:
+                item.add_marker("thorough")
