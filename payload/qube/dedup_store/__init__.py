@@ -8,7 +8,7 @@ What lies in the repository, per run (one stored backup):
 
 - **payload objects**, numbered from 0: what the archive's chunks carry, without the wrapping,
   contiguous per volume. A volume of 16 MiB or more has an object of its own, the smaller ones of a
-  qube share one.
+  qube share one, and qubes share one while it is smaller than 1 MiB.
 - one **manifest object**, written last, which makes the run: one line of JSON (archive/manifest.py)
   and then the **recipe** (archive/recipe.py): every byte that isn't in a payload object. Both are
   small and always read together, so they share an object and one start of the engine.

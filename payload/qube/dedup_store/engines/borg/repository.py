@@ -119,9 +119,8 @@ class Borg:
         for kind in (True, False):  # a manifest's checkpoint is no manifest
             chosen = [name for name in names if name.endswith(MANIFEST) is kind]
             for start in range(0, len(chosen), _AT_ONCE):
-                first, *more = chosen[
-                    start : start + _AT_ONCE
-                ]  # without names, borg would delete all
+                # never without a name: borg would delete all
+                first, *more = chosen[start : start + _AT_ONCE]
                 # Without checkpoints: between one and the next borg reads what is encrypted, and
                 # then counts on from there, not from where it was (borg/crypto/low_level.pyx
                 # AES256_CTR_BASE: reading and writing have the same `iv`).

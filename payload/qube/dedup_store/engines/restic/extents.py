@@ -4,8 +4,8 @@
 CUT follows each object. restic ends a chunk where the fingerprint of the last 64 bytes is 0 in its
 lowest bits, and 64 zero bytes have the fingerprint 0, whatever the repository's polynomial
 (restic/chunker chunker.go: `digest&c.splitmask == 0`), unless the chunk has less than 512 KiB by
-then. So a change in one object leaves the chunks of the others as they are, and to read an object
-no chunk of another one is needed.
+then. Where it ends one, a change in an object leaves the next one's chunks as they are, and a
+reader of one object needs no chunk of another.
 """
 
 from collections.abc import Iterable, Sequence
