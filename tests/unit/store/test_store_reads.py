@@ -12,6 +12,10 @@ from testing.store.archives import Qube
 from testing.store.driver import PAYLOAD, Store, mostly
 
 SIZE = 18 << 20
+# Beside the data: index and manifest, about 1 MiB. With restic, also less than 512 KiB of the
+# object before, and a chunk of up to 8 MiB that begins at the qube's end (restic/chunker
+# chunker.go MinSize, MaxSize), as its random polynomial decides. `make bench` has the median.
+BESIDE = {"restic": 10 << 20, "borg": SIZE // 5, "directory": SIZE // 5}
 # read(3</repository/data/0/5>, "..."..., 8192) = 8192
 READ = re.compile(r"(?:p?read(?:64|v)?)\(\d+<(/[^>]*)>.* = (\d+)$", re.MULTILINE)
 # copy_file_range(3</from>, NULL, 1</to>, NULL, ...) = N
@@ -55,4 +59,4 @@ def test_one_qube_of_ten(store: Store, tmp_path: Path) -> None:
         listed = subprocess.run(["tar", "-it"], input=output, capture_output=True, check=True)
         expected = [name for name, _ in parts if name.startswith(wanted)]
         assert listed.stdout.decode().split() == expected
-    assert SIZE < total <= 1.2 * SIZE
+    assert SIZE < total <= SIZE + BESIDE[store.engine]
