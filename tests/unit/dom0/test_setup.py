@@ -17,6 +17,7 @@ NAMED = ("--qube", QUBE, "--repository", REPOSITORY)
 @pytest.fixture
 def running(shared_dom0: Dom0) -> Iterator[Dom0]:
     """dom0, with a running backup qube, and no backup profile: it is made later."""
+    shared_dom0.start_over()
     profile = shared_dom0.root.path / "etc/qubes/backup/dedup-backup.conf"
     profile.unlink()
     shared_dom0.qvm("qvm-start", "--skip-if-running", QUBE)
