@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ def leave_lock(store: Store, pid: int, *, host: str | None = None) -> None:
             time.sleep(0.01)
         maker.kill()  # and with it all in its space
     assert len(locks(store)) == before + 1
+
+
+@contextmanager
+def started_restic(store: Store) -> Iterator[subprocess.Popen[bytes]]:
+    """Give a restic that has a lock, and waits for data."""
+    variables = {
+        "RESTIC_REPOSITORY": str(store.repository),
+        "RESTIC_PASSWORD_FILE": str(store.password),
+    }
+    command = ["restic", "-q", "backup", "--stdin"]
+    environment = store.environment | variables
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as started:
+        while not locks(store):
+            assert started.poll() is None
+            time.sleep(0.01)
+        yield started
 
 
 def test_an_exclusive_lock_that_a_restic_of_somebody_left(restic_store: Store) -> None:
@@ -96,18 +113,7 @@ def test_a_restic_that_somebody_runs_is_waited_for(restic_store: Store) -> None:
     """Its lock stays, whatever we do."""
     store = restic_store
     store.configure(lock_wait=0)
-    variables = {
-        "RESTIC_REPOSITORY": str(store.repository),
-        "RESTIC_PASSWORD_FILE": str(store.password),
-    }
-    with subprocess.Popen(
-        ["restic", "-q", "backup", "--stdin"],
-        stdin=subprocess.PIPE,
-        env=store.environment | variables,
-    ) as other:
-        while not locks(store):
-            assert other.poll() is None
-            time.sleep(0.01)
+    with started_restic(store) as other:
         result = store.run("prune")
         assert result.returncode == 1
         name = f"process {other.pid} on {os.uname().nodename}, "
@@ -120,6 +126,18 @@ def test_a_restic_that_somebody_runs_is_waited_for(restic_store: Store) -> None:
             other.communicate(b"its data")
             assert other.returncode == 0
             assert pruner.wait() == 0
+
+
+def test_a_dead_restic_that_nobody_has_waited_for(restic_store: Store) -> None:
+    """It has its number and its name until then."""
+    store = restic_store
+    store.configure(lock_wait=0)
+    with started_restic(store) as dead:
+        dead.kill()
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        result = store.run("prune")
+        assert result.returncode == 0, result.stderr
+        assert locks(store) == []
 
 
 def test_a_lock_of_another_machine(restic_store: Store) -> None:

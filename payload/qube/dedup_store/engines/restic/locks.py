@@ -40,7 +40,9 @@ class _Owner:
         """Return whether it can still run, without a signal to anybody."""
         if self.host == socket.gethostname():
             with contextlib.suppress(OSError):
-                return Path(f"/proc/{self.pid}/comm").read_bytes().startswith(b"restic")
+                process = Path(f"/proc/{self.pid}")
+                is_restic = (process / "comm").read_bytes().startswith(b"restic")
+                return is_restic and bool((process / "cmdline").read_bytes())  # a zombie has none
             return False
         with contextlib.suppress(ValueError):
             return datetime.now(UTC) - datetime.fromisoformat(self.time) < _STALE
